@@ -1,0 +1,1 @@
+"""Statistics of what quantization did to confidence. Imports numpy-level libraries only."""

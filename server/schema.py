@@ -1,0 +1,278 @@
+"""The wire format, shared by server and client.
+
+Replies are columnar: one list per quantity, one entry per token. Every per-token entry at index ``i`` describes the
+distribution that *predicted* token ``i``, so the first entry of a sequence is ``None``: nothing predicts it.
+All logarithms are natural; log-probabilities, entropies and divergences are in nats.
+"""
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_CONTINUATIONS = 256
+MAX_BATCH = 1024
+MAX_TOP_LOGPROBS = 20
+
+T = TypeVar("T")
+
+TokenIds = Annotated[list[int], Field(min_length=1)]
+
+
+class Request(BaseModel):
+    """Base of what clients send: unknown fields and values of the wrong type are errors, never repaired."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Reply(BaseModel):
+    """Base of what the server sends: unknown fields are ignored, so that older clients read newer servers."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Message(Request):
+    """One chat message."""
+
+    role: str
+    content: str
+
+
+class CompareRequest(Request):
+    """A prompt (or chat messages) to score under both models, optionally followed by candidate continuations."""
+
+    prompt: str | TokenIds | None = Field(None, description="Text or token ids. Exactly one of prompt and messages.")
+    messages: Annotated[list[Message], Field(min_length=1)] | None = Field(
+        None, description="A chat, rendered with the tokenizer's chat template, ending with the generation prompt."
+    )
+    continuations: Annotated[list[str | TokenIds], Field(min_length=1, max_length=MAX_CONTINUATIONS)] | None = Field(
+        None, description="Candidate continuations. Each is scored on its own after the prompt."
+    )
+    label: int | None = Field(None, ge=0, description="Index of the true continuation, where known.")
+    top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS, description="Likeliest tokens to return per position.")
+    detail: Literal["tokens", "summary"] = Field(
+        "tokens", description="'tokens' returns per-token columns, 'summary' only sums and means."
+    )
+    add_special_tokens: bool = Field(
+        True, description="Whether a text prompt gets the tokenizer's special tokens, such as a leading BOS."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "CompareRequest":
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("expected exactly one of 'prompt' and 'messages'")
+        if self.label is not None:
+            if self.continuations is None:
+                raise ValueError("'label' needs 'continuations'")
+            if self.label >= len(self.continuations):
+                raise ValueError(f"'label' is {self.label}, expected an index below {len(self.continuations)}")
+        if self.top_logprobs and self.detail == "summary":
+            raise ValueError("'top_logprobs' needs detail 'tokens'")
+        return self
+
+
+class BatchRequest(Request):
+    """Many comparisons at once. Each entry is checked on its own, so that one bad entry does not lose the others."""
+
+    requests: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class TokenizeRequest(Request):
+    """Text to split into tokens."""
+
+    text: str
+    add_special_tokens: bool = True
+
+
+class DetokenizeRequest(Request):
+    """Token ids to join into text."""
+
+    token_ids: TokenIds
+
+
+class ModelInfo(Reply):
+    """One model of the pair. ``id`` is its role; ``root`` is the folder or hub name it was loaded from."""
+
+    id: Literal["base", "quantized"]
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "qconf"
+    root: str
+    revision: str | None
+    architecture: str
+    dtype: str
+    quantization: str | None
+    max_model_len: int
+
+
+class ServerInfo(Reply):
+    """What answered: versions and device, for run manifests."""
+
+    version: str
+    vllm: str
+    device: str
+
+
+class ModelList(Reply):
+    """Reply of ``/v1/models``: always base, then quantized."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+    server: ServerInfo
+
+
+class Both(Reply, Generic[T]):
+    """A quantity under each model."""
+
+    base: T
+    quantized: T
+
+
+class TopTokens(Reply):
+    """The likeliest tokens at one position, likeliest first."""
+
+    token_ids: list[int]
+    tokens: list[str]
+    logprobs: list[float]
+
+
+class ModelTokens(Reply):
+    """Columns of one model. ``confidence`` is the largest probability, ``argmax`` the id of the token that has it."""
+
+    logprobs: list[float | None]
+    entropy: list[float | None]
+    confidence: list[float | None]
+    argmax: list[int | None]
+    top: list[TopTokens | None] | None = None
+
+
+class TokenComparison(Reply):
+    """Columns of both models over a sequence of tokens. ``kl`` is KL(base || quantized), ``reverse_kl`` the other."""
+
+    tokens: list[str]
+    token_ids: list[int]
+    base: ModelTokens
+    quantized: ModelTokens
+    kl: list[float | None]
+    reverse_kl: list[float | None]
+    js: list[float | None]
+    agree: list[bool | None]
+
+
+class Summary(Reply):
+    """Means over scored tokens. All fields but ``tokens`` are null when no token was scored.
+
+    ``agreement`` is the share of positions where both models have the same likeliest token; ``perplexity`` is
+    exp(-mean log-probability) of the tokens that are there.
+    """
+
+    tokens: int
+    mean_kl: float | None
+    max_kl: float | None
+    mean_reverse_kl: float | None
+    mean_js: float | None
+    agreement: float | None
+    perplexity: Both[float | None]
+    mean_entropy: Both[float | None]
+    mean_confidence: Both[float | None]
+
+
+class ContinuationModel(Reply):
+    """A continuation under one model.
+
+    ``logprob`` is the sum over its tokens, ``confidence`` the softmax of the sums over the item's continuations,
+    ``is_greedy`` whether every token is the model's likeliest.
+    """
+
+    logprob: float
+    confidence: float
+    is_greedy: bool
+
+
+class Continuation(Reply):
+    """One candidate continuation. ``scores`` is present with detail "tokens"."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    base: ContinuationModel
+    quantized: ContinuationModel
+    summary: Summary
+    scores: TokenComparison | None = None
+
+
+class Choice(Reply):
+    """Which continuation each model finds likeliest; ties go to the first. Present with two continuations or more."""
+
+    base: int
+    quantized: int
+    flip: bool
+    label: int | None
+    correct: Both[bool] | None
+    label_confidence: Both[float] | None
+
+
+class Usage(Reply):
+    """Token counts. ``scored_tokens`` are those that the summary covers; ``computed_tokens`` ran through the models,
+    the others came from the prefix cache."""
+
+    prompt_tokens: int
+    continuation_tokens: int
+    scored_tokens: int
+    computed_tokens: int
+
+
+class Timing(Reply):
+    """Wall-clock times in milliseconds: tokenization, engine (with its queue), and all of the request."""
+
+    tokenize_ms: float
+    engine_ms: float
+    total_ms: float
+
+
+class Comparison(Reply):
+    """Reply of ``/compare``. ``summary`` covers the continuations' tokens if there are any, else the prompt's."""
+
+    id: str
+    object: Literal["comparison"] = "comparison"
+    created: int
+    models: Both[ModelInfo]
+    prompt: TokenComparison | None = None
+    continuations: list[Continuation] | None = None
+    choice: Choice | None = None
+    summary: Summary
+    usage: Usage
+    timing: Timing
+
+
+class ErrorDetail(Reply):
+    """What went wrong. ``param`` is the field at fault, where there is one."""
+
+    type: str
+    message: str
+    param: str | None = None
+
+
+class ErrorReply(Reply):
+    """Reply of every failed request, and of failed entries of a batch."""
+
+    error: ErrorDetail
+
+
+class BatchReply(Reply):
+    """Reply of ``/compare/batch``: one entry per request, in order."""
+
+    object: Literal["list"] = "list"
+    results: list[Comparison | ErrorReply]
+
+
+class TokenizeReply(Reply):
+    """Tokens of a text."""
+
+    token_ids: list[int]
+    tokens: list[str]
+
+
+class DetokenizeReply(Reply):
+    """Text of token ids."""
+
+    text: str
