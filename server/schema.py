@@ -7,7 +7,8 @@ All logarithms are natural; log-probabilities, entropies and divergences are in 
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 MAX_CONTINUATIONS = 256
 MAX_BATCH = 1024
@@ -15,7 +16,22 @@ MAX_TOP_LOGPROBS = 20
 
 T = TypeVar("T")
 
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"expected text, got half of a surrogate pair at character {error.start}") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
 TokenIds = Annotated[list[int], Field(min_length=1)]
+
+
+def invalid(param: str, message: str) -> PydanticCustomError:
+    """An error of several fields together, reported for one of them."""
+    return PydanticCustomError("invalid", "{message}", {"param": param, "message": message})
 
 
 class Request(BaseModel):
@@ -34,17 +50,17 @@ class Message(Request):
     """One chat message."""
 
     role: str
-    content: str
+    content: Text
 
 
 class CompareRequest(Request):
     """A prompt (or chat messages) to score under both models, optionally followed by candidate continuations."""
 
-    prompt: str | TokenIds | None = Field(None, description="Text or token ids. Exactly one of prompt and messages.")
+    prompt: Text | TokenIds | None = Field(None, description="Text or token ids. Exactly one of prompt and messages.")
     messages: Annotated[list[Message], Field(min_length=1)] | None = Field(
         None, description="A chat, rendered with the tokenizer's chat template, ending with the generation prompt."
     )
-    continuations: Annotated[list[str | TokenIds], Field(min_length=1, max_length=MAX_CONTINUATIONS)] | None = Field(
+    continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CONTINUATIONS)] | None = Field(
         None, description="Candidate continuations. Each is scored on its own after the prompt."
     )
     label: int | None = Field(None, ge=0, description="Index of the true continuation, where known.")
@@ -59,14 +75,14 @@ class CompareRequest(Request):
     @model_validator(mode="after")
     def _check(self) -> "CompareRequest":
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("expected exactly one of 'prompt' and 'messages'")
+            raise invalid("prompt", "expected exactly one of 'prompt' and 'messages'")
         if self.label is not None:
             if self.continuations is None:
-                raise ValueError("'label' needs 'continuations'")
+                raise invalid("label", "'label' needs 'continuations'")
             if self.label >= len(self.continuations):
-                raise ValueError(f"'label' is {self.label}, expected an index below {len(self.continuations)}")
+                raise invalid("label", f"'label' is {self.label}, expected an index below {len(self.continuations)}")
         if self.top_logprobs and self.detail == "summary":
-            raise ValueError("'top_logprobs' needs detail 'tokens'")
+            raise invalid("top_logprobs", "'top_logprobs' needs detail 'tokens'")
         return self
 
 
@@ -79,7 +95,7 @@ class BatchRequest(Request):
 class TokenizeRequest(Request):
     """Text to split into tokens."""
 
-    text: str
+    text: Text
     add_special_tokens: bool = True
 
 
@@ -162,7 +178,7 @@ class Summary(Reply):
     """Means over scored tokens. All fields but ``tokens`` are null when no token was scored.
 
     ``agreement`` is the share of positions where both models have the same likeliest token; ``perplexity`` is
-    exp(-mean log-probability) of the tokens that are there.
+    exp(-mean log-probability) of the tokens that are there, null where that exceeds the largest float.
     """
 
     tokens: int

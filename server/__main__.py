@@ -1,0 +1,136 @@
+"""``python -m server``: serve a pair."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from server import __version__
+from server.errors import StartError
+from server.preload import preload_libraries
+from server.settings import Settings
+
+USAGE_ERROR = 2
+
+
+class Stopped(BaseException):
+    """The process was asked to stop by a signal."""
+
+
+def main() -> int:
+    """Run the server until it is stopped; returns the exit code."""
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:
+        return _refuse(_sentence(error))
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
+    preload_libraries()
+    try:
+        with _stopped_by(signal.SIGTERM, signal.SIGINT), _bound_socket(settings) as listener:
+            return asyncio.run(_serve(settings, listener))
+    except StartError as error:
+        return _refuse(str(error))
+    except Stopped:
+        return 0
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> int:
+    import uvicorn  # these take seconds to import; wrong usage is told before
+
+    from server.app import create_app
+    from server.checkpoint import read_pair
+    from server.engine import parse_engine_args, running_engine
+    from server.service import Service
+
+    assert settings.model is not None
+    assert settings.quantized is not None
+    started = time.perf_counter()
+    arguments = parse_engine_args(list(settings.engine_args))
+    _say(f"qconf {__version__}: {settings.model} and {settings.quantized}")
+    pair = read_pair(
+        settings.model, settings.quantized, settings.revision, settings.quantized_revision, settings.allow_unquantized
+    )
+    async with running_engine(pair, arguments) as engine:
+        info = engine.info
+        _say(f"vLLM {info.vllm_version} on {info.device}, {info.dtype}, context {info.max_model_len} tokens")
+        service = Service(engine, pair, settings.max_sequences)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(service, settings.max_body_bytes),
+                log_level=settings.log_level.lower(),
+                timeout_graceful_shutdown=settings.grace_seconds,
+            )
+        )
+        host, port = listener.getsockname()[:2]
+        _say(f"ready on http://{host}:{port} after {time.perf_counter() - started:.0f} s")
+        watcher = asyncio.create_task(_stop_when_dead(service, server))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            watcher.cancel()
+        if not service.is_ready:
+            print("qconf-server: error: the engine has died", file=sys.stderr)
+            return 1
+    return 0
+
+
+async def _stop_when_dead(service: "Service", server: "uvicorn.Server") -> None:  # type: ignore[name-defined] # noqa: F821
+    while service.is_ready:
+        await asyncio.sleep(1)
+    server.should_exit = True
+
+
+@contextlib.contextmanager
+def _bound_socket(settings: Settings) -> Iterator[socket.socket]:
+    """The address, taken before minutes are spent on loading; it listens only once the server is ready."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            raise StartError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
+        yield listener
+
+
+@contextlib.contextmanager
+def _stopped_by(*signals: signal.Signals) -> Iterator[None]:
+    def stop(_: int, __: FrameType | None) -> NoReturn:
+        raise Stopped
+
+    previous = [signal.signal(number, stop) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    return f"--{str(first['loc'][0]).replace('_', '-')} is {first['input']!r}: {message[0].lower() + message[1:]}"
+
+
+def _say(message: str) -> None:
+    print(message, flush=True)
+
+
+def _refuse(message: str) -> int:
+    print(f"qconf-server: error: {message}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

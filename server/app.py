@@ -1,0 +1,199 @@
+"""The HTTP interface: routes, and the shape of errors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from server import __version__
+from server.errors import InvalidRequest, RequestError, Unavailable
+from server.limits import BodyLimitMiddleware, ClientGone, until_disconnect
+from server.metrics import CLIENT_CLOSED_REQUEST, Metrics, MetricsMiddleware
+from server.schema import (
+    BatchReply,
+    BatchRequest,
+    CompareRequest,
+    Comparison,
+    DetokenizeReply,
+    DetokenizeRequest,
+    ErrorDetail,
+    ErrorReply,
+    ModelList,
+    TokenizeReply,
+    TokenizeRequest,
+)
+from server.service import Service
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorReply, "description": "The request cannot be answered; `param` names the field."},
+    413: {"model": ErrorReply, "description": "The body is too large."},
+    429: {"model": ErrorReply, "description": "Too much work in flight; see Retry-After."},
+    503: {"model": ErrorReply, "description": "The engine is not there."},
+}
+TEXT_OR_IDS = "expected text or a list of at least one token id"
+
+
+def create_app(service: Service, max_body_bytes: int) -> FastAPI:
+    """The application that serves one pair."""
+    app = FastAPI(
+        title="qconf",
+        version=__version__,
+        summary="Compare a full-precision language model with its quantized twin.",
+    )
+    metrics = Metrics(CollectorRegistry())
+
+    # FastAPI's own 422 would promise another shape of error in the documentation.
+    @app.post("/compare", response_model=Comparison, responses=ERRORS | {422: ERRORS[400]})
+    async def compare(body: CompareRequest, request: Request) -> Response:
+        """Score a prompt, or continuations of it, under both models."""
+        with service.admitted(_sequences(body)):
+            return _json(await until_disconnect(request, service.compare(body)))
+
+    @app.post("/compare/batch", response_model=BatchReply, responses=ERRORS | {422: ERRORS[400]})
+    async def compare_batch(body: BatchRequest, request: Request) -> Response:
+        """Many comparisons, answered in order. An entry that fails has its own error in its place."""
+        entries = [_parse_entry(entry) for entry in body.requests]
+        with service.admitted(sum(_sequences(e) for e in entries if isinstance(e, CompareRequest))):
+            return _json(BatchReply(results=await until_disconnect(request, _answer_all(service, entries))))
+
+    @app.get("/v1/models")
+    async def models() -> ModelList:
+        """The two models of the pair, base first, and what serves them."""
+        return service.models
+
+    @app.post("/tokenize", responses={400: ERRORS[400], 422: ERRORS[400]})
+    async def tokenize(body: TokenizeRequest) -> TokenizeReply:
+        """Token ids of a text, and each token's own text."""
+        ids = await service.with_tokenizer(lambda tokenizer: tokenizer.encode(body.text, body.add_special_tokens))
+        return TokenizeReply(token_ids=ids, tokens=await service.with_tokenizer(lambda tokenizer: tokenizer.texts(ids)))
+
+    @app.post("/detokenize", responses={400: ERRORS[400], 422: ERRORS[400]})
+    async def detokenize(body: DetokenizeRequest) -> DetokenizeReply:
+        """Text of token ids."""
+        return DetokenizeReply(
+            text=await service.with_tokenizer(
+                lambda tokenizer: tokenizer.decode(tokenizer.check_ids(body.token_ids, "token_ids"))
+            )
+        )
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the process and its engine live: 200, or 503 when it should be restarted."""
+        if not service.is_ready:
+            raise Unavailable("the engine has died")
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> dict[str, str]:
+        """Whether comparisons are answered now: 200, or 503."""
+        if not service.is_ready:
+            raise Unavailable("the engine has died")
+        return {"status": "ready"}
+
+    @app.get("/metrics")
+    async def prometheus() -> Response:
+        """Metrics for Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    app.add_exception_handler(RequestError, _on_request_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientGone, _on_client_gone)
+    app.add_exception_handler(Exception, _on_unexpected)
+    app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    return app
+
+
+def _sequences(request: CompareRequest) -> int:
+    return len(request.continuations or [None])
+
+
+def _json(reply: Comparison | BatchReply) -> Response:
+    return Response(reply.model_dump_json(), media_type="application/json")
+
+
+def _parse_entry(entry: dict[str, Any]) -> CompareRequest | ErrorDetail:
+    try:
+        return CompareRequest.model_validate(entry)
+    except ValidationError as error:
+        return _invalid(error.errors()).detail
+
+
+async def _answer_all(service: Service, entries: list[CompareRequest | ErrorDetail]) -> list[Comparison | ErrorReply]:
+    async def answer(entry: CompareRequest | ErrorDetail) -> Comparison | ErrorReply:
+        if isinstance(entry, ErrorDetail):
+            return ErrorReply(error=entry)
+        try:
+            return await service.compare(entry)
+        except RequestError as error:
+            return ErrorReply(error=error.detail)
+
+    import asyncio
+
+    return await asyncio.gather(*(answer(entry) for entry in entries))
+
+
+def _invalid(errors: Sequence[Any]) -> InvalidRequest:
+    """One sentence for the first of pydantic's errors: the field, what was expected, and what came."""
+    error = errors[0]
+    context = error.get("ctx", {})
+    if "param" in context:
+        return InvalidRequest(error["msg"], context["param"])
+    param = _field(error["loc"])
+    # Text or token ids: pydantic reports each of the two that did not fit.
+    members = {location[-1] for location in (e["loc"] for e in errors) if _field(location) == param}
+    message = TEXT_OR_IDS if len(members) > 1 else str(error["msg"]).removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    value = repr(error.get("input"))
+    shown = value if len(value) <= 80 else value[:77] + "..."
+    return InvalidRequest(f"{param or 'the body'!r}: {message}, got {shown}", param)
+
+
+def _field(location: tuple[str | int, ...]) -> str | None:
+    """``("body", "continuations", 1, "str")`` as ``continuations[1]``: names of union members are left out."""
+    name = ""
+    for part in location:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        elif part.isidentifier() and part not in ("body", "str"):
+            name += f".{part}" if name else part
+    return name or None
+
+
+def _error(error: RequestError) -> JSONResponse:
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    return JSONResponse(ErrorReply(error=error.detail).model_dump(), error.status, headers)
+
+
+async def _on_request_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return _error(error)
+
+
+async def _on_validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _error(InvalidRequest(f"the body is not JSON: {first['ctx']['error']}"))
+    return _error(_invalid(error.errors()))
+
+
+async def _on_http_exception(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request_error")
+    detail = ErrorDetail(type=kind, message=str(error.detail))
+    return JSONResponse(ErrorReply(error=detail).model_dump(), error.status_code, error.headers)
+
+
+async def _on_client_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def _on_unexpected(_: Request, error: Exception) -> Response:
+    return _error(RequestError(f"the server failed: {type(error).__name__}"))

@@ -1,0 +1,161 @@
+"""Checks of the two checkpoints before anything is loaded. No vLLM: what can be refused is refused in seconds."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from server.errors import StartError
+
+SAFETENSORS_SUFFIX = ".safetensors"
+SAMPLE = "The quick brown fox, aged 37, can't jump: «naïve» 東京 🦊\n\tif x == 1:  return {'a': [0]}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder or hub name, with its configuration."""
+
+    name: str
+    revision: str | None
+    config: dict[str, Any]
+    tokenizer: PreTrainedTokenizerBase | None
+
+    @property
+    def architectures(self) -> list[str]:
+        """Class names of the model, as the checkpoint states them."""
+        return list(self.config.get("architectures") or [])
+
+    @property
+    def quantization(self) -> str | None:
+        """The quantization method that the checkpoint states, such as "gptq"."""
+        config = self.config.get("quantization_config") or self.config.get("compression_config")
+        return None if config is None else str(config.get("quant_method", "unknown"))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two checkpoints that fit each other, and the tokenizer they share."""
+
+    base: Checkpoint
+    quantized: Checkpoint
+    tokenizer: PreTrainedTokenizerBase
+
+
+def read_pair(
+    base_name: str,
+    quantized_name: str,
+    base_revision: str | None = None,
+    quantized_revision: str | None = None,
+    allow_unquantized: bool = False,
+) -> Pair:
+    """Read both checkpoints and check that they are a pair; StartError says in one sentence why they are not."""
+    base, quantized = _read(base_name, base_revision), _read(quantized_name, quantized_revision)
+    if base.architectures != quantized.architectures:
+        raise StartError(
+            f"the two models have different architectures: {base.name} is {_names(base)}, "
+            f"{quantized.name} is {_names(quantized)}"
+        )
+    if quantized.quantization is None and not allow_unquantized:
+        raise StartError(
+            f"{quantized.name} is not quantized (its config.json has no quantization_config); "
+            "use --allow-unquantized to compare it all the same"
+        )
+    sizes = base.config.get("vocab_size"), quantized.config.get("vocab_size")
+    if sizes[0] != sizes[1]:
+        raise StartError(
+            f"the two models have different vocabularies: {base.name} has {sizes[0]} tokens, "
+            f"{quantized.name} has {sizes[1]}"
+        )
+    if base.tokenizer is None:
+        raise StartError(f"{base.name} has no tokenizer that can be loaded")
+    _check_same_tokenizer(base, quantized)
+    for checkpoint in (base, quantized):
+        if Path(checkpoint.name).is_dir():
+            _check_weights(Path(checkpoint.name))
+    return Pair(base, quantized, base.tokenizer)
+
+
+def _read(name: str, revision: str | None) -> Checkpoint:
+    if os.sep in name and (name.startswith((os.sep, ".")) or name.count(os.sep) > 1) and not Path(name).is_dir():
+        raise StartError(f"there is no folder {name}")
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise StartError(f"the folder {name} has no config.json: expected a model checkpoint")
+    try:
+        config, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise StartError(f"the configuration of {name} cannot be read: {_first_line(error)}") from error
+    if not config.get("architectures"):
+        raise StartError(f"config.json of {name} names no architectures: expected a causal language model")
+    return Checkpoint(name, revision, config, _tokenizer(name, revision))
+
+
+def _tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase | None:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision)
+    except Exception:  # transformers raises whatever its loaders do; a checkpoint without a tokenizer is no error yet
+        return None
+    return tokenizer
+
+
+def _check_same_tokenizer(base: Checkpoint, quantized: Checkpoint) -> None:
+    ours, theirs = base.tokenizer, quantized.tokenizer
+    if ours is None or theirs is None:  # many quantized checkpoints come without one
+        return
+    ours_vocabulary, theirs_vocabulary = ours.get_vocab(), theirs.get_vocab()
+    if ours_vocabulary != theirs_vocabulary:
+        differing = set(ours_vocabulary.items()) ^ set(theirs_vocabulary.items())
+        raise StartError(
+            f"the tokenizers of {base.name} and {quantized.name} differ: "
+            f"{len({token for token, _ in differing})} tokens are missing or numbered otherwise in one of them"
+        )
+    if ours.encode(SAMPLE) != theirs.encode(SAMPLE):
+        raise StartError(
+            f"the tokenizers of {base.name} and {quantized.name} differ: "
+            "they have the same vocabulary but split a sample text differently"
+        )
+
+
+def _check_weights(folder: Path) -> None:
+    """Every file that the index names is there, and every safetensors file is as long as its header says."""
+    index = folder / f"model{SAFETENSORS_SUFFIX}.index.json"
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        missing = sorted(name for name in names if not (folder / name).is_file())
+        if missing:
+            raise StartError(
+                f"the checkpoint {folder} is incomplete: {index.name} names {missing[0]}, which is missing"
+            )
+    files = sorted(folder.glob(f"*{SAFETENSORS_SUFFIX}"))
+    if not files and not [*folder.glob("*.bin"), *folder.glob("*.pt")]:
+        raise StartError(f"the folder {folder} has no weights: expected *{SAFETENSORS_SUFFIX} files")
+    for file in files:
+        _check_length(file)
+
+
+def _check_length(file: Path) -> None:
+    # Layout of the format: 8 bytes of header length, the header as JSON with data offsets, the data.
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            header_size = int.from_bytes(stream.read(8), "little")
+            if not 0 < header_size <= size - 8:
+                raise ValueError
+            header = json.loads(stream.read(header_size))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StartError(f"the weight file {file} is broken: its header cannot be read") from error
+    expected = 8 + header_size + max(ends, default=0)
+    if size < expected:
+        raise StartError(f"the weight file {file} is truncated: {size} bytes, expected {expected}")
+
+
+def _names(checkpoint: Checkpoint) -> str:
+    return ", ".join(checkpoint.architectures)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

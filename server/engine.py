@@ -1,0 +1,208 @@
+"""One vLLM engine with both models. With server/twin/, the only code that imports vLLM (tested on 0.26 and 0.32)."""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+# vLLM reads these at import. Its warnings are many and not for the operator of a pair.
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+import vllm
+from vllm import PoolingParams
+from vllm.config import VllmConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs import TokensInput
+from vllm.platforms import current_platform
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from server.checkpoint import Pair
+from server.errors import InvalidRequest, NotFinite, StartError, Unavailable
+from server.twin.model import quantized_model_config
+from server.twin.plugin import ARCHITECTURE
+from server.twin.pooler import request_options
+from server.twin.rows import WIDTH, Rows
+
+CPU_BLOCK_SIZE = 32
+"""Tokens per block of the prefix cache on CPU. vLLM's 128 there would share little of a typical prompt."""
+CPU_KV_CACHE_BYTES = 2**30
+SHUTDOWN_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What runs: facts for clients and operators."""
+
+    vllm_version: str
+    device: str
+    dtype: str
+    max_model_len: int
+    vocab_size: int
+    base_quantization: str | None
+    quantized_quantization: str | None
+
+
+class TwinEngine:
+    """Scores token sequences under both models of a pair."""
+
+    def __init__(self, llm: AsyncLLM, config: VllmConfig, info: EngineInfo) -> None:
+        self._llm = llm
+        self._ids = itertools.count()
+        self._prefix_caching = bool(config.cache_config.enable_prefix_caching)
+        self._block_size = config.cache_config.block_size
+        self.info = info
+
+    async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> Rows:
+        """One row for every token after position ``start``, exact over the full vocabulary.
+
+        Cancelling the call aborts its work in the engine. Raises Unavailable when the engine is dead, NotFinite when
+        a model's logits are not finite.
+        """
+        wanted = len(token_ids) - 1 - start
+        if wanted <= 0:
+            return Rows(np.empty((0, WIDTH + 4 * top), np.float32), 0)
+        # A prefix cache holds whole blocks, so with less than one before the start any hit would cost rows.
+        rows = await self._encode(token_ids, start, top, read_cache=self._prefix_caching and start >= self._block_size)
+        if len(rows.values) < wanted:  # the cache covered positions that are asked for, as with an identical request
+            rows = await self._encode(token_ids, start, top, read_cache=False)
+        if len(rows.values) != wanted:
+            raise RuntimeError(f"the engine returned {len(rows.values)} rows, expected {wanted}")
+        finite = np.isfinite(rows.values).all(axis=1)
+        if not finite.all():
+            raise NotFinite(
+                f"a model's logits are not finite where token {start + 1 + int(finite.argmin())} is predicted"
+            )
+        return rows
+
+    async def _encode(self, token_ids: list[int], start: int, top: int, *, read_cache: bool) -> Rows:
+        params = PoolingParams(
+            task="token_classify",
+            skip_reading_prefix_cache=not read_cache,
+            extra_kwargs=request_options(start, top),
+        )
+        tokens = TokensInput(type="token", prompt_token_ids=token_ids)
+        outputs = self._llm.encode(tokens, params, request_id=f"score-{next(self._ids)}")
+        try:
+            async for output in outputs:
+                if output.finished:
+                    cached = output.num_cached_tokens if read_cache else 0
+                    return Rows(output.outputs.data.numpy(), len(token_ids) - cached)
+        except EngineDeadError as error:
+            raise Unavailable("the engine has died") from error
+        except EngineGenerateError as error:
+            raise InvalidRequest(f"the engine refused the request: {error}") from error
+        raise RuntimeError("the engine ended a request without an answer")
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine's processes run."""
+        return not self._llm.errored
+
+    def shutdown(self) -> None:
+        """Stop the engine's processes."""
+        self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
+
+
+def parse_engine_args(arguments: list[str]) -> argparse.Namespace:
+    """vLLM's engine arguments, by its own parser; the process exits with code 2 on an argument it does not know."""
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(prog="qconf-server [engine arguments]"))
+    defaults: dict[str, object] = {"enable_prefix_caching": True}
+    if current_platform.is_cpu():
+        # Compiling takes longer than most work on a CPU is worth. vLLM's own cache would take most of the memory.
+        defaults |= {
+            "dtype": "bfloat16",
+            "block_size": CPU_BLOCK_SIZE,
+            "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
+            "enforce_eager": True,
+        }
+    else:
+        defaults |= {"dtype": "float16"}
+    parser.set_defaults(**defaults)
+    namespace: argparse.Namespace = parser.parse_args(arguments)
+    return namespace
+
+
+@contextlib.asynccontextmanager
+async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIterator[TwinEngine]:
+    """The engine for a pair, shut down at exit. StartError says in one sentence why it cannot start."""
+    if namespace.pipeline_parallel_size > 1:
+        raise StartError(
+            f"--pipeline-parallel-size is {namespace.pipeline_parallel_size}, expected 1: the two models of a pair "
+            "cannot be split into stages; use --tensor-parallel-size or --data-parallel-size"
+        )
+    _keep_plugin_enabled()
+    with tempfile.TemporaryDirectory(prefix="qconf-") as folder:
+        failure = Path(folder) / "failure"
+        config, info = _configure(pair, namespace, failure)
+        try:
+            llm = AsyncLLM.from_vllm_config(config, disable_log_stats=namespace.disable_log_stats)
+        except Exception as error:
+            reason = failure.read_text(encoding="utf-8") if failure.exists() else str(error)
+            raise StartError(f"vLLM cannot load the pair: {_one_line(reason)}") from error
+        engine = TwinEngine(llm, config, info)
+        try:
+            await engine.score([0, 0])  # the first request of a process compiles for seconds; not on a user's time
+            yield engine
+        finally:
+            await asyncio.to_thread(engine.shutdown)
+
+
+def _configure(pair: Pair, namespace: argparse.Namespace, failure: Path) -> tuple[VllmConfig, EngineInfo]:
+    """Build both models' configurations, so that what vLLM refuses is refused before weights load."""
+    args = AsyncEngineArgs.from_cli_args(namespace)
+    overrides = dict(args.hf_overrides) if isinstance(args.hf_overrides, dict) else {}
+    args.model, args.revision = pair.base.name, pair.base.revision
+    args.runner, args.convert = "pooling", "none"
+    args.hf_overrides = overrides | {
+        "architectures": [ARCHITECTURE],
+        "qconf_architectures": pair.base.architectures,
+        "qconf_quantized": pair.quantized.name,
+        "qconf_quantized_revision": pair.quantized.revision,
+        "qconf_overrides": overrides,
+        "qconf_failure": str(failure),
+    }
+    try:
+        config = args.create_engine_config()
+        # Unless the user sets it, the context is the shorter of the two.
+        if args.max_model_len is None:
+            free = quantized_model_config(config.model_config, max_model_len=None)
+            if free.max_model_len < config.model_config.max_model_len:
+                args.max_model_len = free.max_model_len
+                config = args.create_engine_config()
+        quantized = quantized_model_config(config.model_config, config.model_config.max_model_len)
+        VllmConfig.get_quantization_config(quantized, config.load_config)
+    except (ValueError, NotImplementedError) as error:
+        raise StartError(f"vLLM refuses the pair: {_one_line(str(error))}") from error
+    return config, EngineInfo(
+        vllm_version=vllm.__version__,
+        device=current_platform.device_name,
+        dtype=str(config.model_config.dtype).removeprefix("torch."),
+        max_model_len=config.model_config.max_model_len,
+        vocab_size=config.model_config.get_vocab_size(),
+        base_quantization=config.model_config.quantization,
+        quantized_quantization=quantized.quantization,
+    )
+
+
+def _keep_plugin_enabled() -> None:
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and "qconf" not in allowed.split(","):
+        os.environ["VLLM_PLUGINS"] = f"{allowed},qconf"
+
+
+def _one_line(message: str) -> str:
+    """The part of vLLM's message that says why: pydantic wraps it into several lines."""
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    reasons = [line for line in lines if line.startswith("Value error, ")]
+    line = (reasons or lines or ["no reason given"])[0]
+    return line.removeprefix("Value error, ").partition(" [type=")[0]

@@ -1,0 +1,147 @@
+"""One comparison from request to reply: admission, tokenization, scoring, reply."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from server import __version__
+from server.checkpoint import Checkpoint, Pair
+from server.comparison import choice, continuations, summary, token_comparison
+from server.engine import TwinEngine
+from server.errors import Overloaded, Unavailable
+from server.schema import Both, CompareRequest, Comparison, ModelInfo, ModelList, ServerInfo, Timing, Usage
+from server.tokenization import PairTokenizer, Sequences
+from server.twin.rows import Rows
+
+T = TypeVar("T")
+
+
+class Service:
+    """Answers comparisons with one engine."""
+
+    def __init__(self, engine: TwinEngine, pair: Pair, max_sequences: int) -> None:
+        info = engine.info
+        self._engine = engine
+        self._tokenizer = PairTokenizer(pair.tokenizer, info.vocab_size, info.max_model_len)
+        # Off the event loop, and on one thread: tokenizers are not safe to share between threads.
+        self._tokenizer_thread = ThreadPoolExecutor(1, "tokenizer")
+        self._max_sequences = max_sequences
+        self._sequences = 0
+        created = int(time.time())
+        base = self._model_info("base", pair.base, info.base_quantization, created)
+        quantized = self._model_info("quantized", pair.quantized, info.quantized_quantization, created)
+        self._models = Both[ModelInfo](base=base, quantized=quantized)
+        self.models = ModelList(
+            data=[base, quantized],
+            server=ServerInfo(version=__version__, vllm=info.vllm_version, device=info.device),
+        )
+
+    def _model_info(self, role: str, checkpoint: Checkpoint, quantization: str | None, created: int) -> ModelInfo:
+        return ModelInfo.model_validate(
+            {
+                "id": role,
+                "created": created,
+                "root": checkpoint.name,
+                "revision": checkpoint.revision,
+                "architecture": checkpoint.architectures[0],
+                "dtype": self._engine.info.dtype,
+                "quantization": quantization,
+                "max_model_len": self._engine.info.max_model_len,
+            }
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether comparisons can be answered."""
+        return self._engine.is_alive
+
+    @contextmanager
+    def admitted(self, sequences: int) -> Iterator[None]:
+        """Hold room for that many sequences, or refuse: work beyond the limit would only wait."""
+        if not self.is_ready:
+            raise Unavailable("the engine has died", retry_after=30)
+        if self._sequences and self._sequences + sequences > self._max_sequences:
+            raise Overloaded(
+                f"{self._sequences} sequences are in flight, and {sequences} more would exceed {self._max_sequences}",
+                retry_after=1,
+            )
+        self._sequences += sequences
+        try:
+            yield
+        finally:
+            self._sequences -= sequences
+
+    async def with_tokenizer(self, function: Callable[[PairTokenizer], T]) -> T:
+        """Run a function of the tokenizer on the tokenizer's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, function, self._tokenizer)
+
+    async def compare(self, request: CompareRequest) -> Comparison:
+        """Score what the request asks for under both models. Cancelling aborts the work."""
+        started = time.perf_counter()
+        sequences = await self.with_tokenizer(lambda tokenizer: tokenizer.sequences(request))
+        tokenized = time.perf_counter()
+        prompt, candidates = await self._score(sequences, request)
+        scored = time.perf_counter()
+        reply = await self.with_tokenizer(
+            lambda tokenizer: self._reply(request, sequences, prompt, candidates, tokenizer)
+        )
+        reply.timing = Timing(
+            tokenize_ms=1e3 * (tokenized - started),
+            engine_ms=1e3 * (scored - tokenized),
+            total_ms=1e3 * (time.perf_counter() - started),
+        )
+        return reply
+
+    async def _score(self, sequences: Sequences, request: CompareRequest) -> tuple[Rows | None, list[Rows]]:
+        """Rows of the prompt, where they are asked for, and of each continuation's tokens."""
+        context, top = sequences.context, request.top_logprobs
+        prompt = None
+        if not sequences.continuations or request.detail == "tokens":
+            # First, because it fills the prefix cache for the continuations.
+            prompt = await self._engine.score(context, top=top)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._engine.score(context + continuation.token_ids, len(context) - 1, top))
+                    for continuation in sequences.continuations
+                ]
+        except BaseExceptionGroup as failures:  # the first failure has cancelled the others
+            raise failures.exceptions[0] from failures
+        return prompt, [task.result() for task in tasks]
+
+    def _reply(
+        self,
+        request: CompareRequest,
+        sequences: Sequences,
+        prompt: Rows | None,
+        candidates: list[Rows],
+        tokenizer: PairTokenizer,
+    ) -> Comparison:
+        top, tokens = request.top_logprobs, request.detail == "tokens"
+        entries = continuations(
+            [(c.text, c.token_ids) for c in sequences.continuations], candidates, tokenizer.texts, top, tokens
+        )
+        scored = [prompt] if prompt is not None else []
+        overall = summary(candidates or scored)
+        return Comparison(
+            id=f"cmp-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            models=self._models,
+            prompt=token_comparison(sequences.context, prompt, tokenizer.texts, top)
+            if prompt is not None and tokens
+            else None,
+            continuations=entries or None,
+            choice=choice(entries, request.label) if len(entries) > 1 else None,
+            summary=overall,
+            usage=Usage(
+                prompt_tokens=len(sequences.context),
+                continuation_tokens=sum(len(c.token_ids) for c in sequences.continuations),
+                scored_tokens=overall.tokens,
+                computed_tokens=sum(rows.computed_tokens for rows in [*candidates, *scored]),
+            ),
+            timing=Timing(tokenize_ms=0, engine_ms=0, total_ms=0),
+        )

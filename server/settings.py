@@ -1,0 +1,58 @@
+"""Settings of the server: command line first, then ``QCONF_*`` environment variables, then defaults."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, CliUnknownArgs, SettingsConfigDict
+
+DEMO_PAIR = Path(__file__).parent.parent / "demo" / "pair"
+
+
+class Settings(BaseSettings):
+    """Serve a full-precision model and its quantized twin on one vLLM engine.
+
+    Any other argument is passed to the engine, for example --max-model-len 4096 or --tensor-parallel-size 2; see
+    vLLM's engine arguments.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="QCONF_",
+        cli_prog_name="qconf-server",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_ignore_unknown_args=True,
+    )
+
+    model: str | None = Field(None, description="Full-precision model: a folder or a hub name.")
+    quantized: str | None = Field(None, description="Its quantized twin: a folder or a hub name.")
+    demo: bool = Field(False, description="Serve the bundled demo pair.")
+    revision: str | None = Field(None, description="Hub revision of the full-precision model.")
+    quantized_revision: str | None = Field(None, description="Hub revision of the quantized model.")
+    allow_unquantized: bool = Field(
+        False, description="Accept a twin that is not quantized, for example the model itself: the noise floor."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    max_body_bytes: int = Field(16 * 2**20, ge=1024, description="Largest request body accepted.")
+    max_sequences: int = Field(4096, ge=1, description="Sequences in flight beyond which requests are refused (429).")
+    grace_seconds: int = Field(30, ge=0, description="Time that running requests get when the server is stopped.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "ERROR", description="Log level of vLLM and uvicorn."
+    )
+    engine_args: CliUnknownArgs
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if self.demo:
+            if self.model or self.quantized:
+                raise ValueError("--demo takes the bundled pair: leave out --model and --quantized")
+            self.model, self.quantized = str(DEMO_PAIR / "base"), str(DEMO_PAIR / "quantized")
+        for name in ("model", "quantized"):
+            if getattr(self, name) is None:
+                raise ValueError(
+                    f"--{name} is missing: expected a folder or a hub name (or --demo for the bundled pair)"
+                )
+        return self

@@ -1,0 +1,57 @@
+"""What the pooler returns for one request: a row of float32 numbers per position. Numpy only, no torch, no vLLM."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+STATISTICS: Final = (
+    "base_logprob",
+    "quantized_logprob",
+    "kl",
+    "reverse_kl",
+    "js",
+    "base_entropy",
+    "quantized_entropy",
+    "base_confidence",
+    "quantized_confidence",
+    "base_argmax",
+    "quantized_argmax",
+)
+WIDTH: Final = len(STATISTICS)
+"""Columns that every row has; after them come, for k likeliest tokens, k ids and k log-probabilities of the base
+model, then as many of the quantized one. Ids are exact in float32: vocabularies are far below 2**24."""
+
+Floats = npt.NDArray[np.floating[Any]]
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Top:
+    """The k likeliest tokens per position of one model, likeliest first; both of shape (positions, k)."""
+
+    ids: Ids
+    logprobs: Floats
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Statistics of consecutive positions of one sequence, shape (positions, WIDTH + 4k).
+
+    Row ``i`` describes the distributions that predict token ``start + 1 + i``; there is one row for every token
+    after ``start``.
+    """
+
+    values: Floats
+    computed_tokens: int
+
+    def __getitem__(self, name: str) -> Floats:
+        """The column of that name in STATISTICS."""
+        column: Floats = self.values[:, STATISTICS.index(name)]
+        return column
+
+    def top(self, model: int) -> Top:
+        """The likeliest tokens of model 0 (base) or 1 (quantized)."""
+        ids, logprobs = np.split(self.values[:, WIDTH:], 4, axis=1)[2 * model : 2 * model + 2]
+        return Top(ids.astype(np.int64), logprobs)
