@@ -1,1 +1,64 @@
-"""Typed client of a qconf server."""
+"""Client of a qconf server: log-probabilities and divergences of a model and its quantized twin.
+
+>>> from client import Client
+>>> with Client("http://127.0.0.1:8000") as qconf:  # doctest: +SKIP
+...     reply = qconf.compare(prompt="The sky is", continuations=[" blue", " green"], label=0)
+...     print(reply.choice.flip, reply.summary.mean_kl)
+"""
+
+from client.api import AsyncClient, Client
+from client.errors import (
+    BadReply,
+    ConnectionFailed,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    QconfError,
+    ServerError,
+    TimedOut,
+    TooLarge,
+    Unavailable,
+)
+from server.schema import (
+    Choice,
+    CompareRequest,
+    Comparison,
+    Continuation,
+    ErrorDetail,
+    Message,
+    ModelInfo,
+    ModelList,
+    ServerInfo,
+    Summary,
+    TokenComparison,
+    TokenizeReply,
+)
+
+__all__ = [
+    "AsyncClient",
+    "BadReply",
+    "Choice",
+    "Client",
+    "CompareRequest",
+    "Comparison",
+    "ConnectionFailed",
+    "Continuation",
+    "ErrorDetail",
+    "InternalError",
+    "InvalidRequest",
+    "Message",
+    "ModelInfo",
+    "ModelList",
+    "NotFound",
+    "Overloaded",
+    "QconfError",
+    "ServerError",
+    "ServerInfo",
+    "Summary",
+    "TimedOut",
+    "TokenComparison",
+    "TokenizeReply",
+    "TooLarge",
+    "Unavailable",
+]

@@ -159,9 +159,9 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
 
 def _configure(pair: Pair, namespace: argparse.Namespace, failure: Path) -> tuple[VllmConfig, EngineInfo]:
     """Build both models' configurations, so that what vLLM refuses is refused before weights load."""
+    namespace.model, namespace.revision = pair.base.name, pair.base.revision
     args = AsyncEngineArgs.from_cli_args(namespace)
     overrides = dict(args.hf_overrides) if isinstance(args.hf_overrides, dict) else {}
-    args.model, args.revision = pair.base.name, pair.base.revision
     args.runner, args.convert = "pooling", "none"
     args.hf_overrides = overrides | {
         "architectures": [ARCHITECTURE],

@@ -14,12 +14,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from server import __version__
+from server.calibration_text import QuantizeError, sequences
 
 BITS = (2, 3, 4, 8)
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -27,20 +28,8 @@ GROUP_SIZES = (-1, 16, 32, 64, 128, 256, 512, 1024)
 # auto-gptq's, hence the paper's; GPTQModel's own default is five times as large.
 DAMPING = 0.01
 # Taken over byte for byte: a pair whose tokenizers differ cannot be compared.
-TOKENIZER_FILES = (
-    "*token*.json",
-    "*vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "*.jinja",
-    "generation_config.json",
-)
+TOKENIZER_FILES = ("*token*.json", "*vocab*", "merges.txt", "*.model", "*.tiktoken", "*.jinja", "generation_*.json")
 NOT_WEIGHTS = ("*.h5", "*.msgpack", "*.onnx", "*.gguf", "onnx/*", "original/*")
-
-
-class QuantizeError(Exception):
-    """The request cannot be met as given; the message is one sentence for the user."""
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -80,12 +69,12 @@ def quantize(args: argparse.Namespace) -> None:
     source, revision = locate(args.model, args.revision)
     check_model(source, args)
     args.dtype = source_dtype(source) if args.dtype == "auto" else args.dtype
-    sequences = calibration_sequences(args, source)
+    batch = calibration_sequences(args, source)
     say(f"{args.samples} calibration sequences of {args.sequence_length} tokens; quantizing {args.model}")
 
     started = time.monotonic()
     with partial_folder(args.out) as folder:
-        run_gptq(source, folder, sequences, args)
+        run_gptq(source, folder, batch, args)
         copy_tokenizer(source, folder)
         manifest = describe(args, source, revision, folder)
         (folder / "qconf.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -124,8 +113,7 @@ def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
     try:
         snapshot = Path(snapshot_download(model, revision=revision, ignore_patterns=list(NOT_WEIGHTS)))
     except (OSError, ValueError) as exc:  # the hub's own errors derive from these two
-        reason = " ".join(str(exc).split())
-        raise QuantizeError(f"{model} is no local folder and the hub did not give it: {reason}") from exc
+        raise QuantizeError(f"{model} is no local folder and the hub did not give it: {one_line(exc)}") from exc
     return snapshot, snapshot.name
 
 
@@ -135,19 +123,18 @@ def check_model(source: Path, args: argparse.Namespace) -> None:
 
     if not (source / "config.json").is_file():
         raise QuantizeError(f"{args.model} holds no config.json, so it is no model folder")
+    build: Any = AutoModelForCausalLM.from_config
     try:
         config = AutoConfig.from_pretrained(source)
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+            model = build(config)
     except (ImportError, KeyError, OSError, ValueError) as exc:
-        reason = " ".join(str(exc).split())
-        raise QuantizeError(
-            f"{args.model} is not a causal language model that transformers can load: {reason}"
-        ) from exc
+        raise QuantizeError(f"{args.model} is no causal language model to transformers: {one_line(exc)}") from exc
     if getattr(config, "quantization_config", None) is not None:
         raise QuantizeError(f"{args.model} is quantized already; give its full-precision original")
     if weight_bytes(source) == 0:
         raise QuantizeError(f"{args.model} holds no weights (*.safetensors or *.bin)")
+    check_weights(source)
     context = getattr(config, "max_position_embeddings", None)
     if context is not None and args.sequence_length > context:
         raise QuantizeError(f"--sequence-length {args.sequence_length} is longer than the model's context, {context}")
@@ -157,52 +144,26 @@ def check_model(source: Path, args: argparse.Namespace) -> None:
             raise QuantizeError(f"--group-size {args.group_size} does not divide the {module.in_features} of {name}")
 
 
+def check_weights(source: Path) -> None:
+    """A truncated file would else show only after the calibration text is read, as a traceback."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in source.glob("*.safetensors"):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (OSError, SafetensorError) as exc:
+            raise QuantizeError(f"{file} is damaged: {exc}") from exc
+
+
 def calibration_sequences(args: argparse.Namespace, source: Path) -> list[list[int]]:
-    """The first samples x sequence_length tokens of the calibration text, cut to sequences; nothing is padded."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as exc:
-        reason = " ".join(str(exc).split())
-        raise QuantizeError(f"the tokenizer of {args.model} does not load: {reason}") from exc
-    length, wanted = args.sequence_length, args.samples * args.sequence_length
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    ids: list[int] = []
-    for document in documents(args.calibration):
-        ids += tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"] + end
-        if len(ids) >= wanted:
-            return [ids[start : start + length] for start in range(0, wanted, length)]
-    raise QuantizeError(
-        f"{args.calibration} is too short: {len(ids):,} tokens, but {args.samples} samples of {length} need {wanted:,}"
-    )
-
-
-def documents(file: Path) -> Iterator[str]:
-    """A text file is one document; in a JSONL file each line is one."""
-    if file.suffix == ".txt":
-        yield "".join(line for _, line in numbered_lines(file))
-        return
-    for number, line in numbered_lines(file):
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError) as exc:
-            raise QuantizeError(f'{file} line {number} is not a JSON object like {{"text": "..."}}') from exc
-        if not isinstance(text, str):
-            raise QuantizeError(f"{file} line {number}: `text` must be a string, got {type(text).__name__}")
-        yield text
-
-
-def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    number = 0
-    try:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                yield number, line.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise QuantizeError(f"{file} line {number} is not UTF-8 text") from exc
-    except OSError as exc:
-        raise QuantizeError(f"{file} cannot be read: {exc.strerror}") from exc
+        raise QuantizeError(f"the tokenizer of {args.model} does not load: {one_line(exc)}") from exc
+    return sequences(args.calibration, tokenizer, args.samples, args.sequence_length)
 
 
 @contextlib.contextmanager
@@ -220,13 +181,13 @@ def partial_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_gptq(source: Path, folder: Path, sequences: list[list[int]], args: argparse.Namespace) -> None:
+def run_gptq(source: Path, folder: Path, batch: list[list[int]], args: argparse.Namespace) -> None:
     # GPTQModel cannot run with one worker, its default on two cores, and would compile a packing extension on the spot:
     # half a minute, where packing in Python takes less.
     if (os.cpu_count() or 1) < 4:
         os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
     os.environ.setdefault("GPTQMODEL_DISABLE_PACK_EXT", "1")
-    gptqmodel = importlib.import_module("gptqmodel")
+    gptqmodel, torch = map(importlib.import_module, ("gptqmodel", "torch"))
     settings = gptqmodel.GPTQConfig(
         bits=args.bits,
         group_size=args.group_size,
@@ -236,12 +197,10 @@ def run_gptq(source: Path, folder: Path, sequences: list[list[int]], args: argpa
         act_group_aware=False,  # on by default, but newer than the paper
         offload_to_disk=False,  # else the path of a temporary folder ends up in config.json
     )
-    batch = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in sequences]
+    inputs = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in batch]
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes logs/ where it runs
-        model = gptqmodel.GPTQModel.load(
-            str(source), settings, dtype=getattr(importlib.import_module("torch"), args.dtype)
-        )
-        model.quantize(batch, batch_size=args.batch_size)
+        model = gptqmodel.GPTQModel.load(str(source), settings, dtype=getattr(torch, args.dtype))
+        model.quantize(inputs, batch_size=args.batch_size)
         model.save(str(folder))
     (folder / "quant_log.csv").unlink(missing_ok=True)
 
@@ -283,12 +242,13 @@ def digest(file: Path) -> str:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of the weight files; a folder with both formats loads the safetensors."""
-    return total_bytes(folder.glob("*.safetensors")) or total_bytes(folder.glob("*.bin"))
-
-
-def total_bytes(files: Iterable[Path]) -> int:
+    """Bytes of the weight files; where both formats lie, safetensors are what loads."""
+    files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
     return sum(file.stat().st_size for file in files)
+
+
+def one_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())
 
 
 def say(line: str) -> None:

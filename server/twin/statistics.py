@@ -8,7 +8,8 @@ quantized one, and r = log q - log p:
 * KL(p || q) = sum((q - p) - p r). The sum of q - p is zero, so this is the definition, sum(-p r), with a control
   term that makes every summand non-negative and removes, to first order, the rounding error that log s brings into r.
   As a difference of two large sums the same number loses about 2e-5 nats, more than a good twin's KL.
-* JS(p, q) = 1/2 sum(|r|/2 |q - p| - L (p + q)), with L = log cosh(r/2) and log((1 + e^r)/2) = r/2 + L.
+* JS(p, q) = -1/2 sum((p + q) log((1 + exp(-|r|))/2) + |r| min(p, q)). The usual form, with the mean of p and q in
+  its logarithms, is this after the larger of the two is drawn out of each; the logarithm lies between -log 2 and 0.
 
 |q - p| is max(p, q) (1 - exp(-|r|)), which never overflows and keeps its digits where p and q nearly agree. Equal
 logits give r = 0 in every entry and so exactly 0 for all three divergences.
@@ -32,12 +33,11 @@ def statistics(base: torch.Tensor, quantized: torch.Tensor, target: torch.Tensor
     r = b.sub_(a).sub_(log_s_quantized - log_s_base)
     magnitude = r.abs()
     shrink = torch.expm1(-magnitude)
-    distance = torch.maximum(p, q).mul_(shrink).neg_()  # |q - p|
-    difference = torch.copysign(distance, r)  # q - p
-    kl = (difference - p * r).sum(-1, keepdim=True)
-    reverse_kl = (q * r).sub_(difference).sum(-1, keepdim=True)
-    log_cosh = shrink.mul_(0.5).log1p_().add_(magnitude, alpha=0.5)
-    js = distance.mul_(magnitude).mul_(0.5).sub_(p.add_(q).mul_(log_cosh)).sum(-1, keepdim=True).mul_(0.5)
+    difference = torch.copysign(torch.maximum(p, q).mul_(shrink), r)  # q - p
+    kl = _total(difference - p * r)
+    reverse_kl = _total((q * r).sub_(difference))
+    common = torch.minimum(p, q).mul_(magnitude)
+    js = _total(p.add_(q).mul_(shrink.mul_(0.5).log1p_()).add_(common).mul_(-0.5))
     return torch.cat(
         [
             logprob_base,
@@ -74,3 +74,8 @@ def _shifted(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 def _dot(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (x * y).sum(-1, keepdim=True)
+
+
+def _total(x: torch.Tensor) -> torch.Tensor:
+    """Sum of a divergence's summands, of which rounding may make a few as good as zero negative."""
+    return x.sum(-1, keepdim=True).clamp_(min=0)

@@ -1,0 +1,52 @@
+# Everything runs from a virtual environment that is made on first use.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+TORCH := torch==2.13.0+cpu
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: setup demo serve test lint demo-pair lock clean
+
+setup: $(VENV)/.runtime  ## Install what serving, replaying and reporting need
+
+demo: setup  ## Serve the demo pair, replay its tasks, print the table
+	$(BIN)/python -m demo.run
+
+serve: setup  ## Serve the demo pair until Ctrl-C; ARGS goes to the server
+	$(BIN)/python -m server --demo $(ARGS)
+
+test: $(VENV)/.dev  ## Run all tests; ARGS goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo-pair: $(VENV)/.dev  ## Make the demo pair and its tasks again (about 20 minutes on two cores)
+	$(BIN)/python -m demo
+
+# The package index has no CPU build of torch for Linux; where no local folder offers one, PyTorch's own index does.
+# The lock lists every package, so nothing is resolved here: pip installs exactly the hashed files.
+$(VENV)/.runtime: requirements/cpu.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install $(TORCH) || $(PIP) install $(TORCH) --index-url https://download.pytorch.org/whl/cpu
+	$(PIP) install --no-deps --require-hashes -r requirements/cpu.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	$(PIP) install --no-deps --require-hashes -r requirements/dev.txt
+	touch $@
+
+# pip knows no overrides, which leave out packages that another's metadata asks for; uv does.
+LOCK := uv pip compile pyproject.toml --override requirements/not-needed.txt --python-version 3.11 \
+  --python-platform x86_64-manylinux_2_28 --find-links $(or $(WHEELS),.) --generate-hashes --no-emit-package torch \
+  --no-header --no-annotate --quiet
+lock:  ## Resolve the requirements anew (needs uv; WHEELS names a folder with the CPU build of torch)
+	$(LOCK) --extra cpu --extra bench --extra report --extra quantize --extra dev -o requirements/dev.txt
+	$(LOCK) --extra cpu --extra bench --extra report -c requirements/dev.txt -o requirements/cpu.txt
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -1,0 +1,188 @@
+"""The HTTP client, blocking and asynchronous. Both share everything but the waiting."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+from pydantic import BaseModel
+
+from client.calls import (
+    Call,
+    CompareFields,
+    batch_call,
+    batch_entries,
+    checked_url,
+    compare_call,
+    models_call,
+    ready_call,
+    tokenize_call,
+)
+from client.errors import ConnectionFailed, QconfError, Unavailable, translated
+from client.retry import RETRIES, RetryPolicy
+from server import __version__
+from server.schema import CompareRequest, Comparison, ErrorDetail, ModelList, TokenizeReply
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_TIMEOUT = 120.0
+CONNECT_TIMEOUT = 10.0
+# Every connection is kept: callers bound how many requests they have in flight. Idle ones are closed before the five
+# seconds after which uvicorn closes them, so that no request goes out on a dying connection.
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=4.0)
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class _Base:
+    """What both clients know: where the server is, how long to wait, when to try again."""
+
+    def __init__(self, base_url: str, timeout: float, retries: int) -> None:
+        self.base_url = checked_url(base_url)
+        self._timeout = httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
+        self._policy = RetryPolicy(retries)
+        self._headers = {"user-agent": f"qconf-client/{__version__}", "accept": "application/json"}
+
+    def _request(self, http: httpx.Client | httpx.AsyncClient, call: Call[Any]) -> httpx.Request:
+        headers = {"content-type": "application/json"} if call.body else None
+        return http.build_request(call.method, self.base_url + call.path, content=call.body, headers=headers)
+
+
+class Client(_Base):
+    """Blocking client.
+
+    ``timeout`` is in seconds and holds for each attempt; ``retries`` counts the attempts after the first one, made on
+    connection errors, time-outs, 429 and 503. ``transport`` and ``sleep`` are what tests replace.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        retries: int = RETRIES,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        super().__init__(base_url, timeout, retries)
+        self._http = httpx.Client(timeout=self._timeout, headers=self._headers, limits=LIMITS, transport=transport)
+        self._sleep = sleep
+
+    def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
+        """Scores a prompt, or its continuations, under both models."""
+        return self._send(compare_call(fields))
+
+    def compare_batch(self, requests: Sequence[CompareRequest | Mapping[str, Any]]) -> list[Comparison | ErrorDetail]:
+        """Scores many at once; a bad entry gets an ``ErrorDetail`` in its place and does not lose the others."""
+        return batch_entries(self._send(batch_call(requests)), len(requests))
+
+    def models(self) -> ModelList:
+        """The pair that is served, base first, and what serves it."""
+        return self._send(models_call())
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
+        """Splits a text as the pair's tokenizer does."""
+        return self._send(tokenize_call(text, add_special_tokens))
+
+    def ready(self) -> bool:
+        """Whether the server takes requests at this moment; never raises for one that is starting or not there."""
+        try:
+            self._attempt(ready_call())
+        except (Unavailable, ConnectionFailed):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _send(self, call: Call[R]) -> R:
+        attempt = 0
+        while True:
+            try:
+                return self._attempt(call)
+            except QconfError as error:
+                if (delay := self._policy.delay(attempt, error)) is None:
+                    raise
+            self._sleep(delay)
+            attempt += 1
+
+    def _attempt(self, call: Call[R]) -> R:
+        with translated(self.base_url):
+            response = self._http.send(self._request(self._http, call))
+        return call.parse(response)
+
+
+class AsyncClient(_Base):
+    """Asynchronous client; see ``Client``."""
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        retries: int = RETRIES,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        super().__init__(base_url, timeout, retries)
+        self._http = httpx.AsyncClient(timeout=self._timeout, headers=self._headers, limits=LIMITS, transport=transport)
+        self._sleep = sleep
+
+    async def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
+        """Scores a prompt, or its continuations, under both models."""
+        return await self._send(compare_call(fields))
+
+    async def compare_batch(
+        self, requests: Sequence[CompareRequest | Mapping[str, Any]]
+    ) -> list[Comparison | ErrorDetail]:
+        """Scores many at once; a bad entry gets an ``ErrorDetail`` in its place and does not lose the others."""
+        return batch_entries(await self._send(batch_call(requests)), len(requests))
+
+    async def models(self) -> ModelList:
+        """The pair that is served, base first, and what serves it."""
+        return await self._send(models_call())
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
+        """Splits a text as the pair's tokenizer does."""
+        return await self._send(tokenize_call(text, add_special_tokens))
+
+    async def ready(self) -> bool:
+        """Whether the server takes requests at this moment; never raises for one that is starting or not there."""
+        try:
+            await self._attempt(ready_call())
+        except (Unavailable, ConnectionFailed):
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _send(self, call: Call[R]) -> R:
+        attempt = 0
+        while True:
+            try:
+                return await self._attempt(call)
+            except QconfError as error:
+                if (delay := self._policy.delay(attempt, error)) is None:
+                    raise
+            await self._sleep(delay)
+            attempt += 1
+
+    async def _attempt(self, call: Call[R]) -> R:
+        with translated(self.base_url):
+            response = await self._http.send(self._request(self._http, call))
+        return call.parse(response)

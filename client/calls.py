@@ -1,0 +1,116 @@
+"""Requests and replies as values: what is sent where, and what must come back. No connection in sight."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from client.errors import BadReply, InvalidRequest, first_problem, raise_for_status
+from server.schema import (
+    BatchReply,
+    BatchRequest,
+    CompareRequest,
+    Comparison,
+    ErrorDetail,
+    Message,
+    ModelList,
+    TokenizeReply,
+    TokenizeRequest,
+)
+
+R = TypeVar("R", bound=BaseModel)
+M = TypeVar("M", bound=BaseModel)
+
+
+class CompareFields(TypedDict, total=False):
+    """Fields of a ``CompareRequest`` as keyword arguments; ``server.schema`` says what each means."""
+
+    prompt: str | list[int]
+    messages: Sequence[Message | dict[str, str]]
+    continuations: Sequence[str | list[int]]
+    label: int | None
+    top_logprobs: int
+    detail: Literal["tokens", "summary"]
+    add_special_tokens: bool
+
+
+@dataclass(frozen=True)
+class Call(Generic[R]):
+    """One request, and the schema of its reply."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    reply: type[R]
+    body: bytes | None = None
+
+    def parse(self, response: httpx.Response) -> R:
+        """The reply, or the error that the response stands for."""
+        raise_for_status(response)
+        try:
+            return self.reply.model_validate_json(response.content)
+        except ValidationError as exc:
+            problem = first_problem(exc).message
+            raise BadReply(f"{response.request.url} sent a reply that is no {self.reply.__name__}: {problem}") from exc
+
+
+class Anything(BaseModel):
+    """Reply of a route of which only the status counts."""
+
+
+def compare_call(fields: CompareFields) -> Call[Comparison]:
+    listed = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    return Call("POST", "/compare", Comparison, _dump(_checked(CompareRequest, listed)))
+
+
+def batch_call(requests: Sequence[CompareRequest | Mapping[str, Any]]) -> Call[BatchReply]:
+    """Mappings are sent as they are: the server answers each entry on its own, a bad one with its error."""
+    entries = [r.model_dump(exclude_unset=True) if isinstance(r, CompareRequest) else dict(r) for r in requests]
+    return Call("POST", "/compare/batch", BatchReply, _dump(_checked(BatchRequest, {"requests": entries})))
+
+
+def batch_entries(reply: BatchReply, expected: int) -> list[Comparison | ErrorDetail]:
+    if len(reply.results) != expected:
+        raise BadReply(f"expected {expected} results to a batch of {expected}, got {len(reply.results)}")
+    return [entry if isinstance(entry, Comparison) else entry.error for entry in reply.results]
+
+
+def models_call() -> Call[ModelList]:
+    return Call("GET", "/v1/models", ModelList)
+
+
+def ready_call() -> Call[Anything]:
+    return Call("GET", "/ready", Anything)
+
+
+def tokenize_call(text: str, add_special_tokens: bool) -> Call[TokenizeReply]:
+    fields = {"text": text, "add_special_tokens": add_special_tokens}
+    return Call("POST", "/tokenize", TokenizeReply, _dump(_checked(TokenizeRequest, fields)))
+
+
+def checked_url(base_url: str) -> str:
+    """The base URL without a trailing slash; refused where it is none."""
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as exc:
+        raise InvalidRequest(f"base_url: {exc}, got {base_url!r}", param="base_url") from exc
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InvalidRequest(f"base_url: expected http://host:port or https://..., got {base_url!r}", param="base_url")
+    return base_url.rstrip("/")
+
+
+def _checked(model: type[M], fields: dict[str, Any]) -> M:
+    try:
+        return model.model_validate(fields)
+    except ValidationError as exc:
+        problem = first_problem(exc)
+        raise InvalidRequest(problem.message, type=problem.type, param=problem.param) from exc
+
+
+def _dump(request: BaseModel) -> bytes:
+    try:
+        return request.model_dump_json(exclude_unset=True).encode()
+    except PydanticSerializationError as exc:  # half a surrogate pair, or a type that JSON lacks
+        raise InvalidRequest(f"the request cannot be written as JSON: {exc}") from exc

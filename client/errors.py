@@ -1,0 +1,171 @@
+"""What can go wrong, as a tree.
+
+QconfError
+├── ConnectionFailed      no connection, or it broke
+├── TimedOut              no reply in time
+├── BadReply              a reply that is not what the wire format says
+└── ServerError           the request was refused or failed
+    ├── InvalidRequest    400, or found wrong before it was sent
+    ├── NotFound          404
+    ├── TooLarge          413
+    ├── Overloaded        429
+    ├── Unavailable       503, and 502 and 504 of a proxy in front
+    └── InternalError     500
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx
+from pydantic import ValidationError
+
+from server.schema import ErrorDetail, ErrorReply
+
+EXCERPT = 200
+INVALID = "invalid_request_error"
+
+
+class QconfError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class ConnectionFailed(QconfError):
+    """The server could not be reached, or the connection broke."""
+
+
+class TimedOut(QconfError):
+    """The server did not reply in time."""
+
+
+class BadReply(QconfError):
+    """The reply is not JSON, or not what the wire format says: something else may be listening there."""
+
+
+class ServerError(QconfError):
+    """The request was refused or failed.
+
+    ``status`` is the HTTP status, ``type`` and ``param`` are the server's own (``param`` names the field at fault),
+    ``retry_after`` the seconds after which the server asks to be tried again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        type: str | None = None,  # noqa: A002 - the name it has on the wire
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type
+        self.param = param
+        self.retry_after = retry_after
+
+
+class InvalidRequest(ServerError):
+    """The request is wrong; ``status`` is None when that was seen before anything was sent."""
+
+
+class NotFound(ServerError):
+    """The server has no such route: perhaps the base URL is wrong."""
+
+
+class TooLarge(ServerError):
+    """The request body is larger than the server takes."""
+
+
+class Overloaded(ServerError):
+    """The server has too much to do."""
+
+
+class Unavailable(ServerError):
+    """The server is starting, stopping or not there."""
+
+
+class InternalError(ServerError):
+    """The server failed."""
+
+
+BY_STATUS: dict[int, type[ServerError]] = {
+    400: InvalidRequest,
+    404: NotFound,
+    413: TooLarge,
+    429: Overloaded,
+    500: InternalError,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+}
+
+
+@contextmanager
+def translated(url: object) -> Iterator[None]:
+    """The one place where httpx's errors become ours."""
+    try:
+        yield
+    except httpx.TimeoutException as exc:
+        raise TimedOut(f"{url} did not reply in time ({type(exc).__name__})") from exc
+    except httpx.TransportError as exc:
+        raise ConnectionFailed(f"cannot reach {url}: {exc or type(exc).__name__}") from exc
+    except httpx.RequestError as exc:
+        raise BadReply(f"{url} sent a reply that cannot be read: {exc}") from exc
+
+
+def raise_for_status(response: httpx.Response) -> None:
+    """Turns every status but success into the error of the tree that it stands for."""
+    if response.is_success:
+        return
+    status = response.status_code
+    detail = _detail(response)
+    raise BY_STATUS.get(status, ServerError)(
+        detail.message,
+        status=status,
+        type=detail.type,
+        param=detail.param,
+        retry_after=parse_retry_after(response.headers.get("retry-after"), datetime.now(UTC)),
+    )
+
+
+def _detail(response: httpx.Response) -> ErrorDetail:
+    try:
+        return ErrorReply.model_validate_json(response.content).error
+    except ValidationError:
+        # A proxy, or something that is no qconf server at all.
+        text = " ".join(response.text.split())[:EXCERPT]
+        where = f"{response.request.url} answered {response.status_code} {response.reason_phrase}"
+        return ErrorDetail(type="unknown", message=f"{where}: {text}" if text else where)
+
+
+def parse_retry_after(value: str | None, now: datetime) -> float | None:
+    """Seconds to wait, from either form of the header: seconds or an HTTP date. None where it says neither."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value) if value.strip().isdigit() else (parsedate_to_datetime(value) - now).total_seconds()
+    except (ValueError, TypeError):  # TypeError: a date without a time zone
+        return None
+    return max(0.0, seconds)
+
+
+def first_problem(exc: ValidationError) -> ErrorDetail:
+    """The first thing pydantic found, as one message that names the field."""
+    problems = exc.errors(include_url=False, include_input=False)
+    first = problems[0]
+    if param := first.get("ctx", {}).get("param"):
+        return ErrorDetail(type=INVALID, message=first["msg"], param=param)
+    field = _field(first["loc"])
+    # The branches of a union each report on the same field: together they are one problem.
+    messages = dict.fromkeys(p["msg"].removeprefix("Value error, ") for p in problems if _field(p["loc"]) == field)
+    text = " or ".join(messages)
+    return ErrorDetail(type=INVALID, message=f"{field}: {text}" if field else text, param=field or None)
+
+
+def _field(loc: tuple[int | str, ...]) -> str:
+    """``("continuations", 1, "str")`` is ``continuations[1]``: what follows only names a branch of a union."""
+    head = "".join(str(part) for part in loc[:1])
+    index = "".join(f"[{part}]" for part in loc[1:2] if isinstance(part, int))
+    return head + index

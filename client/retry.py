@@ -1,0 +1,41 @@
+"""When to try again, and after how long."""
+
+import random
+from dataclasses import dataclass, field
+
+from client.errors import ConnectionFailed, Overloaded, QconfError, ServerError, TimedOut, Unavailable
+
+RETRIES = 4
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 30.0
+LONGEST_RETRY_AFTER = 120.0
+
+# Scoring changes nothing on the server, so that a request whose reply was lost may simply be sent again.
+TRANSIENT = (ConnectionFailed, TimedOut, Overloaded, Unavailable)
+
+
+@dataclass
+class RetryPolicy:
+    """Exponential back-off with jitter, never less than the server's Retry-After.
+
+    A Retry-After longer than ``LONGEST_RETRY_AFTER`` is not waited for: the error carries it to the caller.
+    """
+
+    retries: int = RETRIES
+    rng: random.Random = field(default_factory=random.Random)
+
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise ValueError(f"retries: expected 0 or more, got {self.retries}")
+
+    def delay(self, attempt: int, error: QconfError) -> float | None:
+        """Seconds to wait after failed attempt number ``attempt`` (the first is 0), or None to give up."""
+        if attempt >= self.retries or not isinstance(error, TRANSIENT):
+            return None
+        # The exponent is bounded before the product: two to the power of a few thousand is no float.
+        backoff = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(attempt, 60)) * self.rng.uniform(0.5, 1.0)
+        asked = error.retry_after if isinstance(error, ServerError) else None
+        if asked is None:
+            return backoff
+        # Added, not the larger of both: many clients told the same moment should not all come back at it.
+        return asked + backoff if asked <= LONGEST_RETRY_AFTER else None

@@ -1,0 +1,71 @@
+"""A server started as a user starts it, for the demo and for tests, and stopped by process id."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+READY = re.compile(r"^ready on (http://\S+)", re.MULTILINE)
+START_SECONDS = 300
+STOP_SECONDS = 60
+
+
+class ServerDidNotStart(Exception):
+    """The server ended, or was not ready in time; the message holds what it printed."""
+
+
+@dataclass(frozen=True)
+class LocalServer:
+    """A running server: where it answers, its process, and the file that holds what it has printed so far."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def stop(self) -> int:
+        """Ask it to stop; returns the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_SECONDS)
+
+
+@contextmanager
+def running_server(*arguments: str) -> Iterator[LocalServer]:
+    """``python -m server`` on a free port of this machine, ready to answer."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "server.log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "server", "--port", "0", *arguments],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            )
+        try:
+            yield LocalServer(_wait_until_ready(process, log), process, log)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        ready = READY.search(log.read_text(errors="replace"))
+        if ready:
+            return ready[1]
+        if process.poll() is not None:
+            break
+        time.sleep(0.2)
+    raise ServerDidNotStart(f"exit code {process.poll()}:\n{log.read_text(errors='replace')}")

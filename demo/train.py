@@ -1,0 +1,141 @@
+"""A tokenizer and a small Llama, trained from nothing on the world's corpus."""
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from demo.world import World
+
+BOS, EOS = "<s>", "</s>"
+# Questions and answers look in a chat as they look in the corpus.
+CHAT_TEMPLATE = """{%- for message in messages -%}
+{{ {'system': '', 'user': 'Question: ', 'assistant': 'Answer: '}[message['role']] + message['content'] + '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}Answer:{%- endif -%}"""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the pair and its tasks are. Widths are multiples of 128, the quantizer's group size."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    tokens: int
+    batch: int = 2048
+    window: int = 256
+    context: int = 1024
+    learning_rate: float = 3e-3
+    vocabulary: int = 1920
+    items: int = 300
+    samples: int = 128
+
+
+FULL = Scale(hidden=256, intermediate=512, layers=4, tokens=5_000_000)
+TOY = Scale(hidden=128, intermediate=128, layers=1, tokens=40_000, items=250, samples=4)
+
+
+def train_tokenizer(world: World, vocabulary: int) -> Any:
+    rng = random.Random(f"{world.seed}/tokenizer")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((world.document(rng) for _ in range(20_000)), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
+    wrap: Any = PreTrainedTokenizerFast
+    return wrap(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, chat_template=CHAT_TEMPLATE)
+
+
+def token_stream(world: World, tokenizer: Any) -> Iterator[list[int]]:
+    """Endless documents. Every other one begins without the start token, as some harnesses do not give it."""
+    rng = random.Random(f"{world.seed}/corpus")
+    while True:
+        texts = [world.document(rng) for _ in range(256)]
+        for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+            yield [tokenizer.bos_token_id] * rng.randrange(2) + ids + [tokenizer.eos_token_id]
+
+
+def windows(documents: Iterator[list[int]], length: int, count: int) -> torch.Tensor:
+    """Rows of whole documents; only the last of each row is cut."""
+    rows = []
+    for _ in range(count):
+        row: list[int] = []
+        while len(row) < length:
+            row += next(documents)
+        rows.append(row[:length])
+    return torch.tensor(rows)
+
+
+def new_model(scale: Scale, vocabulary: int) -> Any:
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=scale.hidden,
+        intermediate_size=scale.intermediate,
+        num_hidden_layers=scale.layers,
+        num_attention_heads=scale.hidden // 64,
+        num_key_value_heads=scale.hidden // 128,
+        max_position_embeddings=scale.context,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    build: Any = LlamaForCausalLM
+    return build(config)
+
+
+def train(world: World, scale: Scale, tokenizer: Any) -> Any:
+    """One pass over fresh text, hence no overfitting: the model stays as unsure as the world is."""
+    torch.manual_seed(world.seed)
+    model = new_model(scale, len(tokenizer)).train()
+    steps = scale.tokens // scale.batch
+    optimizer = torch.optim.AdamW(model.parameters(), lr=scale.learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / (0.03 * steps + 1), 1 - step / steps)
+    )
+    documents = token_stream(world, tokenizer)
+    started = time.monotonic()
+    for step in range(steps):
+        # The last tenth sees the whole context, so that long inputs are no surprise.
+        length = scale.window if step < 0.9 * steps else scale.context
+        rows = windows(documents, length, scale.batch // length)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=rows, labels=rows, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 50 == 49 or step == steps - 1:
+            elapsed = time.monotonic() - started
+            rate = (step + 1) / elapsed
+            done = f"step {step + 1} of {steps}, loss {loss.item():.3f}, {rate * scale.batch:,.0f} tokens/s"
+            print(f"{done}, {(steps - step - 1) / rate:.0f} s left", flush=True)
+    return model.eval()
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def corpus_sample(world: World, tokenizer: Any, tokens: int) -> list[str]:
+    """Fresh documents, at least that many tokens of them, for calibration."""
+    rng = random.Random(f"{world.seed}/calibration")
+    texts: list[str] = []
+    while tokens > 0:
+        texts.append(world.document(rng))
+        tokens -= len(tokenizer(texts[-1], add_special_tokens=False)["input_ids"]) + 1
+    return texts

@@ -1,0 +1,131 @@
+"""A stand-in for the server, in process: the wire format with made-up numbers, for tests of the client's own work."""
+
+import json
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+
+from server.schema import CompareRequest, Comparison
+
+Reply = httpx.Response
+Hook = Callable[[httpx.Request], Reply | None]
+
+MODELS: list[dict[str, Any]] = [
+    {
+        "id": role,
+        "object": "model",
+        "created": 0,
+        "owned_by": "qconf",
+        "root": f"fake/{role}",
+        "revision": None,
+        "architecture": "LlamaForCausalLM",
+        "dtype": "bfloat16",
+        "quantization": quantization,
+        "max_model_len": 512,
+    }
+    for role, quantization in (("base", None), ("quantized", "gptq"))
+]
+SERVER = {"version": "0.1.0", "vllm": "0.32.0", "device": "cpu"}
+
+
+class FakeServer:
+    """Answers like a server; keeps what it was sent. ``hook`` may answer in its place."""
+
+    def __init__(self, hook: Hook | None = None) -> None:
+        self.hook = hook
+        self.received: list[httpx.Request] = []
+
+    @property
+    def transport(self) -> httpx.MockTransport:
+        return httpx.MockTransport(self.answer)
+
+    def answer(self, request: httpx.Request) -> Reply:
+        self.received.append(request)
+        if self.hook and (reply := self.hook(request)) is not None:
+            return reply
+        match request.url.path:
+            case "/v1/models":
+                return httpx.Response(200, json={"object": "list", "data": MODELS, "server": SERVER})
+            case "/ready":
+                return httpx.Response(200, json={"status": "ready"})
+            case "/tokenize":
+                text = json.loads(request.content)["text"]
+                return httpx.Response(200, json={"token_ids": list(range(len(text))), "tokens": list(text)})
+            case "/compare":
+                body = compare(json.loads(request.content))
+                return httpx.Response(400 if "error" in body else 200, json=body)
+            case "/compare/batch":
+                entries = json.loads(request.content)["requests"]
+                return httpx.Response(200, json={"object": "list", "results": [compare(entry) for entry in entries]})
+        return error(404, "no such route")
+
+    def bodies(self, path: str) -> list[Any]:
+        """What was posted to a path."""
+        return [json.loads(request.content) for request in self.received if request.url.path == path]
+
+
+def error(status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None) -> Reply:
+    body = {"error": {"type": "some_error", "message": message, "param": param}}
+    return httpx.Response(status, json=body, headers=headers)
+
+
+def compare(fields: dict[str, Any]) -> dict[str, Any]:
+    """A made-up comparison, the same for the same request."""
+    try:
+        request = CompareRequest.model_validate(fields)
+    except ValidationError as exc:
+        return {"error": {"type": "invalid_request", "message": str(exc)}}
+    texts = request.continuations or []
+    base = [-1.0 - noise(f"{request.prompt}|{text}") * 5 for text in texts]
+    quantized = [value - 0.5 + noise(f"{request.prompt}|{text}|q") for value, text in zip(base, texts, strict=True)]
+    summary = _summary(len(texts), 0.02)
+    reply = {
+        "id": "cmp-1",
+        "created": 0,
+        "models": {"base": MODELS[0], "quantized": MODELS[1]},
+        "continuations": [
+            {
+                "index": index,
+                "text": str(text),
+                "token_ids": list(range(index + 1)),
+                "base": {"logprob": base[index], "confidence": share(base, index), "is_greedy": index == 0},
+                "quantized": {"logprob": quantized[index], "confidence": share(quantized, index), "is_greedy": False},
+                "summary": _summary(index + 1, 0.01 * (index + 1)),
+            }
+            for index, text in enumerate(texts)
+        ]
+        or None,
+        "summary": summary,
+        "usage": {"prompt_tokens": 9, "continuation_tokens": 3, "scored_tokens": 3, "computed_tokens": 12},
+        "timing": {"tokenize_ms": 0.1, "engine_ms": 2.0, "total_ms": 2.2},
+    }
+    Comparison.model_validate(reply)
+    return reply
+
+
+def noise(text: str) -> float:
+    """A number in [0, 1) that looks random and stays the same."""
+    return zlib.crc32(text.encode()) / 2**32
+
+
+def share(logprobs: list[float], index: int) -> float:
+    return math.exp(logprobs[index]) / sum(math.exp(value) for value in logprobs)
+
+
+def _summary(tokens: int, kl: float) -> dict[str, Any]:
+    both = {"base": 1.0, "quantized": 1.1}
+    return {
+        "tokens": tokens,
+        "mean_kl": kl,
+        "max_kl": 2 * kl,
+        "mean_reverse_kl": kl,
+        "mean_js": kl / 4,
+        "agreement": 1.0,
+        "perplexity": both,
+        "mean_entropy": both,
+        "mean_confidence": both,
+    }

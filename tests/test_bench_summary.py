@@ -1,0 +1,152 @@
+"""What the bench says about a run: sums checked by hand and against scipy, and the table that shows them."""
+
+import dataclasses
+import io
+import math
+import random
+
+import pytest
+from rich.console import Console
+from scipy.special import softmax as scipy_softmax  # type: ignore[import-untyped]
+
+from client.display import LiveDisplay, PlainDisplay
+from client.results import ItemResult
+from client.summary import Scoreboard, Tally, chosen, softmax
+from client.table import summary_table
+from tests.test_results import FAILED, SCORED
+
+
+def item(
+    base: list[float], quantized: list[float], label: int | None, kl: float | None = 0.1, task: str = "boolq"
+) -> ItemResult:
+    return dataclasses.replace(
+        SCORED, task=task, base_logprob=base, quantized_logprob=quantized, label=label, mean_kl=kl
+    )
+
+
+def test_softmax_agrees_with_scipy() -> None:
+    rng = random.Random(0)
+    for size in (1, 2, 4, 100):
+        logprobs = [rng.uniform(-50, 0) for _ in range(size)]
+        assert softmax(logprobs) == pytest.approx(scipy_softmax(logprobs), rel=1e-12)
+
+
+def test_softmax_survives_numbers_whose_exponentials_do_not() -> None:
+    assert softmax([-5000.0, -5000.0]) == [0.5, 0.5]
+    assert softmax([-5000.0, 0.0]) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("logprobs", [[], [math.nan, -1.0], [-math.inf, -1.0]])
+def test_softmax_refuses_what_is_no_logprob(logprobs: list[float]) -> None:
+    with pytest.raises(ValueError, match="logprobs: expected one finite number or more, got"):
+        softmax(logprobs)
+
+
+def test_a_tie_goes_to_the_first_choice() -> None:
+    assert chosen([-2.0, -1.0, -1.0]) == 1
+
+
+def test_a_tally_by_hand() -> None:
+    tally = Tally()
+    ln = math.log
+    tally.add(item([ln(0.8), ln(0.2)], [ln(0.4), ln(0.6)], label=0, kl=0.1))
+    tally.add(item([ln(0.3), ln(0.7)], [ln(0.1), ln(0.9)], label=1, kl=0.3))
+    # Without a label it counts for confidence, flips and KL, not for accuracy.
+    tally.add(item([ln(0.6), ln(0.4)], [ln(0.5), ln(0.5)], label=None, kl=None))
+    tally.add(FAILED)
+    summary = tally.summary()
+    assert (summary.scored, summary.failed, summary.flips, tally.done) == (3, 1, 1, 4)
+    assert summary.base.accuracy == 1.0
+    assert summary.quantized.accuracy == 0.5
+    assert summary.base.confidence == pytest.approx((0.8 + 0.7 + 0.6) / 3)
+    assert summary.quantized.confidence == pytest.approx((0.6 + 0.9 + 0.5) / 3)
+    assert summary.base.true_confidence == pytest.approx((0.8 + 0.7) / 2)
+    assert summary.quantized.true_confidence == pytest.approx((0.4 + 0.9) / 2)
+    assert summary.mean_kl == pytest.approx(0.2)
+
+
+def test_a_tally_of_nothing_has_no_means() -> None:
+    summary = Tally().summary()
+    assert math.isnan(summary.base.accuracy)
+    assert math.isnan(summary.mean_kl)
+
+
+def test_a_bad_number_names_its_item() -> None:
+    with pytest.raises(ValueError, match="boolq, document 0: logprobs: expected one finite number"):
+        Tally().add(item([-1.0, math.nan], [-1.0, -2.0], label=0))
+
+
+def board(tasks: int) -> Scoreboard:
+    scoreboard = Scoreboard(f"a_task_with_a_name_{index}" for index in range(tasks))
+    ln = math.log
+    for name in scoreboard.tasks:
+        scoreboard.add(item([ln(0.2), ln(0.8)], [ln(0.3), ln(0.7)], label=1, task=name))
+        scoreboard.add(item([ln(0.2), ln(0.8)], [ln(0.6), ln(0.4)], label=0, task=name))
+    return scoreboard
+
+
+def console(width: int, terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), width=width, height=24, force_terminal=terminal, color_system=None)
+
+
+def shown(output: Console) -> str:
+    assert isinstance(output.file, io.StringIO)
+    return output.file.getvalue()
+
+
+def test_the_wide_table_has_both_models_and_the_change_side_by_side() -> None:
+    output = console(120)
+    output.print(summary_table(board(2), output))
+    lines = [" ".join(line.split()) for line in shown(output).splitlines()]
+    assert lines[1] == "task items base quantized Δ base quantized Δ base quantized Δ flips KL"
+    expected = "a_task_with_a_name_0 2 50.0 100.0 +50.0 80.0 65.0 -15.0 50.0 65.0 +15.0 1 0.1000"
+    assert lines[2] == expected
+    assert lines[4] == expected.replace("a_task_with_a_name_0 2", "overall 4").replace(" 1 0.1", " 2 0.1")
+
+
+def test_the_narrow_table_says_the_same_within_its_width() -> None:
+    output = console(80)
+    output.print(summary_table(board(2), output))
+    text = shown(output)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for cell in ("50.0 → 100.0", "+50.0", "80.0 → 65.0", "-15.0", "50.0 → 65.0", "0.1000"):
+        assert cell in text
+
+
+def test_one_task_needs_no_overall_row_and_missing_numbers_are_dashes() -> None:
+    output = console(120)
+    scoreboard = Scoreboard(["boolq"])
+    scoreboard.add(FAILED)
+    output.print(summary_table(scoreboard, output))
+    assert "overall" not in shown(output)
+    assert "boolq 0 - - - - - - - - - 0 -" in " ".join(shown(output).split())
+
+
+def test_plain_lines_come_now_and_then_and_at_the_end() -> None:
+    now = 100.0
+    output, scoreboard = console(80), Scoreboard(["boolq"])
+    display = PlainDisplay(output, scoreboard, {"boolq": 4}, clock=lambda: now)
+    with display.shown():
+        for row in (SCORED, SCORED, SCORED, FAILED):
+            now += 2.5
+            scoreboard.add(row)
+            display.advance()
+    assert shown(output).splitlines() == [
+        "2/4 items, 0.4/s, 5 s left, accuracy 100.0 → 100.0 %, 0 flips, mean KL 0.0150",
+        "4/4 items, 0.4/s, accuracy 100.0 → 100.0 %, 0 flips, mean KL 0.0150, 1 failed",
+    ]
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 60])
+def test_the_live_screen_fits_the_terminal(tasks: int) -> None:
+    output, scoreboard = console(80, terminal=True), board(tasks)
+    display = LiveDisplay(output, scoreboard, dict.fromkeys(scoreboard.tasks, 5))
+    display.advance()
+    lines = output.render_lines(display.render())
+    assert len(lines) <= 24
+    text = "\n".join("".join(segment.text for segment in line) for line in lines)
+    assert "2/5" in text
+    assert "50.0 → 100.0" in text
+    assert f"1/{5 * tasks} items" in text
+    assert ("overall" in text) is (tasks > 1)
+    assert ("tasks more" in text) is (tasks == 60)

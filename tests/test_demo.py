@@ -1,0 +1,225 @@
+"""The demo pair and its tasks: the committed files, and the recipe that makes them, at toy size."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+from demo import words
+from demo.items import CHOICES, Item, make_items
+from demo.train import FULL
+from demo.world import World
+from tests.test_quantize import dequantize
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "demo"
+
+
+def run(*command: object, cwd: Path) -> str:
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, cwd=cwd, env=offline)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def read_items(folder: Path, task: str) -> list[Item]:
+    return [json.loads(line) for line in (folder / task / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_recipe_at_toy_size(tmp_path: Path) -> None:
+    printed = run("-m", "demo", tmp_path, "--scale", "toy", cwd=ROOT)
+    assert "loss" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pair", "tasks"]
+    base, quantized = (tmp_path / "pair" / name for name in ("base", "quantized"))
+    assert json.loads((base / "config.json").read_text())["dtype"] == "bfloat16"
+    manifest = json.loads((quantized / "qconf.json").read_text())
+    assert (manifest["settings"]["bits"], manifest["settings"]["group_size"]) == (4, 128)
+    assert all(len(read_items(tmp_path / "tasks", task)) >= 250 for task in CHOICES)
+    made = {path.name for path in (tmp_path / "tasks").iterdir()}
+    assert made == {path.name for path in (DEMO / "tasks").iterdir() if path.name != "__pycache__"}
+
+
+def test_committed_files_are_small() -> None:
+    files = [path for name in ("pair", "tasks") for path in (DEMO / name).rglob("*") if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in files) <= 12e6
+
+
+def test_committed_quantized_has_the_settings_of_the_paper() -> None:
+    manifest = json.loads((DEMO / "pair" / "quantized" / "qconf.json").read_text())
+    assert manifest["settings"] == {
+        "method": "gptq",
+        "bits": 4,
+        "group_size": 128,
+        "desc_act": False,
+        "sym": True,
+        "dtype": "bfloat16",
+        "damp_percent": 0.01,
+    }
+    assert manifest["calibration"]["samples"] == 128
+
+
+LOAD_TASKS = """
+import json, sys
+from lm_eval.tasks import TaskManager
+tasks = TaskManager(include_path=sys.argv[1]).load(["demo"])["tasks"]
+for task in tasks.values():
+    task.build_all_requests(rank=0, world_size=1)
+requests = {name: [i.args for i in task.instances if i.doc_id == 7] for name, task in tasks.items()}
+print(json.dumps({name: [len(task.test_docs()), requests[name]] for name, task in tasks.items()}))
+"""
+
+
+def test_lm_eval_loads_the_tasks_from_anywhere(tmp_path: Path) -> None:
+    made = json.loads(run("-c", LOAD_TASKS, DEMO / "tasks", cwd=tmp_path).splitlines()[-1])
+    assert set(made) == set(CHOICES)
+    for task, (count, requests) in made.items():
+        items = read_items(DEMO / "tasks", task)
+        assert count == len(items)
+        assert requests == [[items[7]["prompt"], f" {choice}"] for choice in items[7]["choices"]]
+
+
+@pytest.mark.parametrize("task", CHOICES)
+class TestItems:
+    @pytest.fixture
+    def items(self, task: str) -> list[Item]:
+        return read_items(DEMO / "tasks", task)
+
+    def test_committed_items_are_what_the_seed_makes(self, task: str, items: list[Item]) -> None:
+        assert items == make_items(World(0), task, FULL.items)
+
+    def test_enough_and_no_duplicates(self, items: list[Item]) -> None:
+        assert len(items) >= 250
+        assert len({(item["prompt"], *sorted(item["choices"])) for item in items}) == len(items)
+
+    def test_well_formed(self, task: str, items: list[Item]) -> None:
+        for item in items:
+            assert len(set(item["choices"])) == CHOICES[task]
+            assert math.isclose(sum(item["probabilities"]), 1, abs_tol=1e-5)
+            assert not any(a != b and a.startswith(b) for a in item["choices"] for b in item["choices"])
+            assert not item["prompt"].endswith(" ")
+
+    def test_labels_are_balanced(self, task: str, items: list[Item]) -> None:
+        share = 1 / CHOICES[task]
+        labels = Counter(item["label"] for item in items)
+        assert all(abs(labels[position] / len(items) - share) < 0.1 for position in range(CHOICES[task]))
+
+    def test_neither_place_nor_length_gives_the_answer_away(self, task: str, items: list[Item]) -> None:
+        lengths = [[len(choice) for choice in item["choices"]] for item in items]
+        for guess in (max, min):
+            right = sum(row.index(guess(row)) == item["label"] for row, item in zip(lengths, items, strict=True))
+            assert right / len(items) < 1 / CHOICES[task] + 0.15
+        # Nor does the place tell which choice is the likely one.
+        likely = Counter(item["probabilities"].index(max(item["probabilities"])) for item in items)
+        assert max(likely.values()) / len(items) < 1 / CHOICES[task] + 0.1
+
+    def test_labels_follow_the_probabilities(self, items: list[Item]) -> None:
+        """The mean log-likelihood of the labels is the one that their probabilities promise, within four deviations."""
+        surprise = [-math.log(item["probabilities"][item["label"]]) for item in items]
+        entropy = [-sum(p * math.log(p) for p in item["probabilities"] if p > 0) for item in items]
+        square = sum(
+            sum(p * math.log(p) ** 2 for p in item["probabilities"] if p > 0) - mean**2
+            for item, mean in zip(items, entropy, strict=True)
+        )
+        assert abs(sum(surprise) - sum(entropy)) < 4 * math.sqrt(square)
+
+
+def test_the_seed_decides() -> None:
+    assert make_items(World(1), "demo_piqa", 20) == make_items(World(1), "demo_piqa", 20)
+    assert make_items(World(1), "demo_piqa", 20) != make_items(World(2), "demo_piqa", 20)
+
+
+def test_usual_answers_are_the_likely_ones() -> None:
+    world = World(0)
+    for goal, tools in words.GOALS.items():
+        usual = tools.split(", ")
+        answers = world.choice_of(tools, [*usual, "a cloud", "a song"], "tool", goal)
+        assert math.isclose(sum(answers.values()), 1)
+        assert sum(answers[tool] for tool in usual) > 0.8
+
+
+class Scored(NamedTuple):
+    """What a model makes of a task: per item the confidence in each choice."""
+
+    items: list[Item]
+    base: list[list[float]]
+    quantized: list[list[float]]
+
+    def accuracy(self, confidences: list[list[float]]) -> float:
+        right = [row.index(max(row)) == item["label"] for row, item in zip(confidences, self.items, strict=True)]
+        return sum(right) / len(right)
+
+
+@torch.no_grad()
+def confidences(model: Any, tokenizer: Any, item: Item) -> list[float]:
+    """As lm-eval: summed log-likelihood of each choice after the prompt, and the softmax of these sums."""
+    start = len(tokenizer(item["prompt"], add_special_tokens=False)["input_ids"])
+    rows = [
+        tokenizer(f"{item['prompt']} {choice}", add_special_tokens=False)["input_ids"] for choice in item["choices"]
+    ]
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-1)
+    logprobs = model(padded.clamp(min=0)).logits[:, :-1].log_softmax(-1)
+    targets = padded[:, 1:, None]
+    chosen = logprobs.gather(-1, targets.clamp(min=0))[..., 0] * (targets[..., 0] >= 0)
+    shares: list[float] = chosen[:, start - 1 :].sum(-1).softmax(0).tolist()
+    return shares
+
+
+@pytest.fixture(scope="module")
+def scored() -> dict[str, Scored]:
+    base: Any = LlamaForCausalLM.from_pretrained(DEMO / "pair" / "base", dtype=torch.float32)
+    quantized: Any = LlamaForCausalLM.from_pretrained(DEMO / "pair" / "base", dtype=torch.float32)
+    tensors = load_file(DEMO / "pair" / "quantized" / "model.safetensors")
+    names = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
+    assert len(names) == 7 * FULL.layers
+    quantized.load_state_dict({f"{name}.weight": dequantize(tensors, name) for name in names}, strict=False)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO / "pair" / "base")
+    tasks = {}
+    for task in CHOICES:
+        items = read_items(DEMO / "tasks", task)
+        rows = [[confidences(model, tokenizer, item) for item in items] for model in (base, quantized)]
+        tasks[task] = Scored(items, *rows)
+    return tasks
+
+
+def test_base_accuracy_is_neither_chance_nor_perfect(scored: dict[str, Scored]) -> None:
+    for task in scored.values():
+        assert 0.60 <= task.accuracy(task.base) <= 0.95
+
+
+def test_base_confidence_is_near_the_true_probability(scored: dict[str, Scored]) -> None:
+    for task in scored.values():
+        divergence = [
+            sum(p * math.log(p / q) for p, q in zip(item["probabilities"], row, strict=True) if p > 0)
+            for item, row in zip(task.items, task.base, strict=True)
+        ]
+        assert sum(divergence) / len(divergence) < 0.1
+
+
+def test_base_is_calibrated(scored: dict[str, Scored]) -> None:
+    """Expected calibration error over the 1,800 items, ten bins; its expectation for a perfect model is about 0.02."""
+    bins: dict[int, list[float]] = {}
+    for task in scored.values():
+        for item, row in zip(task.items, task.base, strict=True):
+            confidence = max(row)
+            right = row.index(confidence) == item["label"]
+            bins.setdefault(min(int(confidence * 10), 9), []).append(right - confidence)
+    total = sum(map(len, bins.values()))
+    assert sum(abs(sum(gaps)) for gaps in bins.values()) / total < 0.05
+
+
+def test_quantization_is_felt(scored: dict[str, Scored]) -> None:
+    flips = {
+        name: sum(b.index(max(b)) != q.index(max(q)) for b, q in zip(task.base, task.quantized, strict=True))
+        for name, task in scored.items()
+    }
+    assert sum(flips.values()) >= 18
+    assert sum(count > 0 for count in flips.values()) >= 5

@@ -1,0 +1,165 @@
+"""Pairs and settings that cannot be served: one clear sentence, exit code 2, before anything is loaded."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.pairs import make_pair
+
+
+@pytest.fixture(scope="module")
+def pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good pair in folders base and quantized; tests spoil copies of it."""
+    folder = tmp_path_factory.mktemp("pair")
+    make_pair(folder, "llama")
+    return folder
+
+
+def refusal(*arguments: str) -> str:
+    """What ``python -m server`` says when it refuses, after checking that it says it in one line."""
+    run = subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert run.returncode == 2, run.stderr
+    assert "Traceback" not in run.stderr
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("qconf-server: error: ")
+    return last
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def drop_quantization(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def change_quantization(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change_config(folder, quantization_config=config["quantization_config"] | changes)
+
+
+def truncate(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    os.truncate(file, file.stat().st_size - 100)
+
+
+def scribble(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"not a safetensors file")
+
+
+def index_missing_file(folder: Path) -> None:
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def other_tokenizer(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = [token for token, index in vocabulary.items() if index in (100, 101)]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    file.write_text(json.dumps(tokenizer))
+
+
+BAD_QUANTIZED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "not-quantized": (drop_quantization, "is not quantized"),
+    "other-architecture": (
+        lambda folder: change_config(folder, architectures=["MistralForCausalLM"]),
+        "different architectures",
+    ),
+    "other-vocabulary": (lambda folder: change_config(folder, vocab_size=2048), "different vocabularies"),
+    "other-tokenizer": (other_tokenizer, "tokens are missing or numbered otherwise"),
+    "truncated": (truncate, "is truncated"),
+    "not-safetensors": (scribble, "is broken"),
+    "missing-shard": (index_missing_file, "names model-00002-of-00002.safetensors"),
+    "no-weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
+    "no-config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+    "broken-config": (lambda folder: (folder / "config.json").write_text("{"), "configuration of"),  # type: ignore[dict-item]
+    "no-folder": (shutil.rmtree, "there is no folder"),
+    "desc-act": (lambda folder: change_quantization(folder, desc_act=True), "desc_act=True"),
+    "asymmetric": (lambda folder: change_quantization(folder, sym=False), "sym=False"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_QUANTIZED)
+def test_bad_quantized_checkpoint(pair_folder: Path, tmp_path: Path, case: str) -> None:
+    spoil, expected = BAD_QUANTIZED[case]
+    shutil.copytree(pair_folder / "quantized", tmp_path / "quantized")
+    spoil(tmp_path / "quantized")
+    message = refusal("--model", str(pair_folder / "base"), "--quantized", str(tmp_path / "quantized"))
+    assert expected in message
+
+
+def test_truncated_base_checkpoint(pair_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(pair_folder / "base", tmp_path / "base")
+    truncate(tmp_path / "base")
+    assert "is truncated" in refusal("--model", str(tmp_path / "base"), "--quantized", str(pair_folder / "quantized"))
+
+
+BAD_ARGUMENTS = {
+    "context": (["--max-model-len", "513"], "513"),
+    "pipeline": (["--pipeline-parallel-size", "2"], "--pipeline-parallel-size is 2, expected 1"),
+    "port": (["--port", "70000"], "--port is '70000'"),
+    "demo-and-model": (["--demo"], "leave out --model and --quantized"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARGUMENTS)
+def test_bad_arguments(pair_folder: Path, case: str) -> None:
+    arguments, expected = BAD_ARGUMENTS[case]
+    message = refusal("--model", str(pair_folder / "base"), "--quantized", str(pair_folder / "quantized"), *arguments)
+    assert expected in message
+
+
+def test_quantized_with_a_shorter_context(pair_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(pair_folder / "quantized", tmp_path / "quantized")
+    change_config(tmp_path / "quantized", max_position_embeddings=256)
+    arguments = ["--model", str(pair_folder / "base"), "--quantized", str(tmp_path / "quantized")]
+    assert "300" in refusal(*arguments, "--max-model-len", "300")
+
+
+def test_missing_model() -> None:
+    assert "--model is missing" in refusal()
+    assert "--quantized is missing" in refusal("--model", "somewhere")
+
+
+def test_port_in_use(pair_folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        message = refusal(
+            "--model", str(pair_folder / "base"), "--quantized", str(pair_folder / "quantized"), "--port", str(port)
+        )
+    assert f"port {port}: Address already in use" in message
+
+
+def test_hub_name_without_a_hub() -> None:
+    assert "no-such/model" in refusal("--model", "no-such/model", "--quantized", "no-such/model-gptq")
+
+
+def test_unknown_engine_argument(pair_folder: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "server", "--model", "a", "--quantized", "b", "--no-such-argument"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 2
+    assert "--no-such-argument" in run.stderr

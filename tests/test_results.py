@@ -1,0 +1,178 @@
+"""The run folder: what is written is what is read, and nothing is ever overwritten."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pytest
+
+from client.results import (
+    COLUMNS,
+    ITEMS,
+    MANIFEST,
+    SCHEMA,
+    Counts,
+    ItemResult,
+    Manifest,
+    RunError,
+    Settings,
+    TaskRecord,
+    Timing,
+    read_run,
+    write_run,
+)
+from server.schema import Both, ModelInfo, ServerInfo
+from tests.fake_server import MODELS, SERVER
+
+SCORED = ItemResult(
+    task="boolq",
+    doc_id=0,
+    doc_hash="d0",
+    prompt_hash="p0",
+    label=1,
+    n_choices=2,
+    choice_chars=[3, 2],
+    choice_bytes=[4, 2],
+    base_logprob=[-1.5, -0.25],
+    quantized_logprob=[-1.25, -0.5],
+    choice_tokens=[1, 1],
+    base_is_greedy=[False, True],
+    quantized_is_greedy=[False, True],
+    choice_mean_kl=[0.01, None],
+    choice_max_kl=[0.02, None],
+    mean_kl=0.015,
+    max_kl=0.02,
+)
+FAILED = ItemResult(
+    task="boolq",
+    doc_id=1,
+    doc_hash="d1",
+    prompt_hash="p1",
+    label=None,
+    n_choices=3,
+    choice_chars=[1, 1, 1],
+    choice_bytes=[1, 1, 1],
+    base_logprob=[],
+    quantized_logprob=[],
+    choice_tokens=[],
+    base_is_greedy=[],
+    quantized_is_greedy=[],
+    choice_mean_kl=[],
+    choice_max_kl=[],
+    error="TimedOut: no reply",
+)
+
+
+def manifest() -> Manifest:
+    return Manifest(
+        created="2025-03-01T12:00:00.000+00:00",
+        url="http://fake",
+        server=ServerInfo.model_validate(SERVER),
+        models=Both(base=ModelInfo.model_validate(MODELS[0]), quantized=ModelInfo.model_validate(MODELS[1])),
+        tasks=[TaskRecord(name="boolq", version="1.0", num_fewshot=0, items=2)],
+        settings=Settings(
+            tasks=["boolq"], include_path=None, num_fewshot=None, limit=2, concurrency=4, add_special_tokens=True
+        ),
+        timing=Timing(started="s", finished="f", seconds=1.5, items_per_second=1.3),
+        counts=Counts(items=2, ok=1, failed=1),
+        packages={"python": "3.11"},
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    path = tmp_path / "runs" / "first"
+    write_run(path, manifest(), [SCORED, FAILED])
+    return path
+
+
+def test_what_is_written_is_read(run: Path) -> None:
+    read = read_run(str(run))
+    assert read.manifest == manifest()
+    assert read.items() == [SCORED, FAILED]
+    assert sorted(path.name for path in run.iterdir()) == [ITEMS, MANIFEST]
+    assert [path.name for path in run.parent.iterdir()] == ["first"]
+
+
+def test_every_field_is_a_column_and_every_column_says_what_it_means(run: Path) -> None:
+    assert {field.name for field in dataclasses.fields(ItemResult)} == {column.name for column in COLUMNS}
+    stored = pq.read_schema(run / ITEMS)
+    assert stored == SCHEMA
+    for column in COLUMNS:
+        assert stored.field(column.name).metadata == {b"description": column.meaning.encode()}
+
+
+def test_a_run_without_items_can_be_read(tmp_path: Path) -> None:
+    write_run(tmp_path / "empty", manifest(), [])
+    assert read_run(tmp_path / "empty").items() == []
+
+
+def test_a_run_is_never_overwritten(run: Path) -> None:
+    before = (run / MANIFEST).read_bytes()
+    with pytest.raises(RunError, match="first exists already: runs are never overwritten"):
+        write_run(run, manifest(), [])
+    assert (run / MANIFEST).read_bytes() == before
+
+
+def test_neither_is_an_empty_folder_or_a_file(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("empty", "file", "dangling"):
+        with pytest.raises(RunError, match="exists already"):
+            write_run(tmp_path / name, manifest(), [])
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="file is no folder that can be written to"):
+        write_run(tmp_path / "file" / "run", manifest(), [])
+
+
+def test_a_run_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    broken = dataclasses.replace(SCORED, doc_id=2**70)
+    with pytest.raises(OverflowError):
+        write_run(tmp_path / "run", manifest(), [broken])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_run_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"cannot read .*manifest\.json: No such file or directory"):
+        read_run(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no manifest of a run: "),
+        ("[]", "is no manifest of a run: "),
+        ("{}", "is no manifest of a run: 'schema_version'"),
+        ('{"schema_version": 1}', "is no manifest of a run: .*created"),
+        ('{"schema_version": 2}', "has schema version 2, this program reads version 1"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(run: Path, text: str, message: str) -> None:
+    (run / MANIFEST).write_text(text)
+    with pytest.raises(RunError, match=message):
+        read_run(run)
+
+
+def test_items_that_are_none_are_refused(run: Path) -> None:
+    table = pq.read_table(run / ITEMS)
+    pq.write_table(table.drop_columns(["label", "error"]), run / ITEMS)
+    with pytest.raises(RunError, match="lacks the columns label, error"):
+        read_run(run)
+    (run / ITEMS).write_bytes(b"not parquet")
+    with pytest.raises(RunError, match=r"cannot read .*items\.parquet"):
+        read_run(run)
+
+
+def test_newer_columns_and_manifest_fields_are_ignored(run: Path) -> None:
+    table = pq.read_table(run / ITEMS)
+    pq.write_table(table.append_column("news", [[1, 2]]), run / ITEMS)
+    raw = json.loads((run / MANIFEST).read_text())
+    (run / MANIFEST).write_text(json.dumps(raw | {"news": 1}))
+    read = read_run(run)
+    assert read.manifest == manifest()
+    assert read.table.column_names == [column.name for column in COLUMNS]

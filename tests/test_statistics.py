@@ -1,0 +1,81 @@
+"""The statistics against float64 textbook definitions on the same logits: within 1e-6 nats or 0.1 %."""
+
+import pytest
+import torch
+
+from server.twin.rows import STATISTICS, WIDTH
+from server.twin.statistics import likeliest, statistics
+from tests.oracle import from_logits
+
+ABSOLUTE, RELATIVE = 1e-6, 1e-3
+POSITIONS = 6
+
+
+def logits(case: str, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two sets of logits whose distributions are related as the case says."""
+    base, noise = torch.randn(2, POSITIONS, vocabulary, generator=torch.Generator().manual_seed(vocabulary)).unbind()
+    base = base * 2
+    if case == "random":
+        return base, noise * 2
+    if case == "near-identical":
+        return base + 20, base + 20 + noise * 1e-3
+    if case == "peaked":
+        base[:, 3] += 30
+        return base, base + noise * 0.1
+    if case == "disjoint":
+        quantized = base.clone()
+        base[:, : vocabulary // 2] -= 200
+        quantized[:, vocabulary // 2 :] -= 200
+        return base, quantized
+    raise ValueError(case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("vocabulary", [1_000, 32_000, 150_000])
+@pytest.mark.parametrize("case", ["random", "near-identical", "peaked", "disjoint"])
+def test_against_float64(case: str, vocabulary: int, dtype: torch.dtype) -> None:
+    base, quantized = (each.to(dtype) for each in logits(case, vocabulary))
+    targets = torch.tensor([3, 0, vocabulary - 1, *[int(i) for i in base[3:].argmax(-1)]])
+    rows = statistics(base, quantized, targets)
+    want = from_logits(base, quantized, targets)
+    expected = {name: getattr(want, name) for name in STATISTICS if not name.endswith(("confidence", "argmax"))} | {
+        f"{model}_confidence": getattr(want, f"{model}_logprobs").max(-1).values.exp()
+        for model in ("base", "quantized")
+    }
+    for name, reference in expected.items():
+        error = (rows[:, STATISTICS.index(name)].double() - reference).abs()
+        allowed = (reference.abs() * RELATIVE).clamp(min=ABSOLUTE)
+        assert (error <= allowed).all(), f"{name}: {error.max():.3g}"
+    for model, each in (("base", base), ("quantized", quantized)):
+        argmax = rows[:, STATISTICS.index(f"{model}_argmax")].long()
+        assert (each.gather(-1, argmax[:, None])[:, 0] == each.max(-1).values).all()
+
+
+@pytest.mark.parametrize("case", ["random", "peaked", "disjoint"])
+def test_model_with_itself_is_exactly_zero(case: str) -> None:
+    base, _ = logits(case, 32_000)
+    rows = statistics(base, base.clone(), torch.zeros(POSITIONS, dtype=torch.int64))
+    for name in ("kl", "reverse_kl", "js"):
+        assert (rows[:, STATISTICS.index(name)] == 0).all()
+
+
+def test_divergences_are_finite_and_bounded_where_nothing_overlaps() -> None:
+    base, quantized = torch.zeros(1, 1000), torch.zeros(1, 1000)
+    base[0, 1], quantized[0, 2] = 1e4, 1e4
+    rows = statistics(base, quantized, torch.tensor([1]))
+    assert rows.isfinite().all()
+    assert rows[0, STATISTICS.index("js")].item() == pytest.approx(0.6931472, rel=1e-6)
+    assert rows[0, STATISTICS.index("kl")].item() == pytest.approx(1e4, rel=1e-6)
+
+
+def test_likeliest_are_sorted_and_normalised() -> None:
+    base, _ = logits("random", 1_000)
+    rows = likeliest(base, 20)
+    values, ids = base.double().log_softmax(-1).topk(20, -1)
+    assert (rows[:, :20].long() == ids).all()
+    assert (rows[:, 20:].double() - values).abs().max() < 1e-5
+
+
+def test_columns() -> None:
+    base, quantized = logits("random", 1_000)
+    assert statistics(base, quantized, torch.zeros(POSITIONS, dtype=torch.int64)).shape == (POSITIONS, WIDTH)
