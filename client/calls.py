@@ -8,7 +8,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from client.errors import BadReply, InvalidRequest, first_problem, raise_for_status
+from client.errors import BadReply, InvalidRequest, raise_for_status
 from server.schema import (
     BatchReply,
     BatchRequest,
@@ -19,6 +19,7 @@ from server.schema import (
     ModelList,
     TokenizeReply,
     TokenizeRequest,
+    problem,
 )
 
 R = TypeVar("R", bound=BaseModel)
@@ -52,8 +53,8 @@ class Call(Generic[R]):
         try:
             return self.reply.model_validate_json(response.content)
         except ValidationError as exc:
-            problem = first_problem(exc).message
-            raise BadReply(f"{response.request.url} sent a reply that is no {self.reply.__name__}: {problem}") from exc
+            why = problem(exc.errors()).message
+            raise BadReply(f"{response.request.url} sent a reply that is no {self.reply.__name__}: {why}") from exc
 
 
 class Anything(BaseModel):
@@ -105,8 +106,8 @@ def _checked(model: type[M], fields: dict[str, Any]) -> M:
     try:
         return model.model_validate(fields)
     except ValidationError as exc:
-        problem = first_problem(exc)
-        raise InvalidRequest(problem.message, type=problem.type, param=problem.param) from exc
+        found = problem(exc.errors())
+        raise InvalidRequest(found.message, type=found.type, param=found.param) from exc
 
 
 def _dump(request: BaseModel) -> bytes:

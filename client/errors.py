@@ -24,7 +24,6 @@ from pydantic import ValidationError
 from server.schema import ErrorDetail, ErrorReply
 
 EXCERPT = 200
-INVALID = "invalid_request_error"
 
 
 class QconfError(Exception):
@@ -149,23 +148,3 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     except (ValueError, TypeError):  # TypeError: a date without a time zone
         return None
     return max(0.0, seconds)
-
-
-def first_problem(exc: ValidationError) -> ErrorDetail:
-    """The first thing pydantic found, as one message that names the field."""
-    problems = exc.errors(include_url=False, include_input=False)
-    first = problems[0]
-    if param := first.get("ctx", {}).get("param"):
-        return ErrorDetail(type=INVALID, message=first["msg"], param=param)
-    field = _field(first["loc"])
-    # The branches of a union each report on the same field: together they are one problem.
-    messages = dict.fromkeys(p["msg"].removeprefix("Value error, ") for p in problems if _field(p["loc"]) == field)
-    text = " or ".join(messages)
-    return ErrorDetail(type=INVALID, message=f"{field}: {text}" if field else text, param=field or None)
-
-
-def _field(loc: tuple[int | str, ...]) -> str:
-    """``("continuations", 1, "str")`` is ``continuations[1]``: what follows only names a branch of a union."""
-    head = "".join(str(part) for part in loc[:1])
-    index = "".join(f"[{part}]" for part in loc[1:2] if isinstance(part, int))
-    return head + index

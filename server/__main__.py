@@ -46,20 +46,21 @@ def main() -> int:
 async def _serve(settings: Settings, listener: socket.socket) -> int:
     import uvicorn  # these take seconds to import; wrong usage is told before
 
-    from server.app import create_app
     from server.checkpoint import read_pair
-    from server.engine import parse_engine_args, running_engine
-    from server.service import Service
 
     assert settings.model is not None
     assert settings.quantized is not None
     started = time.perf_counter()
-    arguments = parse_engine_args(list(settings.engine_args))
     _say(f"qconf {__version__}: {settings.model} and {settings.quantized}")
     pair = read_pair(
         settings.model, settings.quantized, settings.revision, settings.quantized_revision, settings.allow_unquantized
     )
-    async with running_engine(pair, arguments) as engine:
+
+    from server.app import create_app  # and these, which import vLLM, take longer than all checks of the pair
+    from server.engine import parse_engine_args, running_engine
+    from server.service import Service
+
+    async with running_engine(pair, parse_engine_args(list(settings.engine_args))) as engine:
         info = engine.info
         _say(f"vLLM {info.vllm_version} on {info.device}, {info.dtype}, context {info.max_model_len} tokens")
         service = Service(engine, pair, settings.max_sequences)

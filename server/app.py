@@ -1,6 +1,6 @@
 """The HTTP interface: routes, and the shape of errors."""
 
-from collections.abc import Sequence
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -26,6 +26,7 @@ from server.schema import (
     ModelList,
     TokenizeReply,
     TokenizeRequest,
+    problem,
 )
 from server.service import Service
 
@@ -35,7 +36,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     429: {"model": ErrorReply, "description": "Too much work in flight; see Retry-After."},
     503: {"model": ErrorReply, "description": "The engine is not there."},
 }
-TEXT_OR_IDS = "expected text or a list of at least one token id"
 
 
 def create_app(service: Service, max_body_bytes: int) -> FastAPI:
@@ -122,7 +122,7 @@ def _parse_entry(entry: dict[str, Any]) -> CompareRequest | ErrorDetail:
     try:
         return CompareRequest.model_validate(entry)
     except ValidationError as error:
-        return _invalid(error.errors()).detail
+        return problem(error.errors())
 
 
 async def _answer_all(service: Service, entries: list[CompareRequest | ErrorDetail]) -> list[Comparison | ErrorReply]:
@@ -134,36 +134,7 @@ async def _answer_all(service: Service, entries: list[CompareRequest | ErrorDeta
         except RequestError as error:
             return ErrorReply(error=error.detail)
 
-    import asyncio
-
     return await asyncio.gather(*(answer(entry) for entry in entries))
-
-
-def _invalid(errors: Sequence[Any]) -> InvalidRequest:
-    """One sentence for the first of pydantic's errors: the field, what was expected, and what came."""
-    error = errors[0]
-    context = error.get("ctx", {})
-    if "param" in context:
-        return InvalidRequest(error["msg"], context["param"])
-    param = _field(error["loc"])
-    # Text or token ids: pydantic reports each of the two that did not fit.
-    members = {location[-1] for location in (e["loc"] for e in errors) if _field(location) == param}
-    message = TEXT_OR_IDS if len(members) > 1 else str(error["msg"]).removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    value = repr(error.get("input"))
-    shown = value if len(value) <= 80 else value[:77] + "..."
-    return InvalidRequest(f"{param or 'the body'!r}: {message}, got {shown}", param)
-
-
-def _field(location: tuple[str | int, ...]) -> str | None:
-    """``("body", "continuations", 1, "str")`` as ``continuations[1]``: names of union members are left out."""
-    name = ""
-    for part in location:
-        if isinstance(part, int):
-            name += f"[{part}]"
-        elif part.isidentifier() and part not in ("body", "str"):
-            name += f".{part}" if name else part
-    return name or None
 
 
 def _error(error: RequestError) -> JSONResponse:
@@ -181,7 +152,8 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return _error(InvalidRequest(f"the body is not JSON: {first['ctx']['error']}"))
-    return _error(_invalid(error.errors()))
+    detail = problem(error.errors())
+    return _error(InvalidRequest(detail.message, detail.param))
 
 
 async def _on_http_exception(_: Request, error: Exception) -> Response:

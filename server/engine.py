@@ -48,8 +48,6 @@ class EngineInfo:
     dtype: str
     max_model_len: int
     vocab_size: int
-    base_quantization: str | None
-    quantized_quantization: str | None
 
 
 class TwinEngine:
@@ -189,8 +187,6 @@ def _configure(pair: Pair, namespace: argparse.Namespace, failure: Path) -> tupl
         dtype=str(config.model_config.dtype).removeprefix("torch."),
         max_model_len=config.model_config.max_model_len,
         vocab_size=config.model_config.get_vocab_size(),
-        base_quantization=config.model_config.quantization,
-        quantized_quantization=quantized.quantization,
     )
 
 

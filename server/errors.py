@@ -1,6 +1,6 @@
 """What can go wrong, as exceptions; server/app.py turns request errors into replies, server/__main__.py the others."""
 
-from server.schema import ErrorDetail
+from server.schema import INVALID_REQUEST, ErrorDetail
 
 
 class StartError(Exception):
@@ -23,7 +23,7 @@ class InvalidRequest(RequestError):
     """The client asked for something that cannot be; ``param`` names the field."""
 
     status = 400
-    type = "invalid_request_error"
+    type = INVALID_REQUEST
 
 
 class TooLarge(RequestError):

@@ -5,6 +5,7 @@ distribution that *predicted* token ``i``, so the first entry of a sequence is `
 All logarithms are natural; log-probabilities, entropies and divergences are in nats.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -56,20 +57,25 @@ class Message(Request):
 class CompareRequest(Request):
     """A prompt (or chat messages) to score under both models, optionally followed by candidate continuations."""
 
-    prompt: Text | TokenIds | None = Field(None, description="Text or token ids. Exactly one of prompt and messages.")
+    prompt: Text | TokenIds | None = Field(
+        default=None, description="Text or token ids. Exactly one of prompt and messages."
+    )
     messages: Annotated[list[Message], Field(min_length=1)] | None = Field(
-        None, description="A chat, rendered with the tokenizer's chat template, ending with the generation prompt."
+        default=None,
+        description="A chat, rendered with the tokenizer's chat template, ending with the generation prompt.",
     )
     continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CONTINUATIONS)] | None = Field(
-        None, description="Candidate continuations. Each is scored on its own after the prompt."
+        default=None, description="Candidate continuations. Each is scored on its own after the prompt."
     )
-    label: int | None = Field(None, ge=0, description="Index of the true continuation, where known.")
-    top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS, description="Likeliest tokens to return per position.")
+    label: int | None = Field(default=None, ge=0, description="Index of the true continuation, where known.")
+    top_logprobs: int = Field(
+        default=0, ge=0, le=MAX_TOP_LOGPROBS, description="Likeliest tokens to return per position."
+    )
     detail: Literal["tokens", "summary"] = Field(
-        "tokens", description="'tokens' returns per-token columns, 'summary' only sums and means."
+        default="tokens", description="'tokens' returns per-token columns, 'summary' only sums and means."
     )
     add_special_tokens: bool = Field(
-        True, description="Whether a text prompt gets the tokenizer's special tokens, such as a leading BOS."
+        default=True, description="Whether a text prompt gets the tokenizer's special tokens, such as a leading BOS."
     )
 
     @model_validator(mode="after")
@@ -292,3 +298,34 @@ class DetokenizeReply(Reply):
     """Text of token ids."""
 
     text: str
+
+
+INVALID_REQUEST = "invalid_request_error"
+TEXT_OR_IDS = "expected text or a list of at least one token id"
+
+
+def problem(errors: Sequence[Any]) -> ErrorDetail:
+    """One sentence for the first of pydantic's errors: the field, what was expected, and what came."""
+    error = errors[0]
+    if "param" in error.get("ctx", {}):
+        return ErrorDetail(type=INVALID_REQUEST, message=error["msg"], param=error["ctx"]["param"])
+    param = _field(error["loc"])
+    # Text or token ids: pydantic reports each of the two that did not fit; our own check says best what is wrong.
+    same = [other for other in errors if _field(other["loc"]) == param]
+    own = [other for other in same if other["type"] == "value_error"]
+    expected = TEXT_OR_IDS if len(same) > 1 and not own else str((own or same)[0]["msg"]).removeprefix("Value error, ")
+    value = repr(error["input"])
+    shown = value if len(value) <= 80 else value[:77] + "..."
+    message = f"{repr(param) if param else 'the body'}: {expected[0].lower() + expected[1:]}, got {shown}"
+    return ErrorDetail(type=INVALID_REQUEST, message=message, param=param)
+
+
+def _field(location: Sequence[str | int]) -> str | None:
+    """``("body", "continuations", 1, "str")`` as ``continuations[1]``: names of union members are left out."""
+    name = ""
+    for part in location:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        elif part.isidentifier() and part not in ("body", "str"):
+            name += f".{part}" if name else part
+    return name or None

@@ -32,15 +32,15 @@ class Service:
         self._max_sequences = max_sequences
         self._sequences = 0
         created = int(time.time())
-        base = self._model_info("base", pair.base, info.base_quantization, created)
-        quantized = self._model_info("quantized", pair.quantized, info.quantized_quantization, created)
+        base = self._model_info("base", pair.base, created)
+        quantized = self._model_info("quantized", pair.quantized, created)
         self._models = Both[ModelInfo](base=base, quantized=quantized)
         self.models = ModelList(
             data=[base, quantized],
             server=ServerInfo(version=__version__, vllm=info.vllm_version, device=info.device),
         )
 
-    def _model_info(self, role: str, checkpoint: Checkpoint, quantization: str | None, created: int) -> ModelInfo:
+    def _model_info(self, role: str, checkpoint: Checkpoint, created: int) -> ModelInfo:
         return ModelInfo.model_validate(
             {
                 "id": role,
@@ -49,7 +49,7 @@ class Service:
                 "revision": checkpoint.revision,
                 "architecture": checkpoint.architectures[0],
                 "dtype": self._engine.info.dtype,
-                "quantization": quantization,
+                "quantization": checkpoint.quantization,
                 "max_model_len": self._engine.info.max_model_len,
             }
         )

@@ -52,16 +52,26 @@ def test_messages_and_token_ids_travel_as_they_are() -> None:
 
 INVALID = [
     pytest.param({}, "expected exactly one of 'prompt' and 'messages'", "prompt", id="nothing"),
-    pytest.param({"prompt": 7}, "prompt: Input should be a valid string or .* list", "prompt", id="type"),
     pytest.param(
-        {"prompt": "a", "continuations": []}, "continuations: List should have at least 1", "continuations", id="empty"
+        {"prompt": 7}, "'prompt': expected text or a list of at least one token id, got 7", "prompt", id="type"
     ),
-    pytest.param({"prompt": "a", "continuations": ["b", 3]}, r"continuations\[1\]: ", "continuations[1]", id="element"),
+    pytest.param(
+        {"prompt": "a", "continuations": []},
+        "'continuations': list should have at least 1",
+        "continuations",
+        id="empty",
+    ),
+    pytest.param(
+        {"prompt": "a", "continuations": ["b", 3]},
+        r"\'continuations\[1\]\': expected text",
+        "continuations[1]",
+        id="element",
+    ),
     pytest.param(
         {"prompt": "a", "continuations": ["b"], "label": 1}, "'label' is 1, expected an index below 1", "label"
     ),
-    pytest.param({"prompt": "a", "label": -1}, "label: ", "label", id="negative label"),
-    pytest.param({"prompt": "a", "temprature": 1}, "temprature: Extra inputs", "temprature", id="unknown field"),
+    pytest.param({"prompt": "a", "label": -1}, "'label': ", "label", id="negative label"),
+    pytest.param({"prompt": "a", "temprature": 1}, "'temprature': extra inputs", "temprature", id="unknown field"),
     pytest.param({"prompt": "half a pair: \ud83d"}, "half of a surrogate pair", "prompt", id="surrogate"),
 ]
 
@@ -112,7 +122,7 @@ def test_a_bad_entry_of_a_batch_does_not_lose_the_others() -> None:
 def test_an_empty_batch_is_refused() -> None:
     with (
         Client("http://fake", transport=FakeServer().transport) as qconf,
-        pytest.raises(InvalidRequest, match="requests: List should have at least 1"),
+        pytest.raises(InvalidRequest, match="'requests': list should have at least 1"),
     ):
         qconf.compare_batch([])
 

@@ -86,10 +86,10 @@ def raising(exc: Exception) -> Hook:
 
 
 BAD_REPLIES = [
-    pytest.param("not JSON", "sent a reply that is no Comparison: Invalid JSON", id="text"),
-    pytest.param("{}", "id: Field required", id="empty"),
+    pytest.param("not JSON", "sent a reply that is no Comparison: the body: invalid JSON", id="text"),
+    pytest.param("{}", "'id': field required", id="empty"),
     pytest.param('{"object": "chat.completion"}', "http://fake/compare", id="another API"),
-    pytest.param("", "Invalid JSON", id="nothing"),
+    pytest.param("", "invalid JSON", id="nothing"),
 ]
 
 

@@ -58,7 +58,9 @@ def check_top(model: dict[str, list[dict[str, list[float]]]], logprobs: torch.Te
     """The likeliest tokens are as likely as the oracle's; which they are may differ where two are as good as equal."""
     assert model["top"][0] is None
     for position, top in enumerate(model["top"][1:]):
-        assert top["token_ids"][0] == model["argmax"][position + 1]
+        argmax = model["argmax"][position + 1]
+        # 16-bit logits are often equal, and then either token may come first.
+        assert argmax == top["token_ids"][0] or argmax in top["token_ids"][: _equal(top["logprobs"])]
         ids = torch.tensor(top["token_ids"], dtype=torch.int64)
         reported = torch.tensor(top["logprobs"], dtype=torch.float64)
         assert len(set(top["token_ids"])) == TOP
@@ -67,7 +69,23 @@ def check_top(model: dict[str, list[dict[str, list[float]]]], logprobs: torch.Te
         assert (reported.diff() <= 0).all()
 
 
+def _equal(logprobs: list[float]) -> int:
+    """How many of the likeliest tokens are exactly as likely as the likeliest."""
+    return sum(logprob == logprobs[0] for logprob in logprobs)
+
+
 @pytest.mark.parametrize("dtype", LOGPROB_TOLERANCE)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family(tmp_path: Path, family: str, dtype: str) -> None:
-    check_against_oracle(make_pair(tmp_path, family), dtype)
+    # BLOOM's checkpoints all tie their head to the embeddings; the others' are tied below.
+    check_against_oracle(make_pair(tmp_path, family, tied=family == "bloom"), dtype)
+
+
+@pytest.mark.parametrize("group_size", [32, -1])
+def test_group_size(tmp_path: Path, group_size: int) -> None:
+    check_against_oracle(make_pair(tmp_path, "llama", group_size), "float16")
+
+
+def test_tied_head_and_activation_order_without_effect(tmp_path: Path) -> None:
+    # With one group per output, activation order changes nothing; vLLM takes it in that case only.
+    check_against_oracle(make_pair(tmp_path, "llama", -1, tied=True, desc_act=True), "bfloat16")
