@@ -49,6 +49,7 @@ def make(folder: Path, world: World, scale: train.Scale) -> None:
     print("tokenizer", flush=True)
     tokenizer = train.train_tokenizer(world, scale.vocabulary)
     model = train.train(world, scale, tokenizer)
+    train.spread_channels(model, scale.spread, world.seed)
     base = folder / "pair" / "base"
     train.save(model, tokenizer, base)
     texts = train.corpus_sample(world, tokenizer, scale.samples * scale.context)

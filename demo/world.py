@@ -118,9 +118,8 @@ class World:
         return person, draw(rng, self.home(person))
 
     def boolq(self, rng: random.Random) -> Question:
-        kind: Callable[[random.Random], Question] = rng.choice(
-            (self._will_work, self._will_work, self._will_eat, self._home)
-        )
+        # Comparing two towns is the hardest of the three, and the names are the rarest of all words.
+        kind = rng.choices((self._will_work, self._will_eat, self._home), (4, 3, 1))[0]
         return kind(rng)
 
     def _will_work(self, rng: random.Random) -> Question:
@@ -238,11 +237,11 @@ class World:
         _, statement, answers = self.knowledge(rng)
         return Question(statement, answers)
 
-    def document(self, rng: random.Random) -> str:
-        """One text of the corpus: a fact or a question, with an answer drawn by its probability."""
+    def document(self, rng: random.Random) -> tuple[str, str]:
+        """One text of the corpus in two parts: a fact or a question, and an answer drawn by its probability."""
         source = rng.choice((*self.sources.values(), self.fact))
         question = source(rng)
-        return f"{question.prompt} {draw(rng, question.answers)}."
+        return question.prompt, f" {draw(rng, question.answers)}."
 
 
 def unique(lists: list[str]) -> tuple[str, ...]:

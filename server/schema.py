@@ -306,14 +306,17 @@ TEXT_OR_IDS = "expected text or a list of at least one token id"
 
 def problem(errors: Sequence[Any]) -> ErrorDetail:
     """One sentence for the first of pydantic's errors: the field, what was expected, and what came."""
-    error = errors[0]
-    if "param" in error.get("ctx", {}):
-        return ErrorDetail(type=INVALID_REQUEST, message=error["msg"], param=error["ctx"]["param"])
-    param = _field(error["loc"])
-    # Text or token ids: pydantic reports each of the two that did not fit; our own check says best what is wrong.
-    same = [other for other in errors if _field(other["loc"]) == param]
-    own = [other for other in same if other["type"] == "value_error"]
-    expected = TEXT_OR_IDS if len(same) > 1 and not own else str((own or same)[0]["msg"]).removeprefix("Value error, ")
+    first = errors[0]
+    if "param" in first.get("ctx", {}):
+        return ErrorDetail(type=INVALID_REQUEST, message=first["msg"], param=first["ctx"]["param"])
+    # Text or token ids: pydantic reports why it was neither. What is wrong inside a list says more than that a list is
+    # no text, and our own check of text says more than that text is no list.
+    within = [error for error in errors if (_field(error["loc"]) or "").startswith(_field(first["loc"]) or "")]
+    param = max((_field(error["loc"]) for error in within), key=lambda field: len(field or ""))
+    same = [error for error in within if _field(error["loc"]) == param]
+    own = [error for error in same if error["type"] == "value_error"]
+    error = (own or same)[0]
+    expected = TEXT_OR_IDS if len(same) > 1 and not own else str(error["msg"]).removeprefix("Value error, ")
     value = repr(error["input"])
     shown = value if len(value) <= 80 else value[:77] + "..."
     message = f"{repr(param) if param else 'the body'}: {expected[0].lower() + expected[1:]}, got {shown}"
