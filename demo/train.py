@@ -36,7 +36,7 @@ class Scale:
     context: int = 1024
     learning_rate: float = 3e-3
     vocabulary: int = 1920
-    spread: float = 0.7
+    spread: float = 1.0
     items: int = 300
     samples: int = 128
 

@@ -1,7 +1,6 @@
 """One vLLM engine with both models. With server/twin/, the only code that imports vLLM (tested on 0.26 and 0.32)."""
 
 import argparse
-import asyncio
 import contextlib
 import itertools
 import os
@@ -152,14 +151,16 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
             await engine.score([0, 0])  # the first request of a process compiles for seconds; not on a user's time
             yield engine
         finally:
-            await asyncio.to_thread(engine.shutdown)
+            engine.shutdown()  # on the event loop: its reader must not see the processes end
 
 
 def _configure(pair: Pair, namespace: argparse.Namespace, failure: Path) -> tuple[VllmConfig, EngineInfo]:
     """Build both models' configurations, so that what vLLM refuses is refused before weights load."""
     namespace.model, namespace.revision = pair.base.name, pair.base.revision
     args = AsyncEngineArgs.from_cli_args(namespace)
-    overrides = dict(args.hf_overrides) if isinstance(args.hf_overrides, dict) else {}
+    # vLLM computes the logits of pooling models in float32, those of others in the model's dtype. Both halves get the
+    # latter, as in serving, unless the user says otherwise for both.
+    overrides = {"head_dtype": "model"} | (dict(args.hf_overrides) if isinstance(args.hf_overrides, dict) else {})
     args.runner, args.convert = "pooling", "none"
     args.hf_overrides = overrides | {
         "architectures": [ARCHITECTURE],

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from demo import words
 from demo.items import CHOICES, Item, make_items
-from demo.train import FULL
+from demo.train import FULL, TOY, new_model, spread_channels
 from demo.world import World
 from tests.test_quantize import dequantize
 
@@ -144,6 +144,16 @@ def test_usual_answers_are_the_likely_ones() -> None:
         answers = world.choice_of(tools, [*usual, "a cloud", "a song"], "tool", goal)
         assert math.isclose(sum(answers.values()), 1)
         assert sum(answers[tool] for tool in usual) > 0.8
+
+
+def test_spread_channels_leaves_the_model_as_it_is() -> None:
+    torch.manual_seed(0)
+    model = new_model(TOY, 64).eval()
+    ids = torch.arange(40)[None]
+    before = model(ids).logits.detach().clone(), model.model.layers[0].mlp.down_proj.weight.detach().clone()
+    spread_channels(model, 2.0, seed=0)
+    assert torch.equal(model(ids).logits, before[0])
+    assert not torch.equal(model.model.layers[0].mlp.down_proj.weight, before[1])
 
 
 class Scored(NamedTuple):
