@@ -37,7 +37,7 @@ class PairTokenizer:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
-        self._decode_one = lru_cache(maxsize=None)(lambda token_id: self.decode([token_id]))
+        self._text = lru_cache(maxsize=None)(self._decode_one)
 
     def sequences(self, request: CompareRequest) -> Sequences:
         """Token ids of all that the request asks for; InvalidRequest names the field that cannot be tokenized."""
@@ -76,7 +76,13 @@ class PairTokenizer:
 
     def texts(self, token_ids: list[int]) -> list[str]:
         """The text of each token on its own; a part of a UTF-8 character decodes to U+FFFD."""
-        return [self._decode_one(token_id) for token_id in token_ids]
+        return [self._text(token_id) for token_id in token_ids]
+
+    def _decode_one(self, token_id: int) -> str:
+        text = self.decode([token_id])
+        # SentencePiece decoders drop the space that begins a text, and so that of every token on its own.
+        begins_word = str(self._tokenizer.convert_ids_to_tokens(token_id)).startswith("▁")
+        return f" {text}" if begins_word and not text.startswith(" ") else text
 
     def check_ids(self, token_ids: list[int], field: str) -> list[int]:
         """The same ids, or InvalidRequest if one is outside the vocabulary."""
