@@ -1,4 +1,7 @@
-"""One vLLM engine with both models. With server/twin/, the only code that imports vLLM (tested on 0.26 and 0.32)."""
+"""One vLLM engine with both models. With server/twin/, the only code that imports vLLM.
+
+Tested on vLLM 0.32; 0.26 has the same interfaces.
+"""
 
 import argparse
 import contextlib

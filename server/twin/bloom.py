@@ -1,4 +1,4 @@
-"""BLOOM's fused QKV, packed. Touches vLLM's internals; tested on 0.26 and 0.32."""
+"""BLOOM's fused QKV, packed. Touches vLLM's internals; tested on 0.32; 0.26 has the same interfaces."""
 
 from collections.abc import Iterable
 from typing import Any
