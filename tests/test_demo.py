@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +158,7 @@ def test_spread_channels_leaves_the_model_as_it_is() -> None:
 
 
 class Scored(NamedTuple):
-    """What a model makes of a task: per item the confidence in each choice."""
+    """What the pair makes of every other item of a task: the confidences in its choices."""
 
     items: list[Item]
     base: list[list[float]]
@@ -169,22 +170,32 @@ class Scored(NamedTuple):
 
 
 @torch.no_grad()
-def confidences(model: Any, tokenizer: Any, item: Item) -> list[float]:
+def confidences(model: Any, tokenizer: Any, items: list[Item]) -> list[list[float]]:
     """As lm-eval: summed log-likelihood of each choice after the prompt, and the softmax of these sums."""
-    start = len(tokenizer(item["prompt"], add_special_tokens=False)["input_ids"])
-    rows = [
-        tokenizer(f"{item['prompt']} {choice}", add_special_tokens=False)["input_ids"] for choice in item["choices"]
-    ]
-    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-1)
+    prompts = [item["prompt"] for item in items for _ in item["choices"]]
+    texts = [f"{item['prompt']} {choice}" for item in items for choice in item["choices"]]
+    rows = [torch.tensor(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    starts = torch.tensor([len(ids) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]])
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
     logprobs = model(padded.clamp(min=0)).logits[:, :-1].log_softmax(-1)
-    targets = padded[:, 1:, None]
-    chosen = logprobs.gather(-1, targets.clamp(min=0))[..., 0] * (targets[..., 0] >= 0)
-    shares: list[float] = chosen[:, start - 1 :].sum(-1).softmax(0).tolist()
+    targets = padded[:, 1:]
+    of_choice = (torch.arange(1, padded.shape[1]) >= starts[:, None]) & (targets >= 0)
+    sums = (logprobs.gather(-1, targets.clamp(min=0)[..., None])[..., 0] * of_choice).sum(-1)
+    shares: list[list[float]] = sums.view(len(items), -1).softmax(-1).tolist()
     return shares
 
 
 @pytest.fixture(scope="module")
-def scored() -> dict[str, Scored]:
+def single_thread() -> Iterator[None]:
+    """Beside other tests, threads that wait for each other are slower than one alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def scored(single_thread: None) -> dict[str, Scored]:
     base: Any = LlamaForCausalLM.from_pretrained(DEMO / "pair" / "base", dtype=torch.float32)
     quantized: Any = LlamaForCausalLM.from_pretrained(DEMO / "pair" / "base", dtype=torch.float32)
     tensors = load_file(DEMO / "pair" / "quantized" / "model.safetensors")
@@ -194,9 +205,12 @@ def scored() -> dict[str, Scored]:
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "pair" / "base")
     tasks = {}
     for task in CHOICES:
-        items = read_items(DEMO / "tasks", task)
-        rows = [[confidences(model, tokenizer, item) for item in items] for model in (base, quantized)]
-        tasks[task] = Scored(items, *rows)
+        items = read_items(DEMO / "tasks", task)[::2]
+        batches = [items[start : start + 25] for start in range(0, len(items), 25)]
+        of_base, of_quantized = (
+            [row for batch in batches for row in confidences(model, tokenizer, batch)] for model in (base, quantized)
+        )
+        tasks[task] = Scored(items, of_base, of_quantized)
     return tasks
 
 
@@ -206,7 +220,7 @@ def test_base_accuracy_is_neither_chance_nor_perfect(scored: dict[str, Scored]) 
 
 
 def test_base_confidence_is_near_the_true_probability(scored: dict[str, Scored]) -> None:
-    """Kullback-Leibler divergence from the world's probabilities, in nats; guessing evenly would cost about 0.5."""
+    """Kullback-Leibler divergence from the world's probabilities, in nats; guessing evenly would cost 0.27 to 0.84."""
     means = []
     for task in scored.values():
         divergence = [
@@ -219,7 +233,7 @@ def test_base_confidence_is_near_the_true_probability(scored: dict[str, Scored])
 
 
 def test_base_is_calibrated(scored: dict[str, Scored]) -> None:
-    """Expected calibration error over the 1,800 items, ten bins; its expectation for a perfect model is about 0.02."""
+    """Expected calibration error over the 900 items, ten bins; a perfect model would show some 0.02 by chance."""
     bins: dict[int, list[float]] = {}
     for task in scored.values():
         for item, row in zip(task.items, task.base, strict=True):
@@ -235,5 +249,5 @@ def test_quantization_is_felt(scored: dict[str, Scored]) -> None:
         name: sum(b.index(max(b)) != q.index(max(q)) for b, q in zip(task.base, task.quantized, strict=True))
         for name, task in scored.items()
     }
-    assert sum(flips.values()) >= 18
-    assert sum(count > 0 for count in flips.values()) >= 5
+    assert sum(flips.values()) >= 9
+    assert sum(count > 0 for count in flips.values()) >= 4

@@ -155,8 +155,9 @@ def test_hub_name_without_a_hub() -> None:
 
 
 def test_unknown_engine_argument(pair_folder: Path) -> None:
+    arguments = ["--model", str(pair_folder / "base"), "--quantized", str(pair_folder / "quantized")]
     run = subprocess.run(
-        [sys.executable, "-m", "server", "--model", "a", "--quantized", "b", "--no-such-argument"],
+        [sys.executable, "-m", "server", *arguments, "--no-such-argument"],
         capture_output=True,
         text=True,
         timeout=300,
