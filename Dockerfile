@@ -9,13 +9,11 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_BREAK_SYSTEM_PACKAGES
 
 # The official image brings vLLM, torch and all that the server needs; a plain Python base gets the CPU lock.
 # This layer changes only with the lock: a change in our own code rebuilds in seconds.
-COPY requirements/cpu.txt requirements/
+COPY requirements/cpu.txt requirements/system.sh requirements/
 RUN if python3 -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("vllm") is None)'; then \
       echo "vLLM is there already"; \
     else \
-      apt-get update \
-      && apt-get install --yes --no-install-recommends libtcmalloc-minimal4 \
-      && rm -rf /var/lib/apt/lists/* \
+      sh requirements/system.sh \
       && (python3 -m pip install torch==2.13.0+cpu \
           || python3 -m pip install torch==2.13.0+cpu --index-url https://download.pytorch.org/whl/cpu) \
       && python3 -m pip install --no-deps --require-hashes -r requirements/cpu.txt; \
@@ -35,7 +33,9 @@ RUN python3 -m pip install --no-deps . \
 
 USER qconf
 WORKDIR /home/qconf
-ENV QCONF_HOST=0.0.0.0 QCONF_PORT=8000 HF_HOME=/cache/huggingface VLLM_CACHE_ROOT=/cache/vllm
+# Docker gives a container 64 MiB of shared memory; vLLM's message queue between processes would take 160.
+ENV QCONF_HOST=0.0.0.0 QCONF_PORT=8000 HF_HOME=/cache/huggingface VLLM_CACHE_ROOT=/cache/vllm \
+    VLLM_MQ_MAX_CHUNK_BYTES_MB=4
 VOLUME /cache
 EXPOSE 8000
 STOPSIGNAL SIGTERM

@@ -30,6 +30,7 @@ demo-pair: $(VENV)/.dev  ## Make the demo pair and its tasks again (about 20 min
 # The package index has no CPU build of torch for Linux; where no local folder offers one, PyTorch's own index does.
 # The lock lists every package, so nothing is resolved here: pip installs exactly the hashed files.
 $(VENV)/.runtime: requirements/cpu.txt pyproject.toml
+	sh requirements/system.sh
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install $(TORCH) || $(PIP) install $(TORCH) --index-url https://download.pytorch.org/whl/cpu
 	$(PIP) install --no-deps --require-hashes -r requirements/cpu.txt

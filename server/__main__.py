@@ -33,8 +33,8 @@ def main() -> int:
     except ValidationError as error:
         return _refuse(_sentence(error))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
-    preload_libraries()
     try:
+        preload_libraries()
         with _stopped_by(signal.SIGTERM, signal.SIGINT), _bound_socket(settings) as listener:
             return asyncio.run(_serve(settings, listener))
     except StartError as error:
