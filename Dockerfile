@@ -33,9 +33,7 @@ RUN python3 -m pip install --no-deps . \
 
 USER qconf
 WORKDIR /home/qconf
-# Docker gives a container 64 MiB of shared memory; vLLM's message queue between processes would take 160.
-ENV QCONF_HOST=0.0.0.0 QCONF_PORT=8000 HF_HOME=/cache/huggingface VLLM_CACHE_ROOT=/cache/vllm \
-    VLLM_MQ_MAX_CHUNK_BYTES_MB=4
+ENV QCONF_HOST=0.0.0.0 QCONF_PORT=8000 HF_HOME=/cache/huggingface VLLM_CACHE_ROOT=/cache/vllm
 VOLUME /cache
 EXPOSE 8000
 STOPSIGNAL SIGTERM

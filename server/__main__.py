@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
@@ -18,6 +18,11 @@ from server import __version__
 from server.errors import StartError
 from server.preload import preload_libraries
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from server.service import Service
 
 USAGE_ERROR = 2
 
@@ -71,9 +76,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
                 timeout_graceful_shutdown=settings.grace_seconds,
             )
         )
-        host, port = listener.getsockname()[:2]
-        _say(f"ready on http://{host}:{port} after {time.perf_counter() - started:.0f} s")
-        watcher = asyncio.create_task(_stop_when_dead(service, server))
+        watcher = asyncio.create_task(_watch(service, server, listener, started))
         try:
             await server.serve(sockets=[listener])
         finally:
@@ -84,7 +87,12 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
     return 0
 
 
-async def _stop_when_dead(service: "Service", server: "uvicorn.Server") -> None:  # type: ignore[name-defined] # noqa: F821
+async def _watch(service: "Service", server: "uvicorn.Server", listener: socket.socket, started: float) -> None:
+    """Say when connections are accepted, and end the server when its engine dies."""
+    while not server.started:
+        await asyncio.sleep(0.05)
+    host, port = listener.getsockname()[:2]
+    _say(f"ready on http://{host}:{port} after {time.perf_counter() - started:.0f} s")
     while service.is_ready:
         await asyncio.sleep(1)
     server.should_exit = True

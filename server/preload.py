@@ -3,6 +3,7 @@
 import ctypes
 import ctypes.util
 import os
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from server.errors import StartError
 
 VARIABLE = "LD_PRELOAD"
+SHARED_MEMORY = "/dev/shm"
+SHARED_MEMORY_BYTES = 512 * 2**20
 
 
 def preload_libraries() -> None:
@@ -20,6 +23,7 @@ def preload_libraries() -> None:
     if not _is_cpu_build():
         return
     _check_libnuma()
+    _check_shared_memory()
     present = os.environ.get(VARIABLE, "")
     missing = [path for path in _libraries() if Path(path).name.split(".")[0] not in present]
     if missing:
@@ -33,6 +37,16 @@ def _check_libnuma() -> None:
         ctypes.CDLL("libnuma.so.1")
     except OSError as error:
         raise StartError("vLLM's CPU build needs libnuma: install the system's package libnuma1") from error
+
+
+def _check_shared_memory() -> None:
+    # vLLM's processes on a CPU exchange messages through it, and a container has only 64 MiB unless told otherwise.
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free < SHARED_MEMORY_BYTES:
+        raise StartError(
+            f"vLLM on a CPU needs {SHARED_MEMORY_BYTES >> 20} MiB of shared memory, but {SHARED_MEMORY} has only "
+            f"{free >> 20} MiB free: run the container with --shm-size=1g"
+        )
 
 
 def _is_cpu_build() -> bool:

@@ -38,7 +38,7 @@ _GATED = {
     "max_position_embeddings": CONTEXT,
     "bos_token_id": 0,
     "eos_token_id": 1,
-    "initializer_range": 0.06,
+    "initializer_range": 0.045,
 }
 FAMILIES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, _GATED | {"num_key_value_heads": HEADS}),
@@ -57,7 +57,7 @@ FAMILIES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
             "max_position_embeddings": CONTEXT,
             "bos_token_id": 0,
             "eos_token_id": 1,
-            "init_std": 0.06,
+            "init_std": 0.045,
         },
     ),
     "bloom": (
@@ -70,7 +70,7 @@ FAMILIES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
             "seq_length": CONTEXT,
             "bos_token_id": 0,
             "eos_token_id": 1,
-            "initializer_range": 0.06,
+            "initializer_range": 0.045,
         },
     ),
 }
