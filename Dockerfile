@@ -19,14 +19,15 @@ RUN if python3 -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec
       && python3 -m pip install --no-deps --require-hashes -r requirements/cpu.txt; \
     fi
 
-# --no-deps: nothing here may replace the base's torch or vLLM. The import shows that nothing is missing.
+# What is installed stays as it is: nothing here may replace the base's torch or vLLM.
 COPY pyproject.toml README.md ./
 COPY server server
 COPY client client
 COPY eval eval
 COPY demo demo
-RUN python3 -m pip install --no-deps . \
-    && rm -rf build ./*.egg-info server client eval demo \
+RUN python3 -m pip list --format=freeze > installed.txt \
+    && python3 -m pip install --constraint installed.txt '.[server]' \
+    && rm -rf build ./*.egg-info installed.txt server client eval demo \
     && python3 -c 'import server.app, server.settings' \
     && useradd --create-home --uid 10001 qconf \
     && install --directory --owner=qconf /cache

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -40,7 +41,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 def create_app(service: Service, max_body_bytes: int) -> FastAPI:
     """The application that serves one pair."""
-    app = FastAPI(
+    # Its page of documentation needs no network; FastAPI's own loads its scripts from elsewhere.
+    app = FastAPIOffline(
+        redoc_url=None,
         title="qconf",
         version=__version__,
         summary="Compare a full-precision language model with its quantized twin.",

@@ -1,8 +1,8 @@
 """Tiny random pairs of every family, and the same models in transformers as an oracle.
 
-The quantized half is made by plain rounding in GPTQ's file format, written here from the format's description, so
-that the test does not depend on the quantizer. Weights are representable in bfloat16 and in float16, so that both
-engines' dtypes start from the same numbers as the oracle.
+The quantized half is made by plain rounding in GPTQ's file format (or that of compressed-tensors), written here from
+the format's description, so that the test does not depend on the quantizer. Weights are representable in bfloat16 and
+in float16, so that both engines' dtypes start from the same numbers as the oracle.
 """
 
 import json
@@ -87,10 +87,10 @@ class TinyPair:
 
 
 def make_pair(
-    folder: Path, family: str, group_size: int = 128, tied: bool = False, seed: int = 0, **settings: Any
+    folder: Path, family: str, group_size: int = 128, tied: bool = False, method: str = "gptq", **settings: Any
 ) -> TinyPair:
     """Write a pair to a folder. ``settings`` go to the quantization config as they are."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     kind, options = FAMILIES[family]
     config = kind(**options | {"tie_word_embeddings": tied})
     model = _model(config)
@@ -103,7 +103,7 @@ def make_pair(
     model.save_pretrained(base)
     twin = _model(config)
     twin.load_state_dict(model.state_dict())
-    _write_quantized(twin, base, quantized, group_size, settings)
+    _write_quantized(twin, base, quantized, group_size, method, settings)
     for target in (base, quantized):
         for file in TOKENIZER.glob("tokenizer*"):
             shutil.copy(file, target)
@@ -117,7 +117,7 @@ def _model(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def _write_quantized(
-    model: PreTrainedModel, base: Path, folder: Path, group_size: int, settings: dict[str, Any]
+    model: PreTrainedModel, base: Path, folder: Path, group_size: int, method: str, settings: dict[str, Any]
 ) -> None:
     """Round the model's linear layers in place and write them packed."""
     folder.mkdir()
@@ -126,8 +126,9 @@ def _write_quantized(
         if isinstance(module, nn.Linear) and "lm_head" not in name:
             weight = tensors.pop(f"{name}.weight")
             group = weight.shape[1] if group_size == -1 else group_size
-            packed, rounded = quantize(weight, group)
-            module.weight.data = rounded
+            scales, levels = quantize(weight, group)
+            module.weight.data = ((levels - 8).view(len(weight), -1, group) * scales[..., None]).view_as(weight)
+            packed = PACKERS[method](scales, levels)
             tensors |= {f"{name}.{key}": value for key, value in packed.items()}
     if model.config.tie_word_embeddings:
         tensors.pop("lm_head.weight")
@@ -137,31 +138,65 @@ def _write_quantized(
     }
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((base / "config.json").read_text())
-    config["quantization_config"] = {
-        "quant_method": "gptq",
-        "bits": 4,
-        "group_size": group_size,
-        "desc_act": False,
-        "sym": True,
-    } | settings
+    config["quantization_config"] = CONFIGS[method](group_size) | settings
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def quantize(weight: torch.Tensor, group_size: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Round a weight (out, in) to 4 bits with a zero point of 8: the packed tensors, and what they stand for."""
-    out_features, in_features = weight.shape
-    groups = weight.view(out_features, -1, group_size)
+def quantize(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales (out, groups) and levels 0 to 15 (out, in) of a weight (out, in) rounded around a zero point of 8."""
+    groups = weight.view(len(weight), -1, group_size)
     scales = _representable(groups.abs().amax(-1, keepdim=True) / 7)
     levels = (groups / scales).round().clamp(-8, 7) + 8
-    rounded = ((levels - 8) * scales).view_as(weight)
-    codes = levels.view(out_features, in_features).T.to(torch.int64)  # (in, out)
-    zeros = torch.full((in_features // group_size, out_features), 7)  # the format stores the zero point less one
+    return scales[..., 0], levels.view_as(weight).to(torch.int64)
+
+
+def pack_gptq(scales: torch.Tensor, levels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """GPTQ's tensors: inputs before outputs, eight levels to a word along the inputs."""
+    (out_features, in_features), groups = levels.shape, scales.shape[1]
+    zeros = torch.full((groups, out_features), 7)  # the format stores the zero point less one
     return {
-        "qweight": _pack(codes.T).T,
+        "qweight": _pack(levels).T,
         "qzeros": _pack(zeros),
-        "scales": scales.view(out_features, -1).T,
-        "g_idx": (torch.arange(in_features) // group_size).int(),
-    }, rounded
+        "scales": scales.T,
+        "g_idx": (torch.arange(in_features) // (in_features // groups)).int(),
+    }
+
+
+def dequantize(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """GPTQ's layout, by hand: eight 4-bit levels to a word, inputs along rows; stored zero points are one too small."""
+    shifts = torch.arange(0, 32, 4)
+    qweight, qzeros, scales = (tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales"))
+    levels = (qweight[:, None, :] >> shifts[None, :, None] & 15).flatten(0, 1)
+    zeros = (qzeros[:, :, None] >> shifts & 15).flatten(1) + 1
+    group = tensors[f"{name}.g_idx"].long()
+    weight: torch.Tensor = scales[group].float() * (levels - zeros[group])
+    return weight.T
+
+
+def pack_compressed_tensors(scales: torch.Tensor, levels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The tensors of compressed-tensors' format "pack-quantized"."""
+    return {"weight_packed": _pack(levels), "weight_scale": scales, "weight_shape": torch.tensor(levels.shape)}
+
+
+def gptq_config(group_size: int) -> dict[str, Any]:
+    """How GPTQ checkpoints describe themselves."""
+    return {"quant_method": "gptq", "bits": 4, "group_size": group_size, "desc_act": False, "sym": True}
+
+
+def compressed_tensors_config(group_size: int) -> dict[str, Any]:
+    """How compressed-tensors checkpoints describe themselves."""
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group_size}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        "ignore": ["lm_head"],
+    }
+
+
+PACKERS = {"gptq": pack_gptq, "compressed-tensors": pack_compressed_tensors}
+CONFIGS = {"gptq": gptq_config, "compressed-tensors": compressed_tensors_config}
 
 
 def _pack(codes: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from demo import words
 from demo.items import CHOICES, Item, make_items
 from demo.train import FULL, TOY, new_model, spread_channels
 from demo.world import World
-from tests.test_quantize import dequantize
+from tests.pairs import dequantize
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "demo"

@@ -12,10 +12,13 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 from demo.local_server import running_server
+from tests.conftest import FIXTURES
 from tests.oracle import expected
-from tests.pairs import FAMILIES, VOCABULARY, TinyPair, make_pair
+from tests.pairs import FAMILIES, VOCABULARY, TinyPair, dequantize, make_pair
 
 LOGPROB_TOLERANCE = {"bfloat16": 0.03, "float16": 0.005}
 TOP = 5
@@ -89,3 +92,19 @@ def test_group_size(tmp_path: Path, group_size: int) -> None:
 def test_tied_head_and_activation_order_without_effect(tmp_path: Path) -> None:
     # With one group per output, activation order changes nothing; vLLM takes it in that case only.
     check_against_oracle(make_pair(tmp_path, "llama", -1, tied=True, desc_act=True), "bfloat16")
+
+
+def test_checkpoint_written_by_auto_gptq() -> None:
+    base, quantized = FIXTURES / "autogptq-0.7.1-base", FIXTURES / "autogptq-0.7.1-quantized"
+    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    twin: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tensors = load_file(quantized / "gptq_model-4bit-128g.safetensors")
+    for name, module in twin.named_modules():
+        if f"{name}.qweight" in tensors:
+            module.weight.data = dequantize(tensors, name)
+    check_against_oracle(TinyPair(base, quantized, model, twin), "float16")
+
+
+def test_other_quantization_than_gptq(tmp_path: Path) -> None:
+    """Nothing depends on GPTQ: the same 4-bit weights in the format of compressed-tensors."""
+    check_against_oracle(make_pair(tmp_path, "llama", method="compressed-tensors"), "float16")

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from server.quantize import main
+from tests.pairs import dequantize
 
 ROOT = Path(__file__).parents[1]
 WORDS = "the river runs past an old mill where seven men grind corn and talk about rain until night falls"
@@ -73,17 +74,6 @@ def quantized(model: Path, calibration: Path) -> Path:
     assert done.returncode == 0, done.stderr
     assert "calibration sequences" in done.stderr  # what it is at can be seen
     return out
-
-
-def dequantize(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """GPTQ's layout, by hand: eight 4-bit levels to a word, inputs along rows; stored zero points are one too small."""
-    shifts = torch.arange(0, 32, 4)
-    qweight, qzeros, scales = (tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales"))
-    levels = (qweight[:, None, :] >> shifts[None, :, None] & 15).flatten(0, 1)
-    zeros = (qzeros[:, :, None] >> shifts & 15).flatten(1) + 1
-    group = tensors[f"{name}.g_idx"].long()
-    weight: torch.Tensor = scales[group].float() * (levels - zeros[group])
-    return weight.T
 
 
 def rounded(weight: torch.Tensor, group_size: int) -> torch.Tensor:

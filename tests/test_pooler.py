@@ -1,0 +1,106 @@
+"""The pooler around made-up logits: which positions it scores, in how many pieces, and how chunks join."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from vllm import PoolingParams
+from vllm.v1.pool.metadata import PoolingMetadata, PoolingStates
+
+from server.twin.pooler import LOGITS_IN_FLIGHT, POSITIONS, TwinPooler, request_options
+from server.twin.rows import WIDTH
+from server.twin.statistics import likeliest, statistics
+
+VOCABULARY, HIDDEN = 50, 4
+Logits = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+@pytest.fixture
+def head() -> Logits:
+    """Fixed projections of both halves of the hidden states."""
+    base, quantized = torch.randn(2, HIDDEN, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    return lambda hidden: (hidden[:, :HIDDEN] @ base, hidden[:, HIDDEN:] @ quantized)
+
+
+class Request:
+    """A request in several steps of a scheduler, with the hidden states of all its tokens."""
+
+    def __init__(self, length: int, start: int, top: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.ids = torch.randint(VOCABULARY, (length,), generator=generator)
+        self.hidden = torch.randn(length, 2 * HIDDEN, generator=generator)
+        self.params = PoolingParams(task="token_classify", extra_kwargs=request_options(start, top))
+        self.state = PoolingStates()
+        self.start, self.top = start, top
+
+    def expected(self, head: Logits) -> torch.Tensor:
+        """All its rows at once."""
+        base, quantized = head(self.hidden[self.start : -1])
+        parts = [statistics(base, quantized, self.ids[self.start + 1 :])]
+        if self.top:
+            parts += [likeliest(base, self.top), likeliest(quantized, self.top)]
+        return torch.cat(parts, -1)
+
+
+def step(pooler: TwinPooler, work: list[tuple[Request, int, int]]) -> list[torch.Tensor | None]:
+    """One step: for each request, its tokens from the first number to before the second."""
+    requests = [request for request, _, _ in work]
+    longest = max(len(request.ids) for request in requests)
+    ids = torch.stack([torch.nn.functional.pad(request.ids, (0, longest - len(request.ids))) for request in requests])
+    metadata = PoolingMetadata(
+        prompt_lens=torch.tensor([len(request.ids) for request in requests]),
+        prompt_token_ids=None,
+        prompt_token_ids_cpu=ids,
+        pooling_params=[request.params for request in requests],
+        pooling_states=[request.state for request in requests],
+    )
+    metadata.build_pooling_cursor(
+        np.array([last - first for _, first, last in work]),
+        torch.tensor([last for _, _, last in work]),
+        torch.device("cpu"),
+    )
+    return pooler.forward(torch.cat([request.hidden[first:last] for request, first, last in work]), metadata)
+
+
+def test_chunks_of_several_requests_join_to_whole_rows(head: Logits) -> None:
+    pooler = TwinPooler(head, VOCABULARY)
+    long, short, later = Request(30, 4, 3, 1), Request(7, 0, 0, 2), Request(12, 5, 1, 3)
+    first = step(pooler, [(long, 0, 10), (short, 0, 7)])
+    second = step(pooler, [(long, 10, 29), (later, 0, 3)])
+    third = step(pooler, [(long, 29, 30), (later, 3, 12)])
+    assert [first[0], second[0], second[1]] == [None, None, None]
+    for got, request in ((third[0], long), (first[1], short), (third[1], later)):
+        assert got is not None
+        torch.testing.assert_close(got, request.expected(head))
+
+
+def test_tokens_from_the_prefix_cache_have_no_rows(head: Logits) -> None:
+    request = Request(20, 3, 0, 4)
+    (rows,) = step(TwinPooler(head, VOCABULARY), [(request, 16, 20)])
+    assert rows is not None
+    torch.testing.assert_close(rows, request.expected(head)[-3:])
+
+
+def test_a_single_token_has_nothing_to_score(head: Logits) -> None:
+    (rows,) = step(TwinPooler(head, VOCABULARY), [(Request(1, 0, 0, 5), 0, 1)])
+    assert rows is not None
+    assert rows.shape == (0, WIDTH)
+
+
+@pytest.mark.parametrize("vocabulary", [1_000, 32_000, 150_000, 10**6])
+def test_logits_are_never_held_for_more_positions_than_the_bound(vocabulary: int) -> None:
+    asked: list[int] = []
+
+    def head(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(len(hidden))
+        return torch.zeros(len(hidden), 10), torch.zeros(len(hidden), 10)
+
+    pooler = TwinPooler(head, vocabulary)
+    length = 2000
+    request = Request(length, 0, 0, 6)
+    request.ids %= 10
+    step(pooler, [(request, 0, length)])
+    assert sum(asked) == length - 1
+    assert max(asked) <= POSITIONS[1]
+    assert max(asked) * vocabulary <= max(LOGITS_IN_FLIGHT, POSITIONS[0] * vocabulary)
