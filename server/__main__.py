@@ -37,6 +37,8 @@ def main() -> int:
         settings = CliApp.run(Settings)
     except ValidationError as error:
         return _refuse(_sentence(error))
+    if settings.log_level in ("WARNING", "ERROR"):
+        _silence_libraries()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
     try:
         preload_libraries()
@@ -122,6 +124,12 @@ def _stopped_by(*signals: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler in zip(signals, previous, strict=True):
             signal.signal(number, handler)
+
+
+def _silence_libraries() -> None:
+    # In every process of vLLM, torch and vLLM warn of their own deprecations and of what a machine does not have.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def _sentence(error: ValidationError) -> str:

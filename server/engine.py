@@ -124,6 +124,7 @@ def parse_engine_args(arguments: list[str]) -> argparse.Namespace:
             "block_size": CPU_BLOCK_SIZE,
             "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
             "enforce_eager": True,
+            "use_tqdm_on_load": False,
         }
     else:
         defaults |= {"dtype": "float16"}

@@ -104,3 +104,18 @@ def test_logits_are_never_held_for_more_positions_than_the_bound(vocabulary: int
     assert sum(asked) == length - 1
     assert max(asked) <= POSITIONS[1]
     assert max(asked) * vocabulary <= max(LOGITS_IN_FLIGHT, POSITIONS[0] * vocabulary)
+
+
+def test_warm_up_requests_of_vllm(head: Logits) -> None:
+    """They carry no options, and the last one has fewer token ids than tokens."""
+    lengths = np.array([3, 3, 4])
+    metadata = PoolingMetadata(
+        prompt_lens=torch.from_numpy(lengths),
+        prompt_token_ids=None,
+        prompt_token_ids_cpu=torch.zeros((3, 3), dtype=torch.int32),
+        pooling_params=[PoolingParams(task="token_classify")] * 3,
+        pooling_states=[PoolingStates() for _ in lengths],
+    )
+    metadata.build_pooling_cursor(lengths, torch.from_numpy(lengths), torch.device("cpu"))
+    outputs = TwinPooler(head, VOCABULARY).forward(torch.randn(10, 2 * HIDDEN), metadata)
+    assert all(rows is not None and rows.shape == (2, WIDTH) for rows in outputs)
