@@ -14,7 +14,7 @@ def main() -> None:
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in EXTRA:
             raise
-        print(f"error: the package {exc.name} is missing: pip install 'qconf[bench]'", file=sys.stderr)
+        print(f"error: the package {exc.name} is missing: install qconf with its extra 'bench'", file=sys.stderr)
         sys.exit(2)
 
 

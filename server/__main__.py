@@ -12,17 +12,16 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp
 
 from server import __version__
 from server.errors import StartError
 from server.preload import preload_libraries
-from server.settings import Settings
 
 if TYPE_CHECKING:
     import uvicorn
 
     from server.service import Service
+    from server.settings import Settings
 
 USAGE_ERROR = 2
 
@@ -34,23 +33,34 @@ class Stopped(BaseException):
 def main() -> int:
     """Run the server until it is stopped; returns the exit code."""
     try:
-        settings = CliApp.run(Settings)
+        return _run()
     except ValidationError as error:
         return _refuse(_sentence(error))
-    if settings.log_level in ("WARNING", "ERROR"):
-        _silence_libraries()
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
-    try:
-        preload_libraries()
-        with _stopped_by(signal.SIGTERM, signal.SIGINT), _bound_socket(settings) as listener:
-            return asyncio.run(_serve(settings, listener))
     except StartError as error:
         return _refuse(str(error))
+    except ModuleNotFoundError as error:
+        return _refuse(
+            f"the package {error.name} is missing: install qconf with its extra 'gpu', or for CPUs as the README says"
+        )
     except Stopped:
         return 0
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> int:
+def _run() -> int:
+    from pydantic_settings import CliApp
+
+    from server.settings import Settings
+
+    settings = CliApp.run(Settings)
+    if settings.log_level in ("WARNING", "ERROR"):
+        _silence_libraries()
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
+    preload_libraries()
+    with _stopped_by(signal.SIGTERM, signal.SIGINT), _bound_socket(settings) as listener:
+        return asyncio.run(_serve(settings, listener))
+
+
+async def _serve(settings: "Settings", listener: socket.socket) -> int:
     import uvicorn  # these take seconds to import; wrong usage is told before
 
     from server.checkpoint import read_pair
@@ -101,7 +111,7 @@ async def _watch(service: "Service", server: "uvicorn.Server", listener: socket.
 
 
 @contextlib.contextmanager
-def _bound_socket(settings: Settings) -> Iterator[socket.socket]:
+def _bound_socket(settings: "Settings") -> Iterator[socket.socket]:
     """The address, taken before minutes are spent on loading; it listens only once the server is ready."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as listener:

@@ -65,7 +65,7 @@ def quantize(args: argparse.Namespace) -> None:
     """Check everything that can be checked before the weights load, then quantize."""
     check_arguments(args)
     if importlib.util.find_spec("gptqmodel") is None:
-        raise QuantizeError("GPTQModel is not installed; run: pip install 'qconf[quantize]'")
+        raise QuantizeError("GPTQModel is not installed: install qconf with its extra 'quantize'")
     source, revision = locate(args.model, args.revision)
     check_model(source, args)
     args.dtype = source_dtype(source) if args.dtype == "auto" else args.dtype

@@ -131,4 +131,4 @@ def test_a_missing_package_names_the_extra(package: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: the package {package}")
-    assert done.stderr.endswith("is missing: pip install 'qconf[bench]'\n")
+    assert done.stderr.endswith("is missing: install qconf with its extra 'bench'\n")

@@ -164,3 +164,14 @@ def test_unknown_engine_argument(pair_folder: Path) -> None:
     )
     assert run.returncode == 2
     assert "--no-such-argument" in run.stderr
+
+
+def test_missing_package() -> None:
+    """With the client alone installed, the command says what to install."""
+    hide = "import sys; sys.modules['pydantic_settings'] = None; from server.__main__ import main; sys.exit(main())"
+    run = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2
+    assert run.stderr == (
+        "qconf-server: error: the package pydantic_settings is missing: "
+        "install qconf with its extra 'gpu', or for CPUs as the README says\n"
+    )
