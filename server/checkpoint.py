@@ -11,6 +11,18 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 from server.errors import StartError
 
 SAFETENSORS_SUFFIX = ".safetensors"
+SHAPE = (
+    "hidden_size",
+    "n_embd",
+    "intermediate_size",
+    "ffn_dim",
+    "num_hidden_layers",
+    "n_layer",
+    "num_attention_heads",
+    "n_head",
+    "num_key_value_heads",
+)
+"""Fields of a configuration, under the names of several families, that twins share."""
 SAMPLE = "The quick brown fox, aged 37, can't jump: «naïve» 東京 🦊\n\tif x == 1:  return {'a': [0]}"
 
 
@@ -58,16 +70,23 @@ def read_pair(
             f"the two models have different architectures: {base.name} is {_names(base)}, "
             f"{quantized.name} is {_names(quantized)}"
         )
+    for name in SHAPE:
+        sizes = base.config.get(name), quantized.config.get(name)
+        if None not in sizes and sizes[0] != sizes[1]:
+            raise StartError(
+                f"the two models have different shapes: {name} is {sizes[0]} in {base.name} "
+                f"and {sizes[1]} in {quantized.name}"
+            )
     if quantized.quantization is None and not allow_unquantized:
         raise StartError(
             f"{quantized.name} is not quantized (its config.json has no quantization_config); "
             "use --allow-unquantized to compare it all the same"
         )
-    sizes = base.config.get("vocab_size"), quantized.config.get("vocab_size")
-    if sizes[0] != sizes[1]:
+    vocabularies = base.config.get("vocab_size"), quantized.config.get("vocab_size")
+    if vocabularies[0] != vocabularies[1]:
         raise StartError(
-            f"the two models have different vocabularies: {base.name} has {sizes[0]} tokens, "
-            f"{quantized.name} has {sizes[1]}"
+            f"the two models have different vocabularies: {base.name} has {vocabularies[0]} tokens, "
+            f"{quantized.name} has {vocabularies[1]}"
         )
     if base.tokenizer is None:
         raise StartError(f"{base.name} has no tokenizer that can be loaded")

@@ -29,7 +29,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from server.checkpoint import Pair
-from server.errors import InvalidRequest, NotFinite, StartError, Unavailable
+from server.errors import NotFinite, RequestError, StartError, Unavailable
 from server.twin.model import quantized_model_config
 from server.twin.plugin import ARCHITECTURE
 from server.twin.pooler import request_options
@@ -100,7 +100,7 @@ class TwinEngine:
         except EngineDeadError as error:
             raise Unavailable("the engine has died") from error
         except EngineGenerateError as error:
-            raise InvalidRequest(f"the engine refused the request: {error}") from error
+            raise RequestError(f"the engine failed on the request: {error}") from error
         raise RuntimeError("the engine ended a request without an answer")
 
     @property

@@ -83,6 +83,7 @@ BAD_QUANTIZED: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda folder: change_config(folder, architectures=["MistralForCausalLM"]),
         "different architectures",
     ),
+    "other-shape": (lambda folder: change_config(folder, num_hidden_layers=3), "num_hidden_layers is 2 in"),
     "other-vocabulary": (lambda folder: change_config(folder, vocab_size=2048), "different vocabularies"),
     "other-tokenizer": (other_tokenizer, "tokens are missing or numbered otherwise"),
     "truncated": (truncate, "is truncated"),
