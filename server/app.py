@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from server import __version__
-from server.errors import InvalidRequest, RequestError, Unavailable
+from server.errors import InvalidRequest, RequestError
 from server.limits import BodyLimitMiddleware, ClientGone, until_disconnect
 from server.metrics import CLIENT_CLOSED_REQUEST, Metrics, MetricsMiddleware
 from server.schema import (
@@ -30,6 +30,7 @@ from server.schema import (
     problem,
 )
 from server.service import Service
+from server.tokenization import PairTokenizer
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorReply, "description": "The request cannot be answered; `param` names the field."},
@@ -72,8 +73,12 @@ def create_app(service: Service, max_body_bytes: int) -> FastAPI:
     @app.post("/tokenize", responses={400: ERRORS[400], 422: ERRORS[400]})
     async def tokenize(body: TokenizeRequest) -> TokenizeReply:
         """Token ids of a text, and each token's own text."""
-        ids = await service.with_tokenizer(lambda tokenizer: tokenizer.encode(body.text, body.add_special_tokens))
-        return TokenizeReply(token_ids=ids, tokens=await service.with_tokenizer(lambda tokenizer: tokenizer.texts(ids)))
+
+        def split(tokenizer: PairTokenizer) -> TokenizeReply:
+            ids = tokenizer.encode(body.text, body.add_special_tokens)
+            return TokenizeReply(token_ids=ids, tokens=tokenizer.texts(ids))
+
+        return await service.with_tokenizer(split)
 
     @app.post("/detokenize", responses={400: ERRORS[400], 422: ERRORS[400]})
     async def detokenize(body: DetokenizeRequest) -> DetokenizeReply:
@@ -87,15 +92,13 @@ def create_app(service: Service, max_body_bytes: int) -> FastAPI:
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the process and its engine live: 200, or 503 when it should be restarted."""
-        if not service.is_ready:
-            raise Unavailable("the engine has died")
+        service.check_ready()
         return {"status": "ok"}
 
     @app.get("/ready")
     async def ready() -> dict[str, str]:
         """Whether comparisons are answered now: 200, or 503."""
-        if not service.is_ready:
-            raise Unavailable("the engine has died")
+        service.check_ready()
         return {"status": "ready"}
 
     @app.get("/metrics")

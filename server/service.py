@@ -59,11 +59,15 @@ class Service:
         """Whether comparisons can be answered."""
         return self._engine.is_alive
 
+    def check_ready(self) -> None:
+        """Raise Unavailable where comparisons cannot be answered."""
+        if not self.is_ready:
+            raise Unavailable("the engine has died", retry_after=30)
+
     @contextmanager
     def admitted(self, sequences: int) -> Iterator[None]:
         """Hold room for that many sequences, or refuse: work beyond the limit would only wait."""
-        if not self.is_ready:
-            raise Unavailable("the engine has died", retry_after=30)
+        self.check_ready()
         if self._sequences and self._sequences + sequences > self._max_sequences:
             raise Overloaded(
                 f"{self._sequences} sequences are in flight, and {sequences} more would exceed {self._max_sequences}",
