@@ -33,6 +33,7 @@ from server.schema import (
     Summary,
     TokenComparison,
     TokenizeReply,
+    TokenizerInfo,
 )
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "TimedOut",
     "TokenComparison",
     "TokenizeReply",
+    "TokenizerInfo",
     "TooLarge",
     "Unavailable",
 ]

@@ -18,11 +18,12 @@ from client.calls import (
     models_call,
     ready_call,
     tokenize_call,
+    tokenizer_info_call,
 )
 from client.errors import ConnectionFailed, QconfError, Unavailable, translated
 from client.retry import RETRIES, RetryPolicy
 from server import __version__
-from server.schema import CompareRequest, Comparison, ErrorDetail, ModelList, TokenizeReply
+from server.schema import CompareRequest, Comparison, ErrorDetail, ModelList, TokenizeReply, TokenizerInfo
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = 120.0
@@ -80,8 +81,12 @@ class Client(_Base):
         """The pair that is served, base first, and what serves it."""
         return self._send(models_call())
 
+    def tokenizer_info(self) -> TokenizerInfo:
+        """Special tokens and chat template of the pair's tokenizer."""
+        return self._send(tokenizer_info_call())
+
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
-        """Splits a text as the pair's tokenizer does."""
+        """Token ids of a text, as the pair's tokenizer splits it."""
         return self._send(tokenize_call(text, add_special_tokens))
 
     def ready(self) -> bool:
@@ -149,8 +154,12 @@ class AsyncClient(_Base):
         """The pair that is served, base first, and what serves it."""
         return await self._send(models_call())
 
+    async def tokenizer_info(self) -> TokenizerInfo:
+        """Special tokens and chat template of the pair's tokenizer."""
+        return await self._send(tokenizer_info_call())
+
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
-        """Splits a text as the pair's tokenizer does."""
+        """Token ids of a text, as the pair's tokenizer splits it."""
         return await self._send(tokenize_call(text, add_special_tokens))
 
     async def ready(self) -> bool:

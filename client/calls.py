@@ -19,6 +19,7 @@ from server.schema import (
     ModelList,
     TokenizeReply,
     TokenizeRequest,
+    TokenizerInfo,
     problem,
 )
 
@@ -35,6 +36,7 @@ class CompareFields(TypedDict, total=False):
     label: int | None
     top_logprobs: int
     detail: Literal["tokens", "summary"]
+    score_prompt: bool
     add_special_tokens: bool
 
 
@@ -86,8 +88,12 @@ def ready_call() -> Call[Anything]:
     return Call("GET", "/ready", Anything)
 
 
+def tokenizer_info_call() -> Call[TokenizerInfo]:
+    return Call("GET", "/tokenizer_info", TokenizerInfo)
+
+
 def tokenize_call(text: str, add_special_tokens: bool) -> Call[TokenizeReply]:
-    fields = {"text": text, "add_special_tokens": add_special_tokens}
+    fields = {"prompt": text, "add_special_tokens": add_special_tokens}
     return Call("POST", "/tokenize", TokenizeReply, _dump(_checked(TokenizeRequest, fields)))
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from server import __version__
+from server.completions import Completion, CompletionRequest, complete
 from server.errors import InvalidRequest, RequestError
 from server.limits import BodyLimitMiddleware, ClientGone, until_disconnect
 from server.metrics import CLIENT_CLOSED_REQUEST, Metrics, MetricsMiddleware
@@ -27,6 +28,7 @@ from server.schema import (
     ModelList,
     TokenizeReply,
     TokenizeRequest,
+    TokenizerInfo,
     problem,
 )
 from server.service import Service
@@ -65,6 +67,12 @@ def create_app(service: Service, max_body_bytes: int) -> FastAPI:
         with service.admitted(sum(_sequences(e) for e in entries if isinstance(e, CompareRequest))):
             return _json(BatchReply(results=await until_disconnect(request, _answer_all(service, entries))))
 
+    @app.post("/v1/completions", response_model=Completion, responses=ERRORS | {422: ERRORS[400]})
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """OpenAI's legacy completions: log-probabilities of prompts under one of the models, and one more token."""
+        with service.admitted(len(body.prompts())):
+            return _json(await until_disconnect(request, complete(service, body)))
+
     @app.get("/v1/models")
     async def models() -> ModelList:
         """The two models of the pair, base first, and what serves them."""
@@ -75,8 +83,13 @@ def create_app(service: Service, max_body_bytes: int) -> FastAPI:
         """Token ids of a text, and each token's own text."""
 
         def split(tokenizer: PairTokenizer) -> TokenizeReply:
-            ids = tokenizer.encode(body.text, body.add_special_tokens)
-            return TokenizeReply(token_ids=ids, tokens=tokenizer.texts(ids))
+            ids = tokenizer.encode(body.prompt, body.add_special_tokens)
+            return TokenizeReply(
+                count=len(ids),
+                max_model_len=service.engine.info.max_model_len,
+                tokens=ids,
+                token_strs=tokenizer.texts(ids) if body.return_token_strs else None,
+            )
 
         return await service.with_tokenizer(split)
 
@@ -84,10 +97,15 @@ def create_app(service: Service, max_body_bytes: int) -> FastAPI:
     async def detokenize(body: DetokenizeRequest) -> DetokenizeReply:
         """Text of token ids."""
         return DetokenizeReply(
-            text=await service.with_tokenizer(
-                lambda tokenizer: tokenizer.decode(tokenizer.check_ids(body.token_ids, "token_ids"))
+            prompt=await service.with_tokenizer(
+                lambda tokenizer: tokenizer.decode(tokenizer.check_ids(body.tokens, "tokens"))
             )
         )
+
+    @app.get("/tokenizer_info")
+    async def tokenizer_info() -> TokenizerInfo:
+        """Special tokens and chat template of the tokenizer that both models share."""
+        return await service.with_tokenizer(PairTokenizer.info)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -120,7 +138,7 @@ def _sequences(request: CompareRequest) -> int:
     return len(request.continuations or [None])
 
 
-def _json(reply: Comparison | BatchReply) -> Response:
+def _json(reply: Comparison | BatchReply | Completion) -> Response:
     return Response(reply.model_dump_json(), media_type="application/json")
 
 

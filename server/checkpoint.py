@@ -41,6 +41,11 @@ class Checkpoint:
         return list(self.config.get("architectures") or [])
 
     @property
+    def commit(self) -> str | None:
+        """The commit that the revision stood for on the hub, or the revision as it was given."""
+        return self.config.get("_commit_hash") or self.revision
+
+    @property
     def quantization(self) -> str | None:
         """The quantization method that the checkpoint states, such as "gptq"."""
         config = self.config.get("quantization_config") or self.config.get("compression_config")

@@ -74,6 +74,9 @@ class CompareRequest(Request):
     detail: Literal["tokens", "summary"] = Field(
         default="tokens", description="'tokens' returns per-token columns, 'summary' only sums and means."
     )
+    score_prompt: bool = Field(
+        default=True, description="Whether, with detail 'tokens', the prompt of continuations gets its columns too."
+    )
     add_special_tokens: bool = Field(
         default=True, description="Whether a text prompt gets the tokenizer's special tokens, such as a leading BOS."
     )
@@ -99,20 +102,27 @@ class BatchRequest(Request):
 
 
 class TokenizeRequest(Request):
-    """Text to split into tokens."""
+    """Text to split into tokens; the fields are vLLM's. Both models have the same tokenizer: ``model`` is ignored."""
 
-    text: Text
+    prompt: Text
     add_special_tokens: bool = True
+    return_token_strs: bool = False
+    model: str | None = None
 
 
 class DetokenizeRequest(Request):
-    """Token ids to join into text."""
+    """Token ids to join into text; the fields are vLLM's."""
 
-    token_ids: TokenIds
+    tokens: TokenIds
+    model: str | None = None
 
 
 class ModelInfo(Reply):
-    """One model of the pair. ``id`` is its role; ``root`` is the folder or hub name it was loaded from."""
+    """One model of the pair.
+
+    ``id`` is its role; ``root`` is the folder or hub name it was loaded from, ``digest`` a SHA-256 over its
+    configuration and weight files.
+    """
 
     id: Literal["base", "quantized"]
     object: Literal["model"] = "model"
@@ -120,6 +130,7 @@ class ModelInfo(Reply):
     owned_by: str = "qconf"
     root: str
     revision: str | None
+    digest: str
     architecture: str
     dtype: str
     quantization: str | None
@@ -288,16 +299,29 @@ class BatchReply(Reply):
 
 
 class TokenizeReply(Reply):
-    """Tokens of a text."""
+    """Token ids of a text, and with ``return_token_strs`` each token's own text."""
 
-    token_ids: list[int]
-    tokens: list[str]
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
 
 
 class DetokenizeReply(Reply):
     """Text of token ids."""
 
-    text: str
+    prompt: str
+
+
+class TokenizerInfo(Reply):
+    """What a client must know to build prompts of its own."""
+
+    tokenizer_class: str
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    chat_template: str | None
 
 
 INVALID_REQUEST = "invalid_request_error"

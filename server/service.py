@@ -11,6 +11,7 @@ from typing import TypeVar
 from server import __version__
 from server.checkpoint import Checkpoint, Pair
 from server.comparison import choice, continuations, summary, token_comparison
+from server.digest import model_digest
 from server.engine import TwinEngine
 from server.errors import Overloaded, Unavailable
 from server.schema import Both, CompareRequest, Comparison, ModelInfo, ModelList, ServerInfo, Timing, Usage
@@ -25,7 +26,7 @@ class Service:
 
     def __init__(self, engine: TwinEngine, pair: Pair, max_sequences: int) -> None:
         info = engine.info
-        self._engine = engine
+        self.engine = engine
         self._tokenizer = PairTokenizer(pair.tokenizer, info.vocab_size, info.max_model_len)
         # Off the event loop, and on one thread: tokenizers are not safe to share between threads.
         self._tokenizer_thread = ThreadPoolExecutor(1, "tokenizer")
@@ -46,18 +47,19 @@ class Service:
                 "id": role,
                 "created": created,
                 "root": checkpoint.name,
-                "revision": checkpoint.revision,
+                "revision": checkpoint.commit,
+                "digest": model_digest(checkpoint),
                 "architecture": checkpoint.architectures[0],
-                "dtype": self._engine.info.dtype,
+                "dtype": self.engine.info.dtype,
                 "quantization": checkpoint.quantization,
-                "max_model_len": self._engine.info.max_model_len,
+                "max_model_len": self.engine.info.max_model_len,
             }
         )
 
     @property
     def is_ready(self) -> bool:
         """Whether comparisons can be answered."""
-        return self._engine.is_alive
+        return self.engine.is_alive
 
     def check_ready(self) -> None:
         """Raise Unavailable where comparisons cannot be answered."""
@@ -104,13 +106,13 @@ class Service:
         """Rows of the prompt, where they are asked for, and of each continuation's tokens."""
         context, top = sequences.context, request.top_logprobs
         prompt = None
-        if not sequences.continuations or request.detail == "tokens":
+        if not sequences.continuations or (request.detail == "tokens" and request.score_prompt):
             # First, because it fills the prefix cache for the continuations.
-            prompt = await self._engine.score(context, top=top)
+            prompt = await self.engine.score(context, top=top)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._engine.score(context + continuation.token_ids, len(context) - 1, top))
+                    group.create_task(self.engine.score(context + continuation.token_ids, len(context) - 1, top))
                     for continuation in sequences.continuations
                 ]
         except BaseExceptionGroup as failures:  # the first failure has cancelled the others

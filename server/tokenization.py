@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from server.errors import InvalidRequest
-from server.schema import CompareRequest
+from server.schema import CompareRequest, TokenizerInfo
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PairTokenizer:
             context = self._ids(prompt, field, special)
             if not context:
                 raise InvalidRequest(f"{field!r} is empty: expected at least one token to score", field)
-            self._check_length(len(context), field)
+            self.check_length(len(context), field)
             return Sequences(context, [])
 
         pairs = [
@@ -62,7 +62,7 @@ class PairTokenizer:
                     "expected at least one (is a space missing before it?)",
                     f"continuations[{i}]",
                 )
-            self._check_length(len(context) + len(continuation.token_ids), f"continuations[{i}]")
+            self.check_length(len(context) + len(continuation.token_ids), f"continuations[{i}]")
         return Sequences(pairs[0][0], [continuation for _, continuation in pairs])
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
@@ -92,6 +92,18 @@ class PairTokenizer:
                     f"'{field}[{i}]' is {token_id}, expected a token id from 0 to {self._vocab_size - 1}", field
                 )
         return token_ids
+
+    def info(self) -> TokenizerInfo:
+        """Facts about the tokenizer."""
+        tokenizer = self._tokenizer
+        return TokenizerInfo(
+            tokenizer_class=type(tokenizer).__name__,
+            bos_token=tokenizer.bos_token,
+            eos_token=tokenizer.eos_token,
+            pad_token=tokenizer.pad_token,
+            unk_token=tokenizer.unk_token,
+            chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
+        )
 
     def _render(self, request: CompareRequest) -> str:
         if not self._tokenizer.chat_template:
@@ -135,7 +147,8 @@ class PairTokenizer:
                 return [int(token_id)]
         raise InvalidRequest(f"{field!r} is empty, and this tokenizer has no token that begins a text", field)
 
-    def _check_length(self, length: int, field: str) -> None:
+    def check_length(self, length: int, field: str) -> None:
+        """InvalidRequest if a sequence of that many tokens is longer than the models' context."""
         if length > self._max_model_len:
             raise InvalidRequest(
                 f"{field!r} makes a sequence of {length} tokens, expected at most {self._max_model_len}", field

@@ -22,6 +22,7 @@ MODELS: list[dict[str, Any]] = [
         "owned_by": "qconf",
         "root": f"fake/{role}",
         "revision": None,
+        "digest": f"digest of {role}",
         "architecture": "LlamaForCausalLM",
         "dtype": "bfloat16",
         "quantization": quantization,
@@ -29,6 +30,14 @@ MODELS: list[dict[str, Any]] = [
     }
     for role, quantization in (("base", None), ("quantized", "gptq"))
 ]
+TOKENIZER = {
+    "tokenizer_class": "Fake",
+    "bos_token": None,
+    "eos_token": "$",
+    "pad_token": None,
+    "unk_token": None,
+    "chat_template": None,
+}
 SERVER = {"version": "0.1.0", "vllm": "0.32.0", "device": "cpu"}
 
 
@@ -53,8 +62,10 @@ class FakeServer:
             case "/ready":
                 return httpx.Response(200, json={"status": "ready"})
             case "/tokenize":
-                text = json.loads(request.content)["text"]
-                return httpx.Response(200, json={"token_ids": list(range(len(text))), "tokens": list(text)})
+                ids = tokens(json.loads(request.content)["prompt"])
+                return httpx.Response(200, json={"count": len(ids), "max_model_len": 512, "tokens": ids})
+            case "/tokenizer_info":
+                return httpx.Response(200, json=TOKENIZER)
             case "/compare":
                 body = compare(json.loads(request.content))
                 return httpx.Response(400 if "error" in body else 200, json=body)
@@ -71,6 +82,11 @@ class FakeServer:
 def error(status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None) -> Reply:
     body = {"error": {"type": "some_error", "message": message, "param": param}}
     return httpx.Response(status, json=body, headers=headers)
+
+
+def tokens(text: str) -> list[int]:
+    """A token per character."""
+    return [ord(character) for character in text]
 
 
 def compare(fields: dict[str, Any]) -> dict[str, Any]:

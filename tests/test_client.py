@@ -151,8 +151,8 @@ def test_models_and_tokenize() -> None:
         served = qconf.models()
         assert [model.id for model in served.data] == ["base", "quantized"]
         assert served.server.vllm == "0.32.0"
-        assert qconf.tokenize("abc", add_special_tokens=False).tokens == ["a", "b", "c"]
-    assert fake.bodies("/tokenize") == [{"text": "abc", "add_special_tokens": False}]
+        assert qconf.tokenize("abc", add_special_tokens=False).tokens == [97, 98, 99]
+    assert fake.bodies("/tokenize") == [{"prompt": "abc", "add_special_tokens": False}]
 
 
 def test_ready_tells_starting_and_absent_servers_from_ready_ones() -> None:
@@ -188,7 +188,7 @@ async def test_the_asynchronous_client_does_the_same() -> None:
         assert await qconf.compare(prompt="a", continuations=["b", "c"]) == expected
         assert await qconf.compare_batch(requests) == expected_batch
         assert (await qconf.models()).server.device == "cpu"
-        assert (await qconf.tokenize("ab")).tokens == ["a", "b"]
+        assert (await qconf.tokenize("ab")).tokens == [97, 98]
         assert await qconf.ready()
         with pytest.raises(InvalidRequest):
             await qconf.compare()

@@ -93,7 +93,7 @@ def test_token_ids_score_as_the_text_they_are(qconf: Client, items: list[Item]) 
     text = qconf.compare(prompt=item.context, continuations=item.continuations)
     assert text.continuations is not None
     ids = qconf.compare(
-        prompt=qconf.tokenize(item.context).token_ids, continuations=[c.token_ids for c in text.continuations]
+        prompt=qconf.tokenize(item.context).tokens, continuations=[c.token_ids for c in text.continuations]
     )
     assert logprobs(ids) == pytest.approx(logprobs(text), abs=BATCH_TOLERANCE)
 

@@ -79,8 +79,8 @@ BAD_REQUESTS: dict[str, tuple[str, Any, str, str | None]] = {
     "deeply-nested": ("/compare", "[" * 100_000, "the body", None),
     "empty-batch": ("/compare/batch", {"requests": []}, "at least 1 item", "requests"),
     "batch-of-numbers": ("/compare/batch", {"requests": [1]}, "dictionary", "requests[0]"),
-    "text-missing": ("/tokenize", {}, "'text': field required", "text"),
-    "detokenize-range": ("/detokenize", {"token_ids": [10**6]}, "'token_ids[0]' is 1000000", "token_ids"),
+    "text-missing": ("/tokenize", {}, "'prompt': field required", "prompt"),
+    "detokenize-range": ("/detokenize", {"tokens": [10**6]}, "'tokens[0]' is 1000000", "tokens"),
 }
 
 
@@ -187,8 +187,29 @@ def test_batch_answers_in_order_with_its_own_errors(server_url: str) -> None:
 
 def test_tokenize_and_back(server_url: str) -> None:
     text = "the stone is heavy, naïve 東京"
-    ids = httpx.post(f"{server_url}/tokenize", json={"text": text, "add_special_tokens": False}).json()["token_ids"]
-    assert httpx.post(f"{server_url}/detokenize", json={"token_ids": ids}).json() == {"text": text}
+    fields = {"prompt": text, "add_special_tokens": False}
+    reply = httpx.post(f"{server_url}/tokenize", json=fields | {"return_token_strs": True}).json()
+    assert reply["count"] == len(reply["tokens"]) == len(reply["token_strs"])
+    assert reply["token_strs"][2] == " stone"
+    assert httpx.post(f"{server_url}/tokenize", json=fields).json() == reply | {"token_strs": None}
+    assert httpx.post(f"{server_url}/detokenize", json={"tokens": reply["tokens"]}).json() == {"prompt": text}
+
+
+def test_tokenizer_info(server_url: str) -> None:
+    info = httpx.get(f"{server_url}/tokenizer_info").json()
+    assert (info["bos_token"], info["eos_token"], info["pad_token"]) == ("<s>", "</s>", None)
+    assert "messages" in info["chat_template"]
+
+
+def test_the_columns_of_the_prompt_can_be_left_out(server_url: str) -> None:
+    request = {"prompt": "the stone is", "continuations": [" heavy"]}
+    whole, rest = compare(server_url, **request), compare(server_url, **request, score_prompt=False)
+    assert rest["prompt"] is None
+    assert len(whole["prompt"]["kl"]) == whole["usage"]["prompt_tokens"]
+    for name in ("kl", "js"):
+        assert rest["continuations"][0]["scores"][name] == pytest.approx(
+            whole["continuations"][0]["scores"][name], abs=1e-4
+        )
 
 
 def test_models_health_docs_and_metrics(server_url: str) -> None:

@@ -68,6 +68,14 @@ def test_divergences_are_finite_and_bounded_where_nothing_overlaps() -> None:
     assert rows[0, STATISTICS.index("kl")].item() == pytest.approx(1e4, rel=1e-6)
 
 
+def test_a_next_token_that_ties_for_the_first_place_is_the_likeliest() -> None:
+    logits = torch.tensor([[2.0, 5.0, 1.0, 5.0]]).repeat(3, 1).to(torch.bfloat16)
+    rows = statistics(logits, logits.clone(), torch.tensor([3, 1, 0]))
+    for name in ("base_argmax", "quantized_argmax"):
+        assert rows[:2, STATISTICS.index(name)].tolist() == [3, 1]
+        assert rows[2, STATISTICS.index(name)].item() in (1, 3)
+
+
 def test_likeliest_are_sorted_and_normalised() -> None:
     base, _ = logits("random", 1_000)
     rows = likeliest(base, 20)

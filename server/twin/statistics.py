@@ -4,6 +4,7 @@ With a, b the logits less their row maxima, log s = log sum(exp(a)), p = softmax
 quantized one, and r = log q - log p:
 
 * log-probability of token t: a[t] - log s. Subtracting the maximum first keeps both terms small where p[t] is near 1.
+* likeliest token: the next token itself where it is one of several with the largest logit.
 * entropy: log s - sum(p a); both terms are non-negative, so nothing cancels.
 * KL(p || q) = sum((q - p) - p r). The sum of q - p is zero, so this is the definition, sum(-p r), with a control
   term that makes every summand non-negative and removes, to first order, the rounding error that log s brings into r.
@@ -23,8 +24,11 @@ def statistics(base: torch.Tensor, quantized: torch.Tensor, target: torch.Tensor
     a, log_s_base, confidence_base, argmax_base = _shifted(base)
     b, log_s_quantized, confidence_quantized, argmax_quantized = _shifted(quantized)
     target = target[:, None]
-    logprob_base = a.gather(-1, target) - log_s_base
-    logprob_quantized = b.gather(-1, target) - log_s_quantized
+    at_target_base, at_target_quantized = a.gather(-1, target), b.gather(-1, target)
+    logprob_base, logprob_quantized = at_target_base - log_s_base, at_target_quantized - log_s_quantized
+    # Logits of 16 bits often tie for the first place; a next token that shares it counts as the likeliest.
+    argmax_base = torch.where(at_target_base == 0, target, argmax_base)
+    argmax_quantized = torch.where(at_target_quantized == 0, target, argmax_quantized)
 
     p, q = (a - log_s_base).exp_(), (b - log_s_quantized).exp_()
     entropy_base = log_s_base - _dot(p, a)
@@ -49,8 +53,8 @@ def statistics(base: torch.Tensor, quantized: torch.Tensor, target: torch.Tensor
             entropy_quantized,
             confidence_base,
             confidence_quantized,
-            argmax_base,
-            argmax_quantized,
+            argmax_base.float(),
+            argmax_quantized.float(),
         ],
         -1,
     )
@@ -69,7 +73,7 @@ def _shifted(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     maximum, argmax = logits.max(-1, keepdim=True)
     shifted = logits - maximum
     total = shifted.exp().sum(-1, keepdim=True)
-    return shifted, total.log(), total.reciprocal(), argmax.float()
+    return shifted, total.log(), total.reciprocal(), argmax
 
 
 def _dot(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
