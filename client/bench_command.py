@@ -1,5 +1,6 @@
 """The command line of the bench: options, exit codes, one sentence per error."""
 
+import math
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,10 +10,12 @@ import typer
 from rich.console import Console
 
 from client.api import DEFAULT_URL
-from client.bench_run import BenchOptions, Interrupted, run_bench
+from client.bench_load import BenchOptions
+from client.bench_run import Interrupted, Stopped, run_bench
+from client.corpus import DEFAULT_WINDOW
 from client.errors import QconfError
+from client.items import TaskError
 from client.results import RunError
-from client.tasks import TaskError
 
 SOME_FAILED = 1
 REFUSED = 2
@@ -25,15 +28,23 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 def split_names(tasks: str) -> list[str]:
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    if not names:
-        raise typer.BadParameter("expected task names, separated by commas")
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+
+
+def positive(seconds: float) -> float:
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise typer.BadParameter(f"expected more than 0 seconds, got {seconds}")
+    return seconds
 
 
 @app.command()
 def bench(
-    tasks: Annotated[str, typer.Option(help="Names of lm-eval tasks, groups or tags, separated by commas.")],
+    tasks: Annotated[str, typer.Option(help="Names of lm-eval tasks, groups or tags, separated by commas.")] = "",
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="JSON lines with prompt, choices and label (index of the true choice, may be missing)."),
+    ] = None,
+    corpus: Annotated[list[Path] | None, typer.Option(help="A text to compare both models on, token by token.")] = None,
     url: Annotated[str, typer.Option(help="Where the qconf server is.")] = DEFAULT_URL,
     include_path: Annotated[
         Path | None,
@@ -42,30 +53,80 @@ def bench(
     num_fewshot: Annotated[
         int | None, typer.Option(help="Examples in the context; else the task's own.", min=0)
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Take only the first documents of each task.", min=1)] = None,
-    concurrency: Annotated[int, typer.Option(help="Items in flight at once.", min=1)] = 32,
+    limit: Annotated[
+        int | None, typer.Option(help="Take only the first documents of each task, or windows of each corpus.", min=1)
+    ] = None,
+    delimiter: Annotated[str, typer.Option(help="What --data has between prompt and choice.")] = " ",
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens per window of texts that are scored whole.",
+            show_default="512 for --corpus, else the models' context",
+            min=3,
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Windows of a corpus begin that many tokens apart and score as many; else they stand side by side "
+            "and score their second halves.",
+            min=1,
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests in flight at once.", min=1)] = 32,
     special_tokens: Annotated[
         bool,
         typer.Option(help="Let the tokenizer add its special tokens, such as a leading BOS, to contexts."),
     ] = True,
+    retries: Annotated[
+        int,
+        typer.Option(
+            help="Attempts after the first at a request that finds the server down, restarting or busy, with pauses "
+            "that grow to 30 seconds.",
+            min=0,
+        ),
+    ] = 20,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for a reply; it may stand in a queue.", callback=positive)
+    ] = 600.0,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write the run to; must not exist.", show_default="runs/<time>")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show only the final table.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; start it where there is none.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show only the final tables.")] = False,
 ) -> None:
-    """Replay multiple-choice tasks of lm-eval against a qconf server and compare both models.
+    """Replay lm-eval tasks, items of your own or a text against a qconf server and compare both models.
 
-    Exit codes: 0 all went well, 1 some items failed, 2 nothing could be done, 130 interrupted.
+    Exit codes: 0 all went well, 1 some items failed or the server went away, 2 nothing could be done, 130 interrupted.
     """
+    names = split_names(tasks)
+    if not (names or data or corpus):
+        raise typer.BadParameter("nothing to replay: expected --tasks, --data or --corpus")
+    if resume and out is None:
+        raise typer.BadParameter("--resume needs --out, the folder of the run to go on with")
+    if stride is not None and stride >= (window or DEFAULT_WINDOW):
+        raise typer.BadParameter(
+            f"--stride is {stride}, expected less than a window, {window or DEFAULT_WINDOW} tokens"
+        )
     options = BenchOptions(
         url=url,
-        tasks=split_names(tasks),
+        tasks=names,
+        data=data or [],
+        corpora=corpus or [],
         include_path=include_path,
         num_fewshot=num_fewshot,
         limit=limit,
-        concurrency=concurrency,
+        delimiter=delimiter,
+        window=window,
+        stride=stride,
         add_special_tokens=special_tokens,
+        concurrency=concurrency,
+        retries=retries,
+        timeout=timeout,
         out=out or Path("runs") / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
+        resume=resume,
         quiet=quiet,
     )
     console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
@@ -75,6 +136,8 @@ def bench(
         raise _exit(f"error: {exc}", REFUSED) from exc
     except Interrupted as exc:
         raise _exit(str(exc), INTERRUPTED) from exc
+    except Stopped as exc:
+        raise _exit(f"error: {exc}", SOME_FAILED) from exc
     except KeyboardInterrupt as exc:
         raise _exit("interrupted before anything was sent", INTERRUPTED) from exc
     raise typer.Exit(SOME_FAILED if failed else 0)

@@ -1,114 +1,71 @@
-"""One replay from end to end: ask who serves, load the tasks, score the items, write the run, show the table."""
+"""One replay from end to end: ask who serves, load what is to be scored, score it, write the run, show the tables."""
 
 import asyncio
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import httpx
 from rich.console import Console
-from rich.table import Table
 
 from client.api import AsyncClient, Client
-from client.display import Display, make_display
+from client.bench_load import BenchOptions, load, subject_of
+from client.bench_report import print_end, print_evaluation, print_heading
+from client.display import make_display
 from client.errors import BadReply
-from client.replay import ReplayOptions, replay
-from client.results import Counts, ItemResult, Manifest, Settings, TaskRecord, Timing, check_target, write_run
+from client.evaluation import evaluate, evaluation_of
+from client.journal import JOURNAL, Journal, Past, changes
+from client.replay import Outcome, ReplayOptions, ServerGone, blank, replay
+from client.results import MANIFEST, Manifest, RunError, Subject, Timing, check_target, read_run, write_run
 from client.summary import Scoreboard
-from client.table import summary_table
-from client.tasks import LoadedTask, load_tasks
+from client.tasks import LoadedTasks
 from server import __version__
-from server.schema import Both, ModelInfo, ModelList, ServerInfo
+from server.schema import Both, ModelInfo, ModelList
 
-# A request waits in the server's queue behind all others in flight; on a CPU that takes a while.
-TIMEOUT = 600.0
 PACKAGES = ("httpx", "lm_eval", "pyarrow", "pydantic")
+# What the replay fills in a row: what the journal keeps of it. The rest comes from the task.
+SCORES = (
+    "base_logprob",
+    "quantized_logprob",
+    "choice_tokens",
+    "base_is_greedy",
+    "quantized_is_greedy",
+    "choice_mean_kl",
+    "choice_max_kl",
+    "base_unconditional",
+    "quantized_unconditional",
+    "mean_kl",
+    "max_kl",
+    "error",
+)
 
 
-@dataclass(frozen=True)
-class BenchOptions:
-    """What the command line said."""
-
-    url: str
-    tasks: list[str]
-    include_path: Path | None
-    num_fewshot: int | None
-    limit: int | None
-    concurrency: int
-    add_special_tokens: bool
-    out: Path
-    quiet: bool
+class Stopped(Exception):
+    """The replay ended before all was done; what was done is in its journal."""
 
 
-class Interrupted(Exception):
+class Interrupted(Stopped):
     """The user stopped the replay."""
 
 
 def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTransport | None = None) -> int:
     """Runs the bench and returns how many items failed. ``transport`` is what tests replace."""
-    check_target(options.out)
+    if not options.resume:
+        check_target(options.out)
     with Client(options.url, retries=0, transport=transport) as client:
         served = client.models()
-    pair = _pair(served)
+    models = _pair(served)
     # Outside of asyncio, which would hold back Ctrl-C until the tasks are loaded.
-    tasks = _load(options, console)
-    if not options.quiet:
-        console.print(_heading(options.url, pair, served.server, tasks), "")
-    scoreboard = Scoreboard(task.name for task in tasks)
-    display = make_display(console, scoreboard, {task.name: len(task.items) for task in tasks}, options.quiet)
-
-    started, clock = datetime.now(UTC), time.monotonic()
-    rows = _replay(options, tasks, scoreboard, display, transport)
-    timing = _timing(started, time.monotonic() - clock, len(rows))
-
-    write_run(options.out, _manifest(options, pair, served.server, tasks, scoreboard, timing), rows)
-    console.print(summary_table(scoreboard, console))
-    _print_end(console, options.out, rows, timing)
-    return scoreboard.overall.failed
-
-
-def _load(options: BenchOptions, console: Console) -> list[LoadedTask]:
-    def load() -> list[LoadedTask]:
-        return load_tasks(
-            options.tasks,
-            include_path=options.include_path,
-            num_fewshot=options.num_fewshot,
-            limit=options.limit,
-        )
-
-    if options.quiet or not console.is_terminal:
-        return load()
-    with console.status("loading tasks"):
-        return load()
-
-
-def _replay(
-    options: BenchOptions,
-    tasks: Sequence[LoadedTask],
-    scoreboard: Scoreboard,
-    display: Display,
-    transport: httpx.MockTransport | None,
-) -> list[ItemResult]:
-    items = [item for task in tasks for item in task.items]
-
-    def take(row: ItemResult) -> None:
-        scoreboard.add(row)
-        display.advance()
-
-    async def main() -> list[ItemResult]:
-        async with AsyncClient(options.url, timeout=TIMEOUT, transport=transport) as client:
-            return await replay(client, items, ReplayOptions(options.concurrency, options.add_special_tokens), take)
-
-    try:
-        with display.shown():
-            return asyncio.run(main())
-    except KeyboardInterrupt as exc:
-        done = scoreboard.overall.done
-        raise Interrupted(f"interrupted after {done} of {len(items)} items; nothing was written") from exc
+    with _status(options, console), Client(options.url, timeout=options.timeout, transport=transport) as client:
+        loaded = load(options, client)
+    subject = subject_of(options, served.server, models, loaded.tasks)
+    if options.resume and (options.out / MANIFEST).exists() and not (options.out / JOURNAL).exists():
+        return _show_complete(options, console, subject)
+    with Journal(options.out / JOURNAL) as journal:
+        return _Session(options, console, loaded, subject, journal).run(transport)
 
 
 def _pair(served: ModelList) -> Both[ModelInfo]:
@@ -118,69 +75,115 @@ def _pair(served: ModelList) -> Both[ModelInfo]:
     return Both[ModelInfo](base=found["base"], quantized=found["quantized"])
 
 
-def _heading(url: str, pair: Both[ModelInfo], server: ServerInfo, tasks: Sequence[LoadedTask]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold")
-    grid.add_column(overflow="fold")
-    for model in (pair.base, pair.quantized):
-        grid.add_row(model.id, f"{model.root} ({model.quantization or 'not quantized'}, {model.dtype})")
-    grid.add_row("server", f"{url} (qconf {server.version}, vLLM {server.vllm}, {server.device})")
-    grid.add_row("tasks", f"{len(tasks)}, {sum(len(task.items) for task in tasks)} items")
-    return grid
+def _status(options: BenchOptions, console: Console) -> AbstractContextManager[object]:
+    return nullcontext() if options.quiet or not console.is_terminal else console.status("loading tasks")
 
 
-def _print_end(console: Console, out: Path, rows: Sequence[ItemResult], timing: Timing) -> None:
-    console.print()
-    failed = [row for row in rows if row.error is not None]
-    if failed:
-        first = failed[0]
-        console.print(
-            f"{len(failed)} of {len(rows)} items failed, the first of them document {first.doc_id} of {first.task}: "
-            f"{first.error}",
-            style="red",
-            markup=False,
-            highlight=False,
+def _show_complete(options: BenchOptions, console: Console, subject: Subject) -> int:
+    """Shows a run that needs no resuming; refuses one that is another."""
+    run = read_run(options.out)
+    if run.manifest.subject is None:
+        raise RunError(f"{run.path} was imported: there is nothing to resume")
+    if found := changes(run.manifest.subject, subject):
+        raise RunError(f"{run.path} cannot be resumed: {'; '.join(found)}")
+    print_evaluation(console, evaluation_of(run))
+    console.print(f"The run {run.path} is complete: nothing is left to do", highlight=False, soft_wrap=True)
+    return run.manifest.counts.failed
+
+
+class _Session:
+    """One process's work on a run."""
+
+    def __init__(
+        self, options: BenchOptions, console: Console, loaded: LoadedTasks, subject: Subject, journal: Journal
+    ) -> None:
+        self._options = options
+        self._console = console
+        self._loaded = loaded
+        self._subject = subject
+        self._journal = journal
+        self._items = [item for task in loaded.tasks for item in task.items]
+        self._scoreboard = Scoreboard(task.name for task in loaded.tasks)
+        self._outcomes: dict[tuple[str, int], Outcome] = {}
+
+    def run(self, transport: httpx.MockTransport | None) -> int:
+        """Scores what is not scored yet, writes the run, shows it; returns how many items failed."""
+        past = self._journal.begin(self._subject, datetime.now(UTC).isoformat(timespec="milliseconds"))
+        self._take_over(past)
+        if not self._options.quiet:
+            print_heading(self._console, self._options.url, self._subject, len(self._outcomes))
+        begin = time.monotonic()
+        self._replay(begin, transport)
+        timing = self._timing(past, time.monotonic() - begin)
+        evaluation = evaluate(self._loaded, lambda task, i: self._outcomes[task.name, task.items[i].doc_id])
+        manifest = Manifest(
+            created=timing.finished,
+            url=self._options.url,
+            concurrency=self._options.concurrency,
+            include_path=str(self._options.include_path) if self._options.include_path else None,
+            subject=self._subject,
+            timing=timing,
+            counts=evaluation.counts,
+            packages={"python": platform.python_version(), "qconf": __version__} | {p: version(p) for p in PACKAGES},
         )
-    speed = f"{len(rows)} items in {timing.seconds:.1f} s, {timing.items_per_second:.1f}/s"
-    console.print(f"{speed}. Run written to {out}", markup=False, highlight=False, soft_wrap=True)
+        write_run(self._options.out, manifest, evaluation.rows, evaluation.results(), evaluation.tokens)
+        if not evaluation.counts.failed:
+            self._journal.delete()
+        print_evaluation(self._console, evaluation)
+        print_end(self._console, timing, len(self._items), self._options.out)
+        return evaluation.counts.failed
 
+    def _take_over(self, past: Past) -> None:
+        """Takes what earlier sessions scored; items that failed are tried again."""
+        for item in self._items:
+            scores = past.entries.get((item.task, item.doc_id))
+            if scores and scores["error"] is None:
+                tokens = scores.pop("tokens")
+                self._add(Outcome(replace(blank(item), **scores), tokens))
 
-def _timing(started: datetime, seconds: float, items: int) -> Timing:
-    return Timing(
-        started=started.isoformat(timespec="milliseconds"),
-        finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        seconds=round(seconds, 3),
-        items_per_second=round(items / seconds, 3) if seconds else 0.0,
-    )
+    def _add(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.row.task, outcome.row.doc_id] = outcome
+        self._scoreboard.add(outcome.row)
 
+    def _replay(self, begin: float, transport: httpx.MockTransport | None) -> None:
+        options = self._options
+        todo = [item for item in self._items if (item.task, item.doc_id) not in self._outcomes]
+        sizes = {task.name: len(task.items) for task in self._loaded.tasks}
+        display = make_display(self._console, self._scoreboard, sizes, options.quiet)
 
-def _manifest(
-    options: BenchOptions,
-    pair: Both[ModelInfo],
-    server: ServerInfo,
-    tasks: Sequence[LoadedTask],
-    scoreboard: Scoreboard,
-    timing: Timing,
-) -> Manifest:
-    overall = scoreboard.overall
-    return Manifest(
-        created=timing.finished,
-        url=options.url,
-        server=server,
-        models=pair,
-        tasks=[
-            TaskRecord(name=task.name, version=task.version, num_fewshot=task.num_fewshot, items=len(task.items))
-            for task in tasks
-        ],
-        settings=Settings(
-            tasks=options.tasks,
-            include_path=str(options.include_path) if options.include_path else None,
-            num_fewshot=options.num_fewshot,
-            limit=options.limit,
-            concurrency=options.concurrency,
-            add_special_tokens=options.add_special_tokens,
-        ),
-        timing=timing,
-        counts=Counts(items=overall.done, ok=overall.scored, failed=overall.failed),
-        packages={"python": platform.python_version(), "qconf": __version__} | {p: version(p) for p in PACKAGES},
-    )
+        def take(outcome: Outcome) -> None:
+            row = outcome.row
+            scores = {name: getattr(row, name) for name in SCORES} | {"tokens": outcome.tokens}
+            self._journal.add(row.task, row.doc_id, time.monotonic() - begin, scores)
+            self._add(outcome)
+            display.advance()
+
+        async def main() -> None:
+            async with AsyncClient(
+                options.url, timeout=options.timeout, retries=options.retries, transport=transport
+            ) as client:
+                max_length = options.window or self._subject.models.base.max_model_len
+                how = ReplayOptions(options.concurrency, options.add_special_tokens, max_length)
+                await replay(client, todo, self._subject.models, how, take)
+
+        try:
+            with display.shown():
+                asyncio.run(main())
+        except KeyboardInterrupt as exc:
+            raise Interrupted(self._unfinished("interrupted")) from exc
+        except ServerGone as exc:
+            raise Stopped(self._unfinished(str(exc))) from exc
+
+    def _unfinished(self, why: str) -> str:
+        done = f"{self._scoreboard.overall.done} of {len(self._items)} items are kept"
+        return f"{why}; {done} in {self._options.out}: the same command with --resume goes on"
+
+    def _timing(self, past: Past, seconds: float) -> Timing:
+        total = past.seconds + seconds
+        return Timing(
+            started=past.started[0],
+            finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            seconds=round(total, 3),
+            sessions=len(past.started),
+            items_per_second=round(len(self._items) / total, 3) if total else 0.0,
+        )

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.summary import Scoreboard, Tally
-from client.table import divergence, pair
+from client.table import divergence, flips, pair
 
 LINE_EVERY = 5.0
 # Lines of the screen that are not rows of the table.
@@ -54,6 +54,8 @@ class PlainDisplay:
         self._console = console
         self._overall = scoreboard.overall
         self._total = sum(sizes.values())
+        # Items of an earlier session, which say nothing about the speed of this one.
+        self._before = scoreboard.overall.done
         self._clock = clock
         self._started = self._printed = clock()
 
@@ -70,7 +72,7 @@ class PlainDisplay:
 
     def _line(self, elapsed: float) -> str:
         done = self._overall.done
-        rate = done / elapsed if elapsed > 0 else 0.0
+        rate = (done - self._before) / elapsed if elapsed > 0 else 0.0
         left = f", {(self._total - done) / rate:.0f} s left" if rate and done < self._total else ""
         return f"{done}/{self._total} items, {rate:.1f}/s{left}, {_so_far(self._overall)}"
 
@@ -79,7 +81,7 @@ def _so_far(tally: Tally) -> str:
     summary = tally.summary()
     accuracy = pair(summary.base.accuracy, summary.quantized.accuracy)
     failed = f", {tally.failed} failed" if tally.failed else ""
-    return f"accuracy {accuracy} %, {summary.flips} flips, mean KL {divergence(summary.mean_kl)}{failed}"
+    return f"accuracy {accuracy} %, {flips(summary)} flips, mean KL {divergence(summary.mean_kl)}{failed}"
 
 
 class LiveDisplay:
@@ -102,7 +104,7 @@ class LiveDisplay:
         self._bar = self._progress.add_task("items", total=sum(sizes.values()))
 
     def shown(self) -> AbstractContextManager[object]:
-        self._progress.reset(self._bar)
+        self._progress.reset(self._bar, completed=self._scoreboard.overall.done)
         # Transient: the final table says it all again.
         return Live(console=self._console, get_renderable=self.render, refresh_per_second=5, transient=True)
 
@@ -135,7 +137,7 @@ def _add_row(table: Table, name: str, tally: Tally, size: int, style: str = "") 
         f"{tally.done}/{size}",
         Text(str(tally.failed), style="red" if tally.failed else "dim"),
         pair(summary.base.accuracy, summary.quantized.accuracy),
-        str(summary.flips),
+        flips(summary),
         divergence(summary.mean_kl),
         style=style if tally.done else "dim",
     )

@@ -1,17 +1,17 @@
-"""The run folder: ``manifest.json`` says what ran, ``items.parquet`` holds one row per item.
+"""The run folder: what ran, and what came of it.
 
-``COLUMNS`` documents the columns of ``items.parquet``, and the file carries the same words as metadata. "Per choice"
-means a list with one entry per choice, in the order of the task. Log-probabilities and divergences are in nats.
-Confidences are not stored: they are the softmax of an item's log-probabilities. Where an item failed, ``error`` says
-why, its lists of scores are empty and its divergences null.
+``manifest.json`` says what ran; ``items.parquet`` holds one row per item, ``tokens.parquet`` one row per scored token
+of corpora (only where there were any), ``results.json`` the metrics of each task under both models.
+
+``ITEM_COLUMNS`` and ``TOKEN_COLUMNS`` document the columns, and the files carry the same words as metadata. "Per
+choice" means a list with one entry per choice, in the order of the task. Log-probabilities and divergences are in nats.
+Confidences of choices are not stored: they are the softmax of an item's log-probabilities. Where an item failed,
+``error`` says why, its lists of scores are empty and its divergences null.
 """
 
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +20,14 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from client.items import Kind
 from server.schema import Both, ModelInfo, ServerInfo
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 ITEMS = "items.parquet"
+TOKENS = "tokens.parquet"
+RESULTS = "results.json"
 
 
 class RunError(Exception):
@@ -32,7 +35,7 @@ class RunError(Exception):
 
 
 class Column(NamedTuple):
-    """One column of ``items.parquet``."""
+    """One column of a table."""
 
     name: str
     type: pa.DataType
@@ -44,17 +47,31 @@ def _per_choice(type_: pa.DataType, nullable: bool = False) -> pa.DataType:
     return pa.list_(pa.field("element", type_, nullable))
 
 
-COLUMNS = (
-    Column("task", pa.string(), False, "name of the task in lm-eval"),
-    Column("doc_id", pa.int64(), False, "position of the document in the task's split"),
+ITEM_COLUMNS = (
+    Column("task", pa.string(), False, "name of the task, or of the file it was made from"),
+    Column("doc_id", pa.int64(), False, "position of the document in the task's split, of the item in the file"),
+    Column(
+        "kind",
+        pa.string(),
+        False,
+        "multiple_choice; loglikelihood: one continuation; loglikelihood_rolling: a whole text; window: of a corpus",
+    ),
     Column("doc_hash", pa.string(), False, "SHA-256 of the document, as in lm-eval's sample logs"),
     Column("prompt_hash", pa.string(), False, "SHA-256 of the context, few-shot examples included, as in lm-eval"),
-    Column("label", pa.int64(), True, "index of the true choice; null where the task names none"),
-    Column("n_choices", pa.int64(), False, "number of choices"),
+    Column("label", pa.int64(), True, "index of the true choice; null where the task names none, or several"),
+    Column("n_choices", pa.int64(), False, "number of choices; 1 but for multiple_choice"),
+    Column("contexts", _per_choice(pa.string()), False, "the different contexts of the choices, mostly only one"),
+    Column("choices", _per_choice(pa.string()), False, "per choice: the text that was scored after its context"),
+    Column("choice_context", _per_choice(pa.int64()), False, "per choice: index of its context"),
     Column("base_logprob", _per_choice(pa.float64()), False, "per choice: summed log-probability, base model"),
     Column("quantized_logprob", _per_choice(pa.float64()), False, "per choice: the same, quantized model"),
-    Column("choice_chars", _per_choice(pa.int64()), False, "per choice: characters, without lm-eval's delimiter"),
-    Column("choice_bytes", _per_choice(pa.int64()), False, "per choice: bytes of UTF-8, without lm-eval's delimiter"),
+    Column(
+        "choice_chars",
+        _per_choice(pa.int64()),
+        False,
+        "per choice: characters, as lm-eval's acc_norm counts them: no delimiter",
+    ),
+    Column("choice_bytes", _per_choice(pa.int64()), False, "per choice: bytes of UTF-8, no delimiter"),
     Column(
         "choice_tokens",
         _per_choice(pa.int64()),
@@ -67,23 +84,62 @@ COLUMNS = (
         "choice_mean_kl", _per_choice(pa.float64(), True), False, "per choice: mean KL(base || quantized) of tokens"
     ),
     Column("choice_max_kl", _per_choice(pa.float64(), True), False, "per choice: largest KL(base || quantized)"),
+    Column(
+        "base_unconditional",
+        _per_choice(pa.float64()),
+        False,
+        "per choice: summed log-probability without the context, base model; empty but for lm-eval's acc_mutual_info",
+    ),
+    Column("quantized_unconditional", _per_choice(pa.float64()), False, "per choice: the same, quantized model"),
     Column("mean_kl", pa.float64(), True, "mean KL(base || quantized) over the tokens of all choices"),
     Column("max_kl", pa.float64(), True, "largest KL(base || quantized) over the tokens of all choices"),
+    Column("doc", pa.string(), True, "the document as the task has it, JSON; null for corpora"),
+    Column("target", pa.string(), True, "its answer as the task has it"),
+    Column("base_metrics", pa.string(), True, "lm-eval's metrics of the item by filter, base model, JSON"),
+    Column("quantized_metrics", pa.string(), True, "the same, quantized model"),
     Column("error", pa.string(), True, "why the item failed; null where it did not"),
 )
-SCHEMA = pa.schema([pa.field(c.name, c.type, c.nullable, {"description": c.meaning}) for c in COLUMNS])
+TOKEN_COLUMNS = (
+    Column("task", pa.string(), False, "name of the file that holds the corpus"),
+    Column("doc_id", pa.int64(), False, "number of the window that the token was scored in"),
+    Column("position", pa.int64(), False, "position of the token in the corpus"),
+    Column("token_id", pa.int64(), False, "the token"),
+    Column("base_logprob", pa.float32(), False, "log-probability of the token, base model"),
+    Column("quantized_logprob", pa.float32(), False, "the same, quantized model"),
+    Column("kl", pa.float32(), False, "KL(base || quantized) of the distributions that predict the token"),
+    Column("reverse_kl", pa.float32(), False, "KL(quantized || base)"),
+    Column("js", pa.float32(), False, "Jensen-Shannon divergence"),
+    Column("base_entropy", pa.float32(), False, "entropy of the base model's distribution"),
+    Column("quantized_entropy", pa.float32(), False, "the same, quantized model"),
+    Column("base_confidence", pa.float32(), False, "largest probability, base model"),
+    Column("quantized_confidence", pa.float32(), False, "the same, quantized model"),
+    Column("base_argmax", pa.int64(), False, "the token that has it, base model"),
+    Column("quantized_argmax", pa.int64(), False, "the same, quantized model"),
+)
+
+
+def _schema(columns: Iterable[Column]) -> pa.Schema:
+    return pa.schema([pa.field(c.name, c.type, c.nullable, {"description": c.meaning}) for c in columns])
+
+
+ITEM_SCHEMA = _schema(ITEM_COLUMNS)
+TOKEN_SCHEMA = _schema(TOKEN_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """One row of ``items.parquet``; ``COLUMNS`` says what each field means."""
+    """One row of ``items.parquet``; ``ITEM_COLUMNS`` says what each field means."""
 
     task: str
     doc_id: int
+    kind: Kind
     doc_hash: str
     prompt_hash: str
     label: int | None
     n_choices: int
+    contexts: Sequence[str]
+    choices: Sequence[str]
+    choice_context: Sequence[int]
     choice_chars: Sequence[int]
     choice_bytes: Sequence[int]
     base_logprob: Sequence[float] = ()
@@ -93,8 +149,14 @@ class ItemResult:
     quantized_is_greedy: Sequence[bool] = ()
     choice_mean_kl: Sequence[float | None] = ()
     choice_max_kl: Sequence[float | None] = ()
+    base_unconditional: Sequence[float] = ()
+    quantized_unconditional: Sequence[float] = ()
     mean_kl: float | None = None
     max_kl: float | None = None
+    doc: str | None = None
+    target: str | None = None
+    base_metrics: str | None = None
+    quantized_metrics: str | None = None
     error: str | None = None
 
 
@@ -105,31 +167,55 @@ class _Part(BaseModel):
 
 
 class TaskRecord(_Part):
-    """A task that ran, in the version that lm-eval gives it."""
+    """A task that ran, in the version that lm-eval gives it; files have the beginning of their SHA-256 as version.
+
+    ``digest`` is a SHA-256 over all contexts and choices.
+    """
 
     name: str
     version: str
     num_fewshot: int
     items: int
+    digest: str
 
 
 class Settings(_Part):
-    """What the user chose."""
+    """What the user chose and what makes a difference to the numbers."""
 
     tasks: list[str]
-    include_path: str | None
+    data: list[str]
+    corpora: list[str]
     num_fewshot: int | None
     limit: int | None
-    concurrency: int
     add_special_tokens: bool
+    delimiter: str
+    window: int | None
+    stride: int | None
+
+
+class Subject(_Part):
+    """What was measured, and with what: a run may only be resumed where all of this is the same."""
+
+    server: ServerInfo
+    models: Both[ModelInfo]
+    settings: Settings
+    tasks: list[TaskRecord]
+
+
+class Import(_Part):
+    """Sample files of lm-eval that a run was made of."""
+
+    base: list[str]
+    quantized: list[str]
 
 
 class Timing(_Part):
-    """When the replay ran; times are ISO 8601 in UTC."""
+    """When the replay ran, in ISO 8601 and UTC; ``seconds`` are those at work, over all ``sessions`` of a run."""
 
     started: str
     finished: str
     seconds: float
+    sessions: int
     items_per_second: float
 
 
@@ -142,27 +228,32 @@ class Counts(_Part):
 
 
 class Manifest(_Part):
-    """``manifest.json``: all that one must know to understand or repeat the run."""
+    """``manifest.json``: all that one must know to understand or repeat the run.
+
+    A run that was imported has ``imported`` in place of ``url``, ``subject`` and ``timing``.
+    """
 
     schema_version: int = SCHEMA_VERSION
     created: str
-    url: str
-    server: ServerInfo
-    models: Both[ModelInfo]
-    tasks: list[TaskRecord]
-    settings: Settings
-    timing: Timing
+    url: str | None = None
+    concurrency: int | None = None
+    include_path: str | None = None
+    subject: Subject | None = None
+    timing: Timing | None = None
+    imported: Import | None = None
     counts: Counts
     packages: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that was read. ``table`` has the columns of ``COLUMNS``."""
+    """A run folder that was read: ``table`` with ``ITEM_COLUMNS``, ``tokens`` with ``TOKEN_COLUMNS`` or None."""
 
     path: Path
     manifest: Manifest
     table: pa.Table
+    tokens: pa.Table | None
+    results: dict[str, Any]
 
     def items(self) -> list[ItemResult]:
         """The rows, one by one. Work on columns should take ``table``."""
@@ -178,56 +269,78 @@ def check_target(path: Path) -> None:
         raise RunError(f"cannot write the run to {path}: {there} is no folder that can be written to")
 
 
-def write_run(path: Path, manifest: Manifest, items: Sequence[ItemResult]) -> None:
-    """Writes a run folder: all of it, or nothing under that name."""
-    check_target(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+def write_run(
+    folder: Path,
+    manifest: Manifest,
+    items: Sequence[ItemResult],
+    results: Mapping[str, Any],
+    tokens: pa.Table | None = None,
+) -> None:
+    """Writes the files of a run into its folder, which may hold its journal. With the manifest, the last, it is one."""
     try:
-        _write_files(temporary, manifest, items)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_table(folder / ITEMS, pa.Table.from_pylist([asdict(item) for item in items], schema=ITEM_SCHEMA))
+        if tokens is not None:
+            _write_table(folder / TOKENS, tokens)
+        _write_text(folder / RESULTS, json.dumps(results, indent=2, allow_nan=False))
+        _write_text(folder / MANIFEST, manifest.model_dump_json(indent=2))
     except OSError as exc:
-        raise RunError(f"cannot write the run to {path}: {exc.strerror or exc}") from exc
-    try:
-        os.rename(temporary, path)
-    except OSError as exc:  # somebody else took the name meanwhile; what was measured is not thrown away
-        raise RunError(f"cannot name the run {path} ({exc.strerror}): it is in {temporary}") from exc
+        raise RunError(f"cannot write the run to {folder}: {exc.strerror or exc}") from exc
 
 
-def _write_files(folder: Path, manifest: Manifest, items: Sequence[ItemResult]) -> None:
-    folder.mkdir(parents=True)
-    with ExitStack() as undo:
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        table = pa.Table.from_pylist([asdict(item) for item in items], schema=SCHEMA)
-        pq.write_table(table, folder / ITEMS, compression="zstd")
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        undo.pop_all()
+def _write_table(path: Path, table: pa.Table) -> None:
+    part = path.with_name(f"{path.name}.part")
+    pq.write_table(table, part, compression="zstd")
+    os.replace(part, path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text + "\n", encoding="utf-8")
+    os.replace(part, path)
 
 
 def read_run(path: Path | str) -> Run:
-    """Reads a run folder that ``write_run`` wrote."""
+    """Reads a run folder."""
     folder = Path(path)
-    return Run(folder, _read_manifest(folder / MANIFEST), _read_items(folder / ITEMS))
+    manifest = _read_manifest(folder / MANIFEST)
+    tokens = _read_table(folder / TOKENS, TOKEN_SCHEMA) if (folder / TOKENS).exists() else None
+    return Run(folder, manifest, _read_table(folder / ITEMS, ITEM_SCHEMA), tokens, _read_json(folder / RESULTS))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise RunError(f"cannot read {path}: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise RunError(f"{path} is no JSON: {exc}") from exc
 
 
 def _read_manifest(path: Path) -> Manifest:
+    raw = _read_json(path)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
         version = raw["schema_version"]
         if version != SCHEMA_VERSION:
             raise RunError(f"{path} has schema version {version}, this program reads version {SCHEMA_VERSION}")
         return Manifest.model_validate(raw)
-    except OSError as exc:
-        raise RunError(f"cannot read {path}: {exc.strerror}") from exc
-    except (ValueError, TypeError, KeyError) as exc:  # pydantic's and json's errors are ValueErrors
+    except (ValueError, TypeError, KeyError) as exc:  # pydantic's errors are ValueErrors
         problem = exc.errors()[0]["loc"] if isinstance(exc, ValidationError) else exc
         raise RunError(f"{path} is no manifest of a run: {problem}") from exc
 
 
-def _read_items(path: Path) -> Any:
+def _read_table(path: Path, schema: pa.Schema) -> Any:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as exc:
         raise RunError(f"cannot read {path}: {exc}") from exc
-    missing = [column.name for column in COLUMNS if column.name not in table.column_names]
+    missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise RunError(f"{path} lacks the columns {', '.join(missing)}")
-    return table.select([column.name for column in COLUMNS]).cast(SCHEMA)
+    return table.select(schema.names).cast(schema)
+
+
+if __name__ == "__main__":
+    from client.results_command import app
+
+    app(prog_name="python -m client.results")

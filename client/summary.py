@@ -31,7 +31,9 @@ def chosen(logprobs: Sequence[float]) -> int:
 class ModelSummary:
     """One model on one task. ``confidence`` is that in the choice it made, ``true_confidence`` in the true choice.
 
-    ``accuracy`` and ``true_confidence`` are means over the items that have a label, NaN where none has.
+    ``accuracy`` and ``true_confidence`` are means over the items that have a label. An item with a single continuation,
+    of which lm-eval asks for the log-likelihood, is right where every token of it was the model's likeliest, and its
+    probability is the confidence in it. NaN stands for a mean over nothing.
     """
 
     accuracy: float
@@ -41,10 +43,14 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True)
 class TaskSummary:
-    """Both models on one task. ``mean_kl`` is the mean over items of the items' mean KL(base || quantized)."""
+    """Both models on one task. ``mean_kl`` is the mean over items of the items' mean KL(base || quantized).
+
+    ``flips`` counts among the ``choosing`` items, those with choices.
+    """
 
     scored: int
     failed: int
+    choosing: int
     base: ModelSummary
     quantized: ModelSummary
     flips: int
@@ -57,17 +63,21 @@ class _ModelSums:
     confidence: float = 0.0
     true_confidence: float = 0.0
 
-    def add(self, logprobs: Sequence[float], label: int | None) -> None:
+    def choose(self, logprobs: Sequence[float], label: int | None) -> None:
         confidences = softmax(logprobs)
         self.confidence += max(confidences)
         if label is not None:
             self.correct += chosen(logprobs) == label
             self.true_confidence += confidences[label]
 
-    def summary(self, items: int, labelled: int) -> ModelSummary:
+    def predict(self, logprob: float, is_greedy: bool) -> None:
+        self.correct += is_greedy
+        self.true_confidence += math.exp(logprob)
+
+    def summary(self, choosing: int, labelled: int) -> ModelSummary:
         return ModelSummary(
             accuracy=_mean(self.correct, labelled),
-            confidence=_mean(self.confidence, items),
+            confidence=_mean(self.confidence, choosing),
             true_confidence=_mean(self.true_confidence, labelled),
         )
 
@@ -78,6 +88,7 @@ class Tally:
 
     scored: int = 0
     failed: int = 0
+    _choosing: int = 0
     _labelled: int = 0
     _flips: int = 0
     _kl: float = 0.0
@@ -94,25 +105,35 @@ class Tally:
         if item.error is not None:
             self.failed += 1
             return
-        try:
-            self._base.add(item.base_logprob, item.label)
-            self._quantized.add(item.quantized_logprob, item.label)
-        except ValueError as exc:
-            raise ValueError(f"{item.task}, document {item.doc_id}: {exc}") from exc
+        if item.kind == "multiple_choice":
+            self._choose(item)
+        elif item.kind == "loglikelihood":
+            self._base.predict(item.base_logprob[0], item.base_is_greedy[0])
+            self._quantized.predict(item.quantized_logprob[0], item.quantized_is_greedy[0])
+            self._labelled += 1
         self.scored += 1
-        self._labelled += item.label is not None
-        self._flips += chosen(item.base_logprob) != chosen(item.quantized_logprob)
         if item.mean_kl is not None:
             self._kl += item.mean_kl
             self._kl_items += 1
+
+    def _choose(self, item: ItemResult) -> None:
+        try:
+            self._base.choose(item.base_logprob, item.label)
+            self._quantized.choose(item.quantized_logprob, item.label)
+        except ValueError as exc:
+            raise ValueError(f"{item.task}, document {item.doc_id}: {exc}") from exc
+        self._choosing += 1
+        self._labelled += item.label is not None
+        self._flips += chosen(item.base_logprob) != chosen(item.quantized_logprob)
 
     def summary(self) -> TaskSummary:
         """Means over what was taken in so far."""
         return TaskSummary(
             scored=self.scored,
             failed=self.failed,
-            base=self._base.summary(self.scored, self._labelled),
-            quantized=self._quantized.summary(self.scored, self._labelled),
+            choosing=self._choosing,
+            base=self._base.summary(self._choosing, self._labelled),
+            quantized=self._quantized.summary(self._choosing, self._labelled),
             flips=self._flips,
             mean_kl=_mean(self._kl, self._kl_items),
         )

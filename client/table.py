@@ -1,13 +1,14 @@
 """The table of a run, in the shape of the paper's: accuracy and confidences of both models and what changed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from client.corpus_summary import CorpusSummary
 from client.summary import ModelSummary, Scoreboard, TaskSummary
 
 
@@ -34,6 +35,54 @@ def summary_table(scoreboard: Scoreboard, console: Console) -> Table:
     """
     wide = _filled(_wide_frame(), _add_wide, scoreboard)
     return wide if _fits(wide, console) else _filled(_narrow_frame(), _add_narrow, scoreboard)
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Table:
+    """lm-eval's metrics, one row for each of a task or group: ``metrics[task][model][metric]``."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold")
+    table.add_column("lm-eval's metrics", overflow="ellipsis", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
+    _add_numbers(table, "base", "quantized", "Δ")
+    for name, models in metrics.items():
+        for index, (metric, base) in enumerate(models["base"].items()):
+            quantized = models["quantized"][metric]
+            change = "-" if base is None or quantized is None else f"{quantized - base:+.4f}"
+            table.add_row(
+                "" if index else name, metric.removesuffix(",none"), _number(base), _number(quantized), change
+            )
+    return table
+
+
+def corpus_table(corpora: Mapping[str, CorpusSummary]) -> Table:
+    """One column per corpus."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold", caption="KL and JS in nats.")
+    table.caption_justify = "left"
+    table.add_column("corpus")
+    _add_numbers(table, *corpora)
+    for label, show in CORPUS_ROWS:
+        table.add_row(label, *(show(summary) for summary in corpora.values()))
+    return table
+
+
+CORPUS_ROWS: tuple[tuple[str, Callable[[CorpusSummary], str]], ...] = (
+    ("tokens scored", lambda corpus: str(corpus.tokens)),
+    ("perplexity, base", lambda corpus: f"{corpus.base_perplexity:.4f}"),
+    ("perplexity, quantized", lambda corpus: f"{corpus.quantized_perplexity:.4f}"),
+    ("perplexity, quantized / base", lambda corpus: f"{corpus.perplexity_ratio:.5f}"),
+    ("KL(base ‖ quantized), mean", lambda corpus: f"{corpus.mean_kl:.6f}"),
+    ("... median", lambda corpus: f"{corpus.median_kl:.6f}"),
+    ("... 99th percentile", lambda corpus: f"{corpus.kl_99:.6f}"),
+    ("... largest", lambda corpus: f"{corpus.max_kl:.6f}"),
+    ("KL(quantized ‖ base), mean", lambda corpus: f"{corpus.mean_reverse_kl:.6f}"),
+    ("JS, mean", lambda corpus: f"{corpus.mean_js:.6f}"),
+    ("same likeliest token", lambda corpus: f"{100 * corpus.same_top:.2f} %"),
+    ("Δp of the token, mean", lambda corpus: f"{100 * corpus.mean_delta_p:+.3f} %"),
+    ("... root mean square", lambda corpus: f"{100 * corpus.rms_delta_p:.3f} %"),
+)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _fits(table: Table, console: Console) -> bool:
@@ -95,7 +144,7 @@ def _add_wide(table: Table, name: str, summary: TaskSummary, style: str) -> None
     for metric in METRICS:
         base, quantized = metric.of(summary.base), metric.of(summary.quantized)
         cells += [percent(base), percent(quantized), delta(base, quantized, metric.more_is_better)]
-    table.add_row(name, str(summary.scored), *cells, str(summary.flips), divergence(summary.mean_kl), style=style)
+    table.add_row(name, str(summary.scored), *cells, flips(summary), divergence(summary.mean_kl), style=style)
 
 
 def _add_narrow(table: Table, name: str, summary: TaskSummary, style: str) -> None:
@@ -103,7 +152,7 @@ def _add_narrow(table: Table, name: str, summary: TaskSummary, style: str) -> No
     for metric in METRICS:
         base, quantized = metric.of(summary.base), metric.of(summary.quantized)
         cells.append(Text(f"{pair(base, quantized)}\n").append_text(delta(base, quantized, metric.more_is_better)))
-    table.add_row(name, str(summary.scored), *cells, str(summary.flips), divergence(summary.mean_kl), style=style)
+    table.add_row(name, str(summary.scored), *cells, flips(summary), divergence(summary.mean_kl), style=style)
 
 
 def percent(share: float) -> str:
@@ -122,6 +171,11 @@ def delta(base: float, quantized: float, coloured: bool) -> Text:
     if text[1:] == "0.0":
         return Text("0.0", style="dim")
     return Text(text, style=("red" if text.startswith("-") else "green") if coloured else "")
+
+
+def flips(summary: TaskSummary) -> str:
+    """Flips, where there was something to choose from."""
+    return str(summary.flips) if summary.choosing else "-"
 
 
 def divergence(nats: float) -> str:

@@ -1,4 +1,4 @@
-"""Benchmark items, from lm-eval's own task definitions.
+"""Items of lm-eval's own task definitions.
 
 lm-eval builds the contexts, few-shot examples and continuations; nothing of a task is written here. It is imported by
 the functions that need it, because it is slow to import and an optional extra.
@@ -16,41 +16,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from client.items import Item, Kind, LoadedTask, TaskError, distinct
+
 # lm-eval's own default for drawing few-shot examples.
 FEWSHOT_SEED = 1234
 
 
-class TaskError(Exception):
-    """A task that cannot be replayed, and why, in one sentence."""
+@dataclass(frozen=True)
+class LoadedTasks:
+    """Tasks, each once, in the order asked for, and lm-eval's groups of them by name."""
 
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One document of a task: a context and the continuations to choose from, exactly as lm-eval would score them.
-
-    ``choice_chars`` and ``choice_bytes`` are lengths of the choices without the delimiter that lm-eval puts before
-    them: what its acc_norm and acc_bytes divide by. ``label`` is None where the task names no choice that exists.
-    """
-
-    task: str
-    doc_id: int
-    doc_hash: str
-    prompt_hash: str
-    context: str
-    continuations: tuple[str, ...]
-    choice_chars: tuple[int, ...]
-    choice_bytes: tuple[int, ...]
-    label: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedTask:
-    """A task as it will be replayed."""
-
-    name: str
-    version: str
-    num_fewshot: int
-    items: tuple[Item, ...]
+    tasks: list[LoadedTask]
+    groups: dict[str, Any]
 
 
 def load_tasks(
@@ -59,18 +36,21 @@ def load_tasks(
     include_path: Path | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
-) -> list[LoadedTask]:
-    """Tasks by name, in the order asked for; a group or a tag stands for its tasks, once each.
+) -> LoadedTasks:
+    """Tasks by name; a group or a tag stands for its tasks.
 
     ``num_fewshot`` overrides what the tasks say, except a task that is fixed to zero, as in lm-eval. ``limit`` takes
     the first documents of each.
     """
-    with _quiet():
+    with quiet():
         manager = _manager(names, include_path)
-        found: dict[str, Any] = {}
+        tasks: dict[str, Any] = {}
+        groups: dict[str, Any] = {}
         for name in names:
-            found |= _find(manager, name, include_path)
-        return [_load(name, task, num_fewshot, limit) for name, task in found.items()]
+            found = _find(manager, name, include_path)
+            tasks |= found["tasks"]
+            groups |= found["groups"]
+        return LoadedTasks([_load(name, task, num_fewshot, limit) for name, task in tasks.items()], groups)
 
 
 def _manager(names: Sequence[str], include_path: Path | None) -> Any:
@@ -95,18 +75,21 @@ def _suffices(local: Any, names: Sequence[str]) -> bool:
     return True
 
 
-def _find(manager: Any, name: str, include_path: Path | None) -> dict[str, Any]:
+def _find(manager: Any, name: str, include_path: Path | None) -> Any:
     if name not in manager.task_index:
         where = f" and none in {include_path}" if include_path else " (tasks of your own: --include-path DIR)"
         raise TaskError(f"no task, group or tag of lm-eval is named '{name}'{where}")
     try:
-        return dict(manager.load([name])["tasks"])
+        return manager.load([name])
     except Exception as exc:  # loading runs the task's own code, lm-eval's and that of datasets: anything may come
-        raise TaskError(f"task '{name}' cannot be loaded: {_one_line(exc)}") from exc
+        raise TaskError(f"task '{name}' cannot be loaded: {one_line(exc)}") from exc
 
 
 def _load(name: str, task: Any, num_fewshot: int | None, limit: int | None) -> LoadedTask:
-    _refuse_unsupported(name, task)
+    if task.OUTPUT_TYPE == "generate_until":
+        raise TaskError(
+            f"task '{name}' generates text: only tasks that score by log-likelihood can be replayed, so far"
+        )
     if task.config.num_fewshot is None:
         task.set_config(key="num_fewshot", value=0 if num_fewshot is None else num_fewshot)
     elif num_fewshot is not None and task.config.num_fewshot != 0:
@@ -115,62 +98,87 @@ def _load(name: str, task: Any, num_fewshot: int | None, limit: int | None) -> L
     try:
         task.build_all_requests(limit=limit)
         items = tuple(_items(name, task))
+    except TaskError:
+        raise
     except Exception as exc:  # the task's own code again
-        raise TaskError(f"the requests of task '{name}' cannot be built: {_one_line(exc)}") from exc
-    return LoadedTask(name, str(task.VERSION), task.config.num_fewshot, items)
-
-
-def _refuse_unsupported(name: str, task: Any) -> None:
-    reason = None
-    if task.OUTPUT_TYPE != "multiple_choice":
-        reason = f"its output type is {task.OUTPUT_TYPE}"
-    elif callable(task.config.process_results):
-        reason = "it scores answers with code of its own"
-    elif task.multiple_input:
-        reason = "its choices are in the context, not in the continuation"
-    elif task.multiple_target:
-        reason = "its documents have several true choices"
-    elif "acc_mutual_info" in task.aggregation():
-        reason = "it also scores the choices without their context"
-    if reason:
-        raise TaskError(f"task '{name}' cannot be replayed: {reason}; only plain multiple choice can, so far")
+        raise TaskError(f"the requests of task '{name}' cannot be built: {one_line(exc)}") from exc
+    return LoadedTask(name, str(task.VERSION), task.config.num_fewshot, items, task)
 
 
 def _items(name: str, task: Any) -> Iterator[Item]:
-    utils = importlib.import_module("lm_eval.utils")
     for doc_id, group in groupby(task.instances, key=lambda instance: instance.doc_id):
         instances = list(group)
-        doc, context = instances[0].doc, instances[0].args[0]
-        choices = task.doc_to_choice(doc)
-        yield Item(
-            task=name,
-            doc_id=doc_id,
-            doc_hash=utils.hash_string(
-                json.dumps(doc, indent=2, default=utils.handle_non_serializable, ensure_ascii=False)
-            ),
-            prompt_hash=utils.hash_string(context),
-            context=context,
-            continuations=tuple(instance.args[1] for instance in instances),
-            choice_chars=tuple(len(choice) for choice in choices),
-            choice_bytes=tuple(len(choice.encode()) for choice in choices),
-            label=_label(task.doc_to_target(doc), choices),
-        )
+        kind = _kind(name, task, instances)
+        if kind == "loglikelihood_rolling":
+            arguments = [("", instances[0].args[0])]
+        else:
+            arguments = [instance.args for instance in instances]
+        yield _item(name, task, doc_id, kind, instances[0].doc, arguments)
 
 
-def _label(target: object, choices: Sequence[str]) -> int | None:
+def _kind(name: str, task: Any, instances: Sequence[Any]) -> Kind:
+    types = {instance.request_type for instance in instances}
+    texts = all(isinstance(text, str) for instance in instances for text in instance.args)
+    if not texts or len(types) > 1 or not types <= {"loglikelihood", "loglikelihood_rolling"}:
+        what = " and ".join(sorted(types)) if texts else "with something else than text"
+        raise TaskError(f"task '{name}' has requests {what}: only log-likelihoods of texts can be replayed, so far")
+    if types == {"loglikelihood_rolling"}:
+        return "loglikelihood_rolling"
+    return "multiple_choice" if task.OUTPUT_TYPE == "multiple_choice" else "loglikelihood"
+
+
+def _item(name: str, task: Any, doc_id: int, kind: Kind, doc: Any, arguments: Sequence[tuple[str, str]]) -> Item:
+    utils = importlib.import_module("lm_eval.utils")
+
+    def dump(**options: Any) -> str:
+        return json.dumps(doc, default=utils.handle_non_serializable, ensure_ascii=False, **options)
+
+    texts = [choice for _, choice in arguments]
+    bare = list(task.doc_to_choice(doc)) if kind == "multiple_choice" else texts
+    # For its metric acc_mutual_info, lm-eval asks for every choice once more, without the context.
+    unconditional = len(arguments) == 2 * len(bare) and "acc_mutual_info" in task.aggregation()
+    if unconditional:
+        arguments = arguments[: len(bare)]
+    if len(bare) != len(arguments):  # choices in the context: what differs is there
+        bare = [choice for _, choice in arguments]
+    contexts, choice_context = distinct(context for context, _ in arguments)
+    return Item(
+        task=name,
+        doc_id=doc_id,
+        kind=kind,
+        doc_hash=utils.hash_string(dump(indent=2)),
+        prompt_hash=utils.hash_string(texts[0] if kind == "loglikelihood_rolling" else arguments[0][0]),
+        contexts=contexts,
+        choices=tuple(choice for _, choice in arguments),
+        choice_context=choice_context,
+        choice_chars=tuple(len(choice) for choice in bare),
+        choice_bytes=tuple(len(choice.encode()) for choice in bare),
+        label=_label(task, doc, bare) if kind == "multiple_choice" else None,
+        unconditional=unconditional,
+        doc=dump(),
+        target=str(task.doc_to_target(doc)),
+    )
+
+
+def _label(task: Any, doc: Any, choices: Sequence[str]) -> int | None:
+    """Index of the true choice; None where there is none, or several, or the task judges answers by code of its own."""
+    if callable(task.config.process_results):
+        return None
+    target = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     if isinstance(target, str):
         return choices.index(target) if target in choices else None
     return int(target) if isinstance(target, int) and 0 <= target < len(choices) else None
 
 
-def _one_line(exc: Exception) -> str:
+def one_line(exc: Exception) -> str:
+    """What an exception says, in one line."""
     # A KeyError's text is the repr of its key.
     text = str(exc.args[0]) if isinstance(exc, KeyError) and exc.args else str(exc)
     return " ".join(text.split()) or type(exc).__name__
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps progress bars, retry messages and warnings of lm-eval and datasets off the screen; errors are raised."""
     disabled = logging.root.manager.disable
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():

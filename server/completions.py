@@ -1,6 +1,5 @@
 """OpenAI's legacy completions, for tools that speak them: one model of the pair scores prompts, nothing is sampled."""
 
-import asyncio
 import time
 import uuid
 from itertools import accumulate
@@ -11,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from server.comparison import MODELS
 from server.errors import InvalidRequest
 from server.schema import MAX_BATCH, MAX_TOP_LOGPROBS, Reply, Request, Text, TokenIds, invalid
-from server.service import Service
+from server.service import Service, together
 from server.tokenization import PairTokenizer
 from server.twin.rows import Rows
 
@@ -119,15 +118,11 @@ async def complete(service: Service, request: CompletionRequest) -> Completion:
     """Score the prompts under the model that the request names. Cancelling aborts the work."""
     role = _role(service, request.model)
     token_ids = await service.with_tokenizer(lambda tokenizer: _encode(tokenizer, request))
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_score(service, ids, request)) for ids in token_ids]
-    except BaseExceptionGroup as failures:  # the first failure has cancelled the others
-        raise failures.exceptions[0] from failures
+    rows = await together(_score(service, ids, request) for ids in token_ids)
     choices = await service.with_tokenizer(
         lambda tokenizer: [
-            _choice(tokenizer, request, role, index, ids, task.result())
-            for index, (ids, task) in enumerate(zip(token_ids, tasks, strict=True))
+            _choice(tokenizer, request, role, index, ids, scored)
+            for index, (ids, scored) in enumerate(zip(token_ids, rows, strict=True))
         ]
     )
     prompt_tokens, generated = sum(map(len, token_ids)), request.max_tokens * len(token_ids)

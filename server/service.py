@@ -3,10 +3,10 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from server import __version__
 from server.checkpoint import Checkpoint, Pair
@@ -19,6 +19,16 @@ from server.tokenization import PairTokenizer, Sequences
 from server.twin.rows import Rows
 
 T = TypeVar("T")
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Results of all, in order; the first failure cancels the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
+    return [task.result() for task in tasks]
 
 
 class Service:
@@ -109,15 +119,10 @@ class Service:
         if not sequences.continuations or (request.detail == "tokens" and request.score_prompt):
             # First, because it fills the prefix cache for the continuations.
             prompt = await self.engine.score(context, top=top)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self.engine.score(context + continuation.token_ids, len(context) - 1, top))
-                    for continuation in sequences.continuations
-                ]
-        except BaseExceptionGroup as failures:  # the first failure has cancelled the others
-            raise failures.exceptions[0] from failures
-        return prompt, [task.result() for task in tasks]
+        return prompt, await together(
+            self.engine.score(context + continuation.token_ids, len(context) - 1, top)
+            for continuation in sequences.continuations
+        )
 
     def _reply(
         self,

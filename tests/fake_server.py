@@ -107,10 +107,11 @@ def compare(fields: dict[str, Any]) -> dict[str, Any]:
             {
                 "index": index,
                 "text": str(text),
-                "token_ids": list(range(index + 1)),
+                "token_ids": text if isinstance(text, list) else list(range(index + 1)),
                 "base": {"logprob": base[index], "confidence": share(base, index), "is_greedy": index == 0},
                 "quantized": {"logprob": quantized[index], "confidence": share(quantized, index), "is_greedy": False},
-                "summary": _summary(index + 1, 0.01 * (index + 1)),
+                "summary": _summary(len(text) if isinstance(text, list) else index + 1, 0.01 * (index + 1)),
+                "scores": _columns(text) if request.detail == "tokens" and isinstance(text, list) else None,
             }
             for index, text in enumerate(texts)
         ]
@@ -130,6 +131,27 @@ def noise(text: str) -> float:
 
 def share(logprobs: list[float], index: int) -> float:
     return math.exp(logprobs[index]) / sum(math.exp(value) for value in logprobs)
+
+
+def _columns(token_ids: list[int]) -> dict[str, Any]:
+    def column(name: str) -> list[float]:
+        return [noise(f"{name}{token_id}") for token_id in token_ids]
+
+    def model(name: str) -> dict[str, Any]:
+        logprobs = [-1 - value for value in column(name)]
+        columns = {key: column(name + key) for key in ("entropy", "confidence")}
+        return {"logprobs": logprobs, "argmax": token_ids, **columns}
+
+    return {
+        "tokens": [str(token_id) for token_id in token_ids],
+        "token_ids": token_ids,
+        "base": model("base"),
+        "quantized": model("quantized"),
+        "kl": column("kl"),
+        "reverse_kl": column("reverse_kl"),
+        "js": column("js"),
+        "agree": [True] * len(token_ids),
+    }
 
 
 def _summary(tokens: int, kl: float) -> dict[str, Any]:

@@ -11,6 +11,20 @@ DOCS: list[dict[str, Any]] = [
 ]
 
 
+# Choices that stand in the context: the one that fits the ending is to be found.
+WINOGRANDE: dict[str, Any] = {
+    "docs": [
+        {"sentence": "The cat chased the mouse because the _", "options": ["the cat", "the mouse"], "answer": 0},
+        {"sentence": "The stone sank in the water because the _", "options": ["stone", "water"], "answer": 0},
+    ],
+    "config": {
+        "doc_to_text": "answer",
+        "doc_to_choice": "{{[sentence.replace('the _', options[0]), sentence.replace('the _', options[1])]}}",
+        "doc_to_target": "was hungry.",
+    },
+}
+
+
 def write_task(folder: Path, name: str, docs: list[dict[str, Any]] = DOCS, **overrides: Any) -> Path:
     """Writes data and definition, and returns the folder."""
     data = folder / f"{name}.jsonl"

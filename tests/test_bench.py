@@ -1,7 +1,9 @@
 """The bench from end to end, against a stand-in for the server: what is sent, written, shown, and the exit code."""
 
+import fcntl
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,12 @@ import httpx
 import pytest
 from rich.console import Console
 
-from client.bench_run import BenchOptions, run_bench
+from client.bench_load import BenchOptions
+from client.bench_run import Stopped, run_bench
 from client.errors import BadReply, ConnectionFailed, Unavailable
-from client.results import RunError, read_run
+from client.items import TaskError
+from client.results import ItemResult, RunError, read_run
 from client.summary import chosen
-from client.tasks import TaskError
 from tests.fake_server import MODELS, SERVER, FakeServer, error
 from tests.fake_task import write_task
 
@@ -28,12 +31,20 @@ def options(tmp_path: Path) -> BenchOptions:
     return BenchOptions(
         url="http://fake",
         tasks=["sky", "even"],
+        data=[],
+        corpora=[],
         include_path=write_task(folder, "sky"),
         num_fewshot=None,
         limit=None,
-        concurrency=8,
+        delimiter=" ",
+        window=None,
+        stride=None,
         add_special_tokens=True,
+        concurrency=8,
+        retries=0,
+        timeout=10.0,
         out=tmp_path / "run",
+        resume=False,
         quiet=False,
     )
 
@@ -49,25 +60,37 @@ def test_a_run_holds_what_the_server_said(options: BenchOptions) -> None:
     failed, text = run(options, fake)
     assert failed == 0
     read = read_run(options.out)
-    assert [task.model_dump() for task in read.manifest.tasks] == [
+    subject = read.manifest.subject
+    assert subject is not None
+    assert [task.model_dump(exclude={"digest"}) for task in subject.tasks] == [
         {"name": "sky", "version": "1.5", "num_fewshot": 0, "items": 3},
         {"name": "even", "version": "1.5", "num_fewshot": 0, "items": 40},
     ]
     assert read.manifest.counts.model_dump() == {"items": 43, "ok": 43, "failed": 0}
-    assert read.manifest.models.quantized.root == "fake/quantized"
+    assert subject.models.quantized.root == "fake/quantized"
     assert set(read.manifest.packages) == {"python", "qconf", "httpx", "lm_eval", "pyarrow", "pydantic"}
     items = read.items()
     assert [(item.task, item.doc_id) for item in items] == [("sky", n) for n in range(3)] + [
         ("even", n) for n in range(40)
     ]
-    assert (items[1].n_choices, list(items[1].choice_tokens), items[1].mean_kl) == (3, [1, 2, 3], 0.02)
+    assert (items[1].n_choices, list(items[1].choice_tokens), items[1].contexts) == (
+        3,
+        [1, 2, 3],
+        ["Question: Is coal white?\nAnswer:"],
+    )
     assert list(items[1].choice_mean_kl) == [0.01, 0.02, 0.03]
+    assert items[1].mean_kl == pytest.approx((0.01 * 1 + 0.02 * 2 + 0.03 * 3) / 6)
+    assert items[1].max_kl == 0.06
     flips = sum(chosen(item.base_logprob) != chosen(item.quantized_logprob) for item in items)
     overall = next(line.split() for line in text.splitlines() if line.startswith("overall"))
-    assert (overall[1], overall[-2], overall[-1]) == ("43", str(flips), "0.0200")
+    assert (overall[1], overall[-2], overall[-1]) == ("43", str(flips), f"{mean(read.items()):.4f}")
     assert "fake/base (not quantized, bfloat16)" in text
     assert "tasks      2, 43 items" in text
     assert f"Run written to {options.out}" in text
+
+
+def mean(items: list[ItemResult]) -> float:
+    return sum(item.mean_kl or 0.0 for item in items) / len(items)
 
 
 def test_each_item_is_one_request_for_all_its_choices(options: BenchOptions) -> None:
@@ -103,7 +126,8 @@ def test_items_that_fail_are_recorded_and_the_others_kept(options: BenchOptions)
     (bad,) = [item for item in read.items() if item.error]
     assert (bad.task, bad.doc_id, bad.error) == ("even", 7, "InvalidRequest: 'prompt' is too long")
     assert list(bad.base_logprob) == []
-    assert "1 of 43 items failed, the first of them document 7 of even: InvalidRequest: 'prompt' is too long" in text
+    first = "1 of 43 items failed, the first of them document 7 of even: InvalidRequest: 'prompt' is too long"
+    assert first in " ".join(text.split())
 
 
 @pytest.mark.parametrize("logprob", ["NaN", "Infinity"])
@@ -176,3 +200,250 @@ def test_quiet_shows_the_table_and_where_the_run_is(options: BenchOptions) -> No
     assert lines[0].split() == ["accuracy", "confidence", "in", "truth", "mean"]
     assert "fake/base" not in text
     assert "Run written to" in lines[-2]
+
+
+def test_lm_evals_metrics_come_with_every_item_and_task(options: BenchOptions) -> None:
+    run(options, FakeServer())
+    read = read_run(options.out)
+    right = {
+        model: [
+            chosen(item.base_logprob if model == "base" else item.quantized_logprob) == item.label
+            for item in read.items()
+            if item.task == "even"
+        ]
+        for model in ("base", "quantized")
+    }
+    metrics = read.results["tasks"]["even"]["metrics"]
+    assert metrics == {model: {"acc,none": sum(each) / 40} for model, each in right.items()}
+    items = [item for item in read.items() if item.task == "even"]
+    assert [item.base_metrics for item in items] == [f'{{"none": {{"acc": {float(each)}}}}}' for each in right["base"]]
+
+
+def test_files_of_ones_own_and_corpora(options: BenchOptions, tmp_path: Path) -> None:
+    data, corpus = tmp_path / "mine.jsonl", tmp_path / "text.txt"
+    data.write_text(
+        '{"prompt": "One is", "choices": ["odd", "even"], "label": 0}\n\n{"prompt": "?", "choices": ["a", "b"]}\n'
+    )
+    corpus.write_text("abcdefghij" * 3)
+    fake = FakeServer()
+    failed, text = run(replace(options, tasks=[], data=[data], corpora=[corpus], window=10), fake)
+    assert failed == 0
+    read = read_run(options.out)
+    assert [(item.task, item.kind, item.label) for item in read.items()] == [
+        ("mine", "multiple_choice", 0),
+        ("mine", "multiple_choice", None),
+        *[("text", "window", None)] * 3,
+    ]
+    assert [" odd", " even"] in [body["continuations"] for body in fake.bodies("/compare")]
+    assert read.tokens is not None
+    assert read.tokens["position"].to_pylist() == [6, 7, 8, 9, 16, 17, 18, 19, 26, 27, 28, 29]
+    assert read.tokens["token_id"].to_pylist()[:4] == [ord(letter) for letter in "ghij"]
+    corpus_results = read.results["tasks"]["text"]["corpus"]
+    assert corpus_results["tokens"] == 12
+    assert corpus_results["same_top"] == 1.0
+    assert "tokens scored" in text
+
+
+def test_whole_texts_are_scored_window_by_window(options: BenchOptions) -> None:
+    assert options.include_path is not None
+    write_task(
+        options.include_path,
+        "text",
+        output_type="loglikelihood_rolling",
+        doc_to_text="",
+        doc_to_target="{{question}}",
+        metric_list=[{"metric": "word_perplexity"}, {"metric": "bits_per_byte"}],
+    )
+    fake = FakeServer()
+    failed, _ = run(replace(options, tasks=["text"], window=10), fake)
+    assert failed == 0
+    sent = fake.bodies("/compare")
+    texts = ["Is the sky blue?", "Is coal white?", "Wie heißt es?"]
+    assert sum(len(body["continuations"][0]) for body in sent) == sum(map(len, texts))
+    assert all(len(body["prompt"]) + len(body["continuations"][0]) <= 9 for body in sent)
+    assert sum(body["prompt"] == [ord("$")] for body in sent) == 3
+    read = read_run(options.out)
+    assert [sum(item.choice_tokens) for item in read.items()] == [len(text) for text in texts]
+    total = sum(item.base_logprob[0] for item in read.items())
+    size = sum(len(text.encode()) for text in texts)
+    assert read.results["tasks"]["text"]["metrics"]["base"]["bits_per_byte,none"] == pytest.approx(
+        -total / size / math.log(2)
+    )
+
+
+def test_a_run_that_stopped_goes_on_where_it_was(options: BenchOptions) -> None:
+    whole = replace(options, out=options.out.with_name("whole"))
+    run(whole, FakeServer())
+    answered = 0
+
+    def gone_after_20(request: httpx.Request) -> httpx.Response | None:
+        nonlocal answered
+        if request.url.path == "/compare":
+            answered += 1
+            if answered > 20:
+                raise httpx.ConnectError("refused")
+        return None
+
+    with pytest.raises(Stopped, match=r"does not answer any more: .* 20 of 43 items are kept .* --resume goes on"):
+        run(replace(options, concurrency=1), FakeServer(gone_after_20))
+    assert [path.name for path in options.out.iterdir()] == ["journal.jsonl"]
+    with pytest.raises(RunError, match="exists already"):
+        run(options, FakeServer())
+    fake = FakeServer()
+    _, text = run(replace(options, resume=True), fake)
+    assert len(fake.bodies("/compare")) == 23
+    assert "43 items, 20 of them done before" in text
+    one, two = read_run(whole.out), read_run(options.out)
+    assert (options.out / "items.parquet").read_bytes() == (whole.out / "items.parquet").read_bytes()
+    assert one.results == two.results
+    assert one.manifest.counts == two.manifest.counts
+    assert two.manifest.timing is not None
+    assert two.manifest.timing.sessions == 2
+    assert sorted(path.name for path in options.out.iterdir()) == ["items.parquet", "manifest.json", "results.json"]
+
+
+def test_resume_starts_what_is_not_there_and_leaves_what_is_complete(options: BenchOptions) -> None:
+    again = replace(options, resume=True)
+    run(again, FakeServer())
+    before = (options.out / "items.parquet").read_bytes()
+    fake = FakeServer()
+    failed, text = run(again, fake)
+    assert failed == 0
+    assert "is complete: nothing is left to do" in text
+    assert fake.bodies("/compare") == []
+    assert (options.out / "items.parquet").read_bytes() == before
+    with pytest.raises(RunError, match=r"cannot be resumed: settings\.limit was null and is 1; tasks"):
+        run(replace(again, limit=1), fake)
+
+
+def test_items_that_failed_are_tried_again(options: BenchOptions) -> None:
+    run(replace(options, tasks=["even"]), FakeServer(lambda r: error(500, "broken") if b"Is 7 " in r.content else None))
+    assert (options.out / "journal.jsonl").exists()
+    fake = FakeServer()
+    failed, _ = run(replace(options, tasks=["even"], resume=True), fake)
+    assert failed == 0
+    assert len(fake.bodies("/compare")) == 1
+    assert read_run(options.out).manifest.counts.model_dump() == {"items": 40, "ok": 40, "failed": 0}
+    assert not (options.out / "journal.jsonl").exists()
+
+
+def stopped(options: BenchOptions, items: int = 5) -> Path:
+    """The journal of a run that was stopped after some items."""
+    left = items
+
+    def hook(request: httpx.Request) -> httpx.Response | None:
+        nonlocal left
+        left -= request.url.path == "/compare"
+        return error(503, "stopping") if left < 0 else None
+
+    with pytest.raises(Stopped):
+        run(replace(options, concurrency=1), FakeServer(hook))
+    return options.out / "journal.jsonl"
+
+
+def test_a_line_that_was_being_written_is_scored_again(options: BenchOptions) -> None:
+    journal = stopped(options)
+    content = journal.read_bytes()
+    journal.write_bytes(content[:-7])
+    fake = FakeServer()
+    run(replace(options, resume=True), fake)
+    assert len(fake.bodies("/compare")) == 43 - 4
+    assert read_run(options.out).manifest.counts.items == 43
+
+
+@pytest.mark.parametrize("length", [0, 10])
+def test_a_journal_without_a_whole_line_starts_anew(options: BenchOptions, length: int) -> None:
+    journal = stopped(options)
+    journal.write_bytes(journal.read_bytes()[:length])
+    fake = FakeServer()
+    run(replace(options, resume=True), fake)
+    assert len(fake.bodies("/compare")) == 43
+
+
+def test_a_damaged_line_is_named(options: BenchOptions) -> None:
+    journal = stopped(options)
+    lines = journal.read_bytes().split(b"\n")
+    lines[3] = lines[3][:20]
+    journal.write_bytes(b"\n".join(lines))
+    with pytest.raises(RunError, match=r"journal\.jsonl, line 4 is damaged: "):
+        run(replace(options, resume=True), FakeServer())
+
+
+def served(**changes: Any) -> FakeServer:
+    """A server with another pair or build."""
+    models = [MODELS[0], MODELS[1] | {"created": 99} | changes.get("quantized", {})]
+    body = {"object": "list", "data": models, "server": SERVER | changes.get("server", {})}
+    return FakeServer(lambda request: httpx.Response(200, json=body) if request.url.path == "/v1/models" else None)
+
+
+CHANGED: list[Any] = [
+    pytest.param(
+        {},
+        served(quantized={"digest": "new"}),
+        'models.quantized.digest was "digest of quantized" and is "new"$',
+        id="pair",
+    ),
+    pytest.param({}, served(server={"version": "9"}), 'server.version was "0.1.0" and is "9"$', id="build"),
+    pytest.param(
+        {"add_special_tokens": False}, FakeServer(), "settings.add_special_tokens was true and is false$", id="setting"
+    ),
+    pytest.param({"num_fewshot": 1}, FakeServer(), r"tasks\[0\]\.num_fewshot was 0 and is 1", id="examples"),
+]
+
+
+@pytest.mark.parametrize(("changes", "fake", "message"), CHANGED)
+def test_another_subject_is_not_resumed(
+    options: BenchOptions, changes: dict[str, Any], fake: FakeServer, message: str
+) -> None:
+    journal = stopped(options)
+    before = journal.read_bytes()
+    with pytest.raises(RunError, match=f"run cannot be resumed: .*{message}"):
+        run(replace(options, resume=True, **changes), fake)
+    assert journal.read_bytes() == before
+
+
+def test_a_changed_task_is_not_resumed(options: BenchOptions) -> None:
+    stopped(options)
+    assert options.include_path is not None
+    write_task(options.include_path, "sky", doc_to_text="{{question}}", metadata={"version": 2.0})
+    with pytest.raises(RunError, match=r'tasks\[0\]\.version was "1.5" and is "2.0"; tasks\[0\]\.digest was'):
+        run(replace(options, resume=True), FakeServer())
+
+
+def test_another_process_keeps_out(options: BenchOptions) -> None:
+    journal = stopped(options)
+    with journal.open() as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process is writing the run"):
+            run(replace(options, resume=True), FakeServer())
+
+
+def test_a_pair_that_changes_while_it_runs_stops_the_run(options: BenchOptions) -> None:
+    def hook(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path != "/compare":
+            return None
+        body = json.loads(FakeServer().answer(request).content)
+        body["models"]["quantized"]["digest"] = "other"
+        return httpx.Response(200, json=body)
+
+    with pytest.raises(Stopped, match="another pair is being served now: fake/base and fake/quantized, or other files"):
+        run(options, FakeServer(hook))
+
+
+def test_a_request_that_the_server_does_not_survive_fails_alone(options: BenchOptions) -> None:
+    def hook(request: httpx.Request) -> httpx.Response | None:
+        if b"Is 7 even?" in request.content:
+            raise httpx.ReadError("gone")
+        return None
+
+    failed, _ = run(replace(options, concurrency=8, retries=2), FakeServer(hook))
+    assert failed == 1
+    (bad,) = [item for item in read_run(options.out).items() if item.error]
+    assert str(bad.error).startswith("ConnectionFailed: cannot reach http://fake")
+
+
+def test_two_things_of_one_name_are_refused(options: BenchOptions, tmp_path: Path) -> None:
+    data = tmp_path / "sky.jsonl"
+    data.write_text('{"prompt": "?", "choices": ["a", "b"]}')
+    with pytest.raises(TaskError, match="two of the tasks and files are named 'sky'"):
+        run(replace(options, data=[data]), FakeServer())

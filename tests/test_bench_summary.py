@@ -12,7 +12,7 @@ from scipy.special import softmax as scipy_softmax  # type: ignore[import-untype
 from client.display import LiveDisplay, PlainDisplay
 from client.results import ItemResult
 from client.summary import Scoreboard, Tally, chosen, softmax
-from client.table import summary_table
+from client.table import metrics_table, summary_table
 from tests.test_results import FAILED, SCORED
 
 
@@ -63,6 +63,34 @@ def test_a_tally_by_hand() -> None:
     assert summary.base.true_confidence == pytest.approx((0.8 + 0.7) / 2)
     assert summary.quantized.true_confidence == pytest.approx((0.4 + 0.9) / 2)
     assert summary.mean_kl == pytest.approx(0.2)
+
+
+def test_single_continuations_are_right_where_they_are_greedy() -> None:
+    tally = Tally()
+    for base, quantized in ((True, True), (True, False)):
+        row = dataclasses.replace(
+            SCORED,
+            kind="loglikelihood",
+            label=None,
+            base_logprob=[math.log(0.6)],
+            quantized_logprob=[math.log(0.2)],
+            base_is_greedy=[base],
+            quantized_is_greedy=[quantized],
+        )
+        tally.add(row)
+    summary = tally.summary()
+    assert (summary.scored, summary.choosing) == (2, 0)
+    assert (summary.base.accuracy, summary.quantized.accuracy) == (1.0, 0.5)
+    assert summary.base.true_confidence == pytest.approx(0.6)
+    assert math.isnan(summary.base.confidence)
+
+
+def test_whole_texts_count_for_divergence_alone() -> None:
+    tally = Tally()
+    tally.add(dataclasses.replace(SCORED, kind="loglikelihood_rolling", base_logprob=[-9.0], mean_kl=0.25))
+    summary = tally.summary()
+    assert (summary.scored, summary.choosing, summary.mean_kl) == (1, 0, 0.25)
+    assert math.isnan(summary.base.accuracy)
 
 
 def test_a_tally_of_nothing_has_no_means() -> None:
@@ -119,7 +147,7 @@ def test_one_task_needs_no_overall_row_and_missing_numbers_are_dashes() -> None:
     scoreboard.add(FAILED)
     output.print(summary_table(scoreboard, output))
     assert "overall" not in shown(output)
-    assert "boolq 0 - - - - - - - - - 0 -" in " ".join(shown(output).split())
+    assert "boolq 0 - - - - - - - - - - -" in " ".join(shown(output).split())
 
 
 def test_plain_lines_come_now_and_then_and_at_the_end() -> None:
@@ -134,6 +162,38 @@ def test_plain_lines_come_now_and_then_and_at_the_end() -> None:
     assert shown(output).splitlines() == [
         "2/4 items, 0.4/s, 5 s left, accuracy 100.0 → 100.0 %, 0 flips, mean KL 0.0150",
         "4/4 items, 0.4/s, accuracy 100.0 → 100.0 %, 0 flips, mean KL 0.0150, 1 failed",
+    ]
+
+
+def test_lines_after_a_resume_count_all_items_and_the_speed_of_this_session() -> None:
+    now = 100.0
+    output, scoreboard = console(80), Scoreboard(["boolq"])
+    scoreboard.add(SCORED)
+    scoreboard.add(SCORED)
+    display = PlainDisplay(output, scoreboard, {"boolq": 4}, clock=lambda: now)
+    with display.shown():
+        now += 5.0
+        scoreboard.add(SCORED)
+        display.advance()
+    assert shown(output).startswith("3/4 items, 0.2/s, 5 s left, ")
+
+
+def test_metrics_of_lm_eval_stand_side_by_side() -> None:
+    output = console(100)
+    metrics: dict[str, dict[str, dict[str, float | None]]] = {
+        "boolq": {
+            "base": {"acc,none": 0.5, "ppl,none": 9.0, "f1,strict": 0.1},
+            "quantized": {"acc,none": 0.25, "ppl,none": 10.0, "f1,strict": 0.1},
+        },
+        "piqa": {"base": {"acc,none": None}, "quantized": {"acc,none": 0.5}},
+    }
+    output.print(metrics_table(metrics))
+    lines = [" ".join(line.split()) for line in shown(output).splitlines()]
+    assert lines[1:] == [
+        "boolq acc 0.5000 0.2500 -0.2500",
+        "ppl 9.0000 10.0000 +1.0000",
+        "f1,strict 0.1000 0.1000 +0.0000",
+        "piqa acc - 0.5000 -",
     ]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from client.tasks import Item, LoadedTask, TaskError, load_tasks
+from client.items import Item, LoadedTask, TaskError
+from client.tasks import load_tasks
 from tests.fake_server import noise
-from tests.fake_task import DOCS, write_task
+from tests.fake_task import DOCS, WINOGRANDE, write_task
 
 MakeTask = Callable[..., Path]
 
@@ -22,7 +23,7 @@ def make_task(tmp_path: Path) -> MakeTask:
 
 
 def load(folder: Path, *names: str, **options: Any) -> list[LoadedTask]:
-    return load_tasks(names, include_path=folder, **options)
+    return load_tasks(names, include_path=folder, **options).tasks
 
 
 def test_items_are_what_the_task_says(make_task: MakeTask) -> None:
@@ -30,11 +31,11 @@ def test_items_are_what_the_task_says(make_task: MakeTask) -> None:
     (task,) = load(make_task("sky", [*DOCS, unlabelled]), "sky")
     assert (task.name, task.version, task.num_fewshot, len(task.items)) == ("sky", "1.5", 0, 4)
     first, second, third, last = task.items
-    assert first.context == "Question: Is the sky blue?\nAnswer:"
-    assert first.continuations == (" yes", " no")
+    assert first.contexts[0] == "Question: Is the sky blue?\nAnswer:"
+    assert first.choices == (" yes", " no")
     assert [item.doc_id for item in task.items] == [0, 1, 2, 3]
     assert [item.label for item in task.items] == [0, 1, 1, None]
-    assert second.continuations == (" yes", " no", " maybe")
+    assert second.choices == (" yes", " no", " maybe")
     assert third.choice_chars == (6, 2)
     assert third.choice_bytes == (7, 6)
     assert last.label is None
@@ -45,8 +46,8 @@ def test_limit_and_fewshot_examples(make_task: MakeTask) -> None:
     assert task.num_fewshot == 1
     assert len(task.items) == 2
     for item in task.items:
-        assert item.context.count("Question:") == 2
-        assert item.context.endswith("\nAnswer:")
+        assert item.contexts[0].count("Question:") == 2
+        assert item.contexts[0].endswith("\nAnswer:")
 
 
 def test_a_task_that_is_fixed_to_no_examples_stays_so(make_task: MakeTask) -> None:
@@ -93,24 +94,50 @@ def test_a_task_whose_template_is_broken_is_named(make_task: MakeTask) -> None:
         load(folder, "sky")
 
 
-REFUSED = [
-    pytest.param({"output_type": "generate_until"}, "its output type is generate_until", id="generates"),
-    pytest.param({"output_type": "loglikelihood"}, "its output type is loglikelihood", id="loglikelihood"),
-    pytest.param({"doc_to_text": "label", "doc_to_target": "question"}, "its choices are in the context", id="context"),
-    pytest.param({"doc_to_target": "[0, 1]"}, "its documents have several true choices", id="several"),
-    pytest.param(
-        {"metric_list": [{"metric": "acc_mutual_info", "aggregation": "mean", "higher_is_better": True}]},
-        "it also scores the choices without their context",
-        id="mutual information",
-    ),
-]
-
-
-@pytest.mark.parametrize(("overrides", "reason"), REFUSED)
-def test_what_cannot_be_replayed_yet_is_refused(make_task: MakeTask, overrides: dict[str, Any], reason: str) -> None:
-    folder = make_task("odd", **overrides)
-    with pytest.raises(TaskError, match=f"^task 'odd' cannot be replayed: {reason}"):
+def test_a_task_that_generates_is_refused(make_task: MakeTask) -> None:
+    folder = make_task("odd", output_type="generate_until")
+    with pytest.raises(TaskError, match=r"^task 'odd' generates text: only tasks that score by log-likelihood"):
         load(folder, "odd")
+
+
+def test_choices_in_the_context_have_contexts_of_their_own(make_task: MakeTask) -> None:
+    (task,) = load(make_task("pronouns", WINOGRANDE["docs"], **WINOGRANDE["config"]), "pronouns")
+    item = task.items[0]
+    assert item.contexts == ("The cat chased the mouse because the cat", "The cat chased the mouse because the mouse")
+    assert item.choices == (" was hungry.", " was hungry.")
+    assert item.choice_context == (0, 1)
+    # lm-eval takes the contexts for the choices, and so for what its acc_norm divides by.
+    assert item.choice_chars == tuple(map(len, item.contexts))
+    assert item.label == 0
+
+
+def test_one_continuation_is_a_loglikelihood_and_a_whole_text_is_rolling(make_task: MakeTask) -> None:
+    make_task("last", output_type="loglikelihood", doc_to_target="{{choices[0]}}")
+    folder = make_task("text", output_type="loglikelihood_rolling", doc_to_text="", doc_to_target="{{question}}")
+    last, text = load(folder, "last", "text")
+    assert (last.items[0].kind, last.items[0].choices, last.items[0].label) == ("loglikelihood", ("yes",), None)
+    assert (text.items[0].kind, text.items[0].contexts) == ("loglikelihood_rolling", ("",))
+    assert text.items[0].choices == ("Is the sky blue?",)
+
+
+def test_several_true_choices_and_a_judgement_by_code_leave_the_label_open(make_task: MakeTask) -> None:
+    make_task("several", doc_to_target="[0, 1]")
+    folder = make_task("judged")
+    (folder / "judge.py").write_text("def judge(doc, results):\n    return {'acc': 1.0}\n")
+    definition = json.loads((folder / "judged.yaml").read_text())
+    del definition["doc_to_target"]
+    text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in definition.items())
+    (folder / "judged.yaml").write_text(f"{text}doc_to_target: 0\nprocess_results: !function judge.judge\n")
+    for task in load(folder, "several", "judged"):
+        assert {item.label for item in task.items} == {None}
+
+
+def test_the_digest_of_a_task_covers_what_is_scored(make_task: MakeTask) -> None:
+    make_task("sky")
+    (before,) = load(make_task("sky"), "sky")
+    (same,) = load(make_task("sky"), "sky")
+    (other,) = load(make_task("sky", doc_to_text="Q: {{question}}\nAnswer:"), "sky")
+    assert before.digest == same.digest != other.digest
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -124,13 +151,13 @@ def test_items_agree_with_what_lm_eval_itself_evaluates(make_task: MakeTask, num
     assert [item.doc_hash for item in task.items] == [sample["doc_hash"] for sample in samples]
     assert [item.prompt_hash for item in task.items] == [sample["prompt_hash"] for sample in samples]
     for item, sample in zip(task.items, samples, strict=True):
-        assert [(item.context, text) for text in item.continuations] == sample["arguments"]
+        assert [(item.contexts[0], text) for text in item.choices] == sample["arguments"]
     correct = [_choice(item) == item.label for item in task.items]
     assert results["results"]["sky"]["acc,none"] == sum(correct) / len(correct)
 
 
 def _choice(item: Item) -> int:
-    scores = [_loglikelihood(item.context, text) for text in item.continuations]
+    scores = [_loglikelihood(item.contexts[0], text) for text in item.choices]
     return scores.index(max(scores))
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from client import AsyncClient, Client, CompareRequest, Comparison, ErrorDetail, InvalidRequest, NotFound
+from client.items import Item
 from client.results import ItemResult, read_run
 from client.summary import chosen, softmax
-from client.tasks import Item, load_tasks
+from client.tasks import load_tasks
 
 TASKS = Path(__file__).parent.parent / "demo" / "tasks"
 NAMES = ["demo_boolq", "demo_arc_easy", "demo_openbookqa", "demo_hellaswag", "demo_piqa", "demo_storycloze"]
@@ -29,7 +30,7 @@ def qconf(server_url: str) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def items() -> list[Item]:
-    return [item for task in load_tasks(NAMES, include_path=TASKS, limit=8) for item in task.items]
+    return [item for task in load_tasks(NAMES, include_path=TASKS, limit=8).tasks for item in task.items]
 
 
 def test_a_prompt_gets_columns_of_both_models(qconf: Client) -> None:
@@ -51,10 +52,10 @@ def test_a_prompt_gets_columns_of_both_models(qconf: Client) -> None:
 
 def test_continuations_with_a_label(qconf: Client, items: list[Item]) -> None:
     item = items[0]
-    reply = qconf.compare(prompt=item.context, continuations=item.continuations, label=item.label)
+    reply = qconf.compare(prompt=item.contexts[0], continuations=item.choices, label=item.label)
     assert reply.continuations is not None
     assert reply.choice is not None
-    assert [c.text for c in reply.continuations] == list(item.continuations)
+    assert [c.text for c in reply.continuations] == list(item.choices)
     base = [c.base.logprob for c in reply.continuations]
     quantized = [c.quantized.logprob for c in reply.continuations]
     assert [c.base.confidence for c in reply.continuations] == pytest.approx(softmax(base), rel=1e-6)
@@ -67,7 +68,7 @@ def test_continuations_with_a_label(qconf: Client, items: list[Item]) -> None:
 
 
 def test_the_two_models_are_not_the_same(qconf: Client, items: list[Item]) -> None:
-    reply = qconf.compare(prompt=items[0].context, continuations=items[0].continuations, detail="summary")
+    reply = qconf.compare(prompt=items[0].contexts[0], continuations=items[0].choices, detail="summary")
     assert reply.summary.mean_kl is not None
     assert 0 < reply.summary.mean_kl < 5
     assert reply.continuations is not None
@@ -76,24 +77,24 @@ def test_the_two_models_are_not_the_same(qconf: Client, items: list[Item]) -> No
 
 def test_a_batch_answers_in_order_and_a_bad_entry_for_itself(qconf: Client, items: list[Item]) -> None:
     first, second = (
-        CompareRequest.model_validate({"prompt": item.context, "continuations": list(item.continuations)})
+        CompareRequest.model_validate({"prompt": item.contexts[0], "continuations": list(item.choices)})
         for item in items[:2]
     )
     replies = qconf.compare_batch([first, {"prompt": "a", "continuations": [" b"], "label": 5}, second])
     assert [type(reply) for reply in replies] == [Comparison, ErrorDetail, Comparison]
     assert isinstance(replies[1], ErrorDetail)
     assert replies[1].param == "label"
-    alone = qconf.compare(prompt=items[1].context, continuations=items[1].continuations)
+    alone = qconf.compare(prompt=items[1].contexts[0], continuations=items[1].choices)
     assert isinstance(replies[2], Comparison)
     assert logprobs(replies[2]) == pytest.approx(logprobs(alone), abs=BATCH_TOLERANCE)
 
 
 def test_token_ids_score_as_the_text_they_are(qconf: Client, items: list[Item]) -> None:
     item = items[0]
-    text = qconf.compare(prompt=item.context, continuations=item.continuations)
+    text = qconf.compare(prompt=item.contexts[0], continuations=item.choices)
     assert text.continuations is not None
     ids = qconf.compare(
-        prompt=qconf.tokenize(item.context).tokens, continuations=[c.token_ids for c in text.continuations]
+        prompt=qconf.tokenize(item.contexts[0]).tokens, continuations=[c.token_ids for c in text.continuations]
     )
     assert logprobs(ids) == pytest.approx(logprobs(text), abs=BATCH_TOLERANCE)
 
@@ -135,7 +136,7 @@ async def test_many_at_once_get_the_numbers_that_each_gets_alone(server_url: str
     async with AsyncClient(server_url) as qconf:
 
         async def score(item: Item) -> Comparison:
-            return await qconf.compare(prompt=item.context, continuations=item.continuations, detail="summary")
+            return await qconf.compare(prompt=item.contexts[0], continuations=item.choices, detail="summary")
 
         alone = [await score(item) for item in items[:32]]
         together = await asyncio.gather(*(score(item) for item in items[:32]))
@@ -150,13 +151,14 @@ def test_the_bench_replays_the_demo_tasks(server_url: str, tmp_path: Path, items
     assert (done.returncode, done.stderr) == (0, "")
     assert str(tmp_path / "run") in done.stdout
     run = read_run(tmp_path / "run")
-    assert [task.name for task in run.manifest.tasks] == NAMES
+    assert run.manifest.subject is not None
+    assert [task.name for task in run.manifest.subject.tasks] == NAMES
     assert run.manifest.counts.model_dump() == {"items": 48, "ok": 48, "failed": 0}
     rows = run.items()
     assert [row.prompt_hash for row in rows] == [item.prompt_hash for item in items]
     assert all(_sound(row) for row in rows)
     with Client(server_url) as qconf:
-        reply = qconf.compare(prompt=items[20].context, continuations=items[20].continuations)
+        reply = qconf.compare(prompt=items[20].contexts[0], continuations=items[20].choices)
     assert list(rows[20].base_logprob) == pytest.approx(logprobs(reply)[::2], abs=BATCH_TOLERANCE)
     assert list(rows[20].quantized_logprob) == pytest.approx(logprobs(reply)[1::2], abs=BATCH_TOLERANCE)
 

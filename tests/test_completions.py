@@ -10,7 +10,15 @@ import pytest
 from client import Client, Comparison
 
 PROMPT = "the stone is heavy and the feather is light"
-OPENAI_FIELDS = {"temperature": 0, "seed": 1, "n": 1, "best_of": 1, "stream": False, "top_p": 1, "user": "me"}
+OPENAI_FIELDS: dict[str, Any] = {
+    "temperature": 0,
+    "seed": 1,
+    "n": 1,
+    "best_of": 1,
+    "stream": False,
+    "top_p": 1,
+    "user": "me",
+}
 
 # A prompt scored with one more token after it may be computed in another shape, and so rounded otherwise.
 TOLERANCE = 1e-3

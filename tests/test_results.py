@@ -8,17 +8,23 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from client.results import (
-    COLUMNS,
+    ITEM_COLUMNS,
+    ITEM_SCHEMA,
     ITEMS,
     MANIFEST,
-    SCHEMA,
+    RESULTS,
+    TOKEN_COLUMNS,
+    TOKEN_SCHEMA,
+    TOKENS,
     Counts,
     ItemResult,
     Manifest,
     RunError,
     Settings,
+    Subject,
     TaskRecord,
     Timing,
+    check_target,
     read_run,
     write_run,
 )
@@ -28,10 +34,14 @@ from tests.fake_server import MODELS, SERVER
 SCORED = ItemResult(
     task="boolq",
     doc_id=0,
+    kind="multiple_choice",
     doc_hash="d0",
     prompt_hash="p0",
     label=1,
     n_choices=2,
+    contexts=["Is it?"],
+    choices=[" yes", " no"],
+    choice_context=[0, 0],
     choice_chars=[3, 2],
     choice_bytes=[4, 2],
     base_logprob=[-1.5, -0.25],
@@ -41,16 +51,22 @@ SCORED = ItemResult(
     quantized_is_greedy=[False, True],
     choice_mean_kl=[0.01, None],
     choice_max_kl=[0.02, None],
+    base_unconditional=[],
+    quantized_unconditional=[],
     mean_kl=0.015,
     max_kl=0.02,
 )
 FAILED = ItemResult(
     task="boolq",
     doc_id=1,
+    kind="multiple_choice",
     doc_hash="d1",
     prompt_hash="p1",
     label=None,
     n_choices=3,
+    contexts=["Is it? a", "Is it? b"],
+    choices=[" 1", " 2", " 3"],
+    choice_context=[0, 1, 1],
     choice_chars=[1, 1, 1],
     choice_bytes=[1, 1, 1],
     base_logprob=[],
@@ -60,21 +76,41 @@ FAILED = ItemResult(
     quantized_is_greedy=[],
     choice_mean_kl=[],
     choice_max_kl=[],
+    base_unconditional=[],
+    quantized_unconditional=[],
     error="TimedOut: no reply",
 )
+
+
+RESULT = {"schema_version": 1, "tasks": {"boolq": {"metrics": {"base": {"acc,none": 0.5}}}}, "groups": {}}
+
+
+def subject() -> Subject:
+    return Subject(
+        server=ServerInfo.model_validate(SERVER),
+        models=Both(base=ModelInfo.model_validate(MODELS[0]), quantized=ModelInfo.model_validate(MODELS[1])),
+        tasks=[TaskRecord(name="boolq", version="1.0", num_fewshot=0, items=2, digest="abc")],
+        settings=Settings(
+            tasks=["boolq"],
+            data=[],
+            corpora=[],
+            num_fewshot=None,
+            limit=2,
+            add_special_tokens=True,
+            delimiter=" ",
+            window=None,
+            stride=None,
+        ),
+    )
 
 
 def manifest() -> Manifest:
     return Manifest(
         created="2025-03-01T12:00:00.000+00:00",
         url="http://fake",
-        server=ServerInfo.model_validate(SERVER),
-        models=Both(base=ModelInfo.model_validate(MODELS[0]), quantized=ModelInfo.model_validate(MODELS[1])),
-        tasks=[TaskRecord(name="boolq", version="1.0", num_fewshot=0, items=2)],
-        settings=Settings(
-            tasks=["boolq"], include_path=None, num_fewshot=None, limit=2, concurrency=4, add_special_tokens=True
-        ),
-        timing=Timing(started="s", finished="f", seconds=1.5, items_per_second=1.3),
+        concurrency=4,
+        subject=subject(),
+        timing=Timing(started="s", finished="f", seconds=1.5, sessions=1, items_per_second=1.3),
         counts=Counts(items=2, ok=1, failed=1),
         packages={"python": "3.11"},
     )
@@ -83,7 +119,7 @@ def manifest() -> Manifest:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     path = tmp_path / "runs" / "first"
-    write_run(path, manifest(), [SCORED, FAILED])
+    write_run(path, manifest(), [SCORED, FAILED], RESULT)
     return path
 
 
@@ -91,28 +127,31 @@ def test_what_is_written_is_read(run: Path) -> None:
     read = read_run(str(run))
     assert read.manifest == manifest()
     assert read.items() == [SCORED, FAILED]
-    assert sorted(path.name for path in run.iterdir()) == [ITEMS, MANIFEST]
-    assert [path.name for path in run.parent.iterdir()] == ["first"]
+    assert read.tokens is None
+    assert read.results == RESULT
+    assert sorted(path.name for path in run.iterdir()) == [ITEMS, MANIFEST, RESULTS]
 
 
-def test_every_field_is_a_column_and_every_column_says_what_it_means(run: Path) -> None:
-    assert {field.name for field in dataclasses.fields(ItemResult)} == {column.name for column in COLUMNS}
-    stored = pq.read_schema(run / ITEMS)
-    assert stored == SCHEMA
-    for column in COLUMNS:
-        assert stored.field(column.name).metadata == {b"description": column.meaning.encode()}
+def test_every_field_is_a_column_and_every_column_says_what_it_means(tmp_path: Path) -> None:
+    assert {field.name for field in dataclasses.fields(ItemResult)} == {column.name for column in ITEM_COLUMNS}
+    tokens = TOKEN_SCHEMA.empty_table()
+    write_run(tmp_path, manifest(), [SCORED], RESULT, tokens)
+    assert read_run(tmp_path).tokens == tokens
+    for file, schema, columns in ((ITEMS, ITEM_SCHEMA, ITEM_COLUMNS), (TOKENS, TOKEN_SCHEMA, TOKEN_COLUMNS)):
+        stored = pq.read_schema(tmp_path / file)
+        assert stored == schema
+        for column in columns:
+            assert stored.field(column.name).metadata == {b"description": column.meaning.encode()}
 
 
 def test_a_run_without_items_can_be_read(tmp_path: Path) -> None:
-    write_run(tmp_path / "empty", manifest(), [])
+    write_run(tmp_path / "empty", manifest(), [], RESULT)
     assert read_run(tmp_path / "empty").items() == []
 
 
 def test_a_run_is_never_overwritten(run: Path) -> None:
-    before = (run / MANIFEST).read_bytes()
     with pytest.raises(RunError, match="first exists already: runs are never overwritten"):
-        write_run(run, manifest(), [])
-    assert (run / MANIFEST).read_bytes() == before
+        check_target(run)
 
 
 def test_neither_is_an_empty_folder_or_a_file(tmp_path: Path) -> None:
@@ -121,20 +160,22 @@ def test_neither_is_an_empty_folder_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("empty", "file", "dangling"):
         with pytest.raises(RunError, match="exists already"):
-            write_run(tmp_path / name, manifest(), [])
+            check_target(tmp_path / name)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="file is no folder that can be written to"):
-        write_run(tmp_path / "file" / "run", manifest(), [])
+        check_target(tmp_path / "file" / "run")
+    with pytest.raises(RunError, match=r"cannot write the run to .*: "):
+        write_run(tmp_path / "file" / "run", manifest(), [], RESULT)
 
 
-def test_a_run_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_written_whole_is_none(tmp_path: Path) -> None:
     broken = dataclasses.replace(SCORED, doc_id=2**70)
     with pytest.raises(OverflowError):
-        write_run(tmp_path / "run", manifest(), [broken])
-    assert list(tmp_path.iterdir()) == []
+        write_run(tmp_path / "run", manifest(), [broken], RESULT)
+    assert not (tmp_path / "run" / MANIFEST).exists()
 
 
 def test_a_missing_run_is_said_to_be_missing(tmp_path: Path) -> None:
@@ -145,7 +186,7 @@ def test_a_missing_run_is_said_to_be_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no manifest of a run: "),
+        ("{", "is no JSON: "),
         ("[]", "is no manifest of a run: "),
         ("{}", "is no manifest of a run: 'schema_version'"),
         ('{"schema_version": 1}', "is no manifest of a run: .*created"),
@@ -175,4 +216,4 @@ def test_newer_columns_and_manifest_fields_are_ignored(run: Path) -> None:
     (run / MANIFEST).write_text(json.dumps(raw | {"news": 1}))
     read = read_run(run)
     assert read.manifest == manifest()
-    assert read.table.column_names == [column.name for column in COLUMNS]
+    assert read.table.column_names == [column.name for column in ITEM_COLUMNS]

@@ -1,0 +1,114 @@
+"""From scored items to what a run holds and shows: rows with metrics, token tables, summaries."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from client.corpus_summary import CorpusSummary, summarize
+from client.items import LoadedTask
+from client.metrics import MODELS, Metrics, group_metrics, with_metrics
+from client.replay import Outcome
+from client.results import SCHEMA_VERSION, TOKEN_SCHEMA, Counts, ItemResult, Run
+from client.summary import Scoreboard
+from client.tasks import LoadedTasks
+
+ByModel = dict[str, Metrics]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of all items: rows in the order of the tasks, and lm-eval's metrics of each task and group."""
+
+    rows: list[ItemResult]
+    tokens: pa.Table | None
+    scoreboard: Scoreboard
+    metrics: dict[str, ByModel]
+    groups: dict[str, ByModel]
+    corpora: dict[str, CorpusSummary]
+
+    @property
+    def counts(self) -> Counts:
+        """How many items there are, and how many failed."""
+        overall = self.scoreboard.overall
+        return Counts(items=overall.done, ok=overall.scored, failed=overall.failed)
+
+    def results(self) -> dict[str, Any]:
+        """Content of ``results.json``. JSON has no NaN: null stands for a mean over nothing."""
+        tasks = {
+            name: {"summary": _without_nan(asdict(tally.summary()))}
+            | ({"metrics": self.metrics[name]} if name in self.metrics else {})
+            | ({"corpus": asdict(self.corpora[name])} if name in self.corpora else {})
+            for name, tally in self.scoreboard.tasks.items()
+        }
+        return {"schema_version": SCHEMA_VERSION, "tasks": tasks, "groups": self.groups}
+
+
+def evaluate(loaded: LoadedTasks, outcome_of: Callable[[LoadedTask, int], Outcome]) -> Evaluation:
+    """Evaluates the tasks; ``outcome_of`` gives what came of an item by its place in its task."""
+    rows: list[ItemResult] = []
+    tables: list[pa.Table] = []
+    metrics: dict[str, ByModel] = {}
+    corpora: dict[str, CorpusSummary] = {}
+    for task in loaded.tasks:
+        outcomes = [outcome_of(task, index) for index in range(len(task.items))]
+        of_task = [outcome.row for outcome in outcomes]
+        if task.definition is not None:
+            of_task, metrics[task.name] = with_metrics(task, of_task)
+        if tokens := [_token_table(outcome) for outcome in outcomes if outcome.tokens is not None]:
+            tables += tokens
+            corpora[task.name] = summarize(pa.concat_tables(tokens))
+        rows += of_task
+    scoreboard = _scoreboard([task.name for task in loaded.tasks], rows)
+    sizes = {name: scoreboard.tasks[name].scored for name in metrics}
+    return Evaluation(
+        rows=rows,
+        tokens=pa.concat_tables(tables) if tables else None,
+        scoreboard=scoreboard,
+        metrics=metrics,
+        groups=_groups(loaded.groups, metrics, sizes),
+        corpora=corpora,
+    )
+
+
+def evaluation_of(run: Run) -> Evaluation:
+    """The evaluation of a run that was read."""
+    rows, tasks = run.items(), run.results["tasks"]
+    return Evaluation(
+        rows=rows,
+        tokens=run.tokens,
+        scoreboard=_scoreboard(list(tasks), rows),
+        metrics={name: each["metrics"] for name, each in tasks.items() if "metrics" in each},
+        groups=run.results["groups"],
+        corpora={name: CorpusSummary(**each["corpus"]) for name, each in tasks.items() if "corpus" in each},
+    )
+
+
+def _scoreboard(tasks: list[str], rows: list[ItemResult]) -> Scoreboard:
+    """Sums in the order of the items, so that they come out the same in whatever order the items were answered."""
+    scoreboard = Scoreboard(tasks)
+    for row in rows:
+        scoreboard.add(row)
+    return scoreboard
+
+
+def _groups(groups: Mapping[str, Any], metrics: Mapping[str, ByModel], sizes: Mapping[str, int]) -> dict[str, ByModel]:
+    by_model = {
+        model: group_metrics(groups, {name: each[model] for name, each in metrics.items()}, sizes) for model in MODELS
+    }
+    return {name: {model: by_model[model][name] for model in MODELS} for name in by_model["base"]}
+
+
+def _token_table(outcome: Outcome) -> pa.Table:
+    columns = outcome.tokens or {}
+    count = len(columns["token_id"])
+    keys = {"task": [outcome.row.task] * count, "doc_id": [outcome.row.doc_id] * count}
+    return pa.Table.from_pydict(columns | keys, schema=TOKEN_SCHEMA)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
