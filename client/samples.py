@@ -144,7 +144,7 @@ def _row(
     try:
         arguments = [tuple(each.values()) for each in first["arguments"].values()]
         answers = {"base": _answers(first), "quantized": _answers(second)}
-        kind = _kind(arguments, answers["base"])
+        kind = _kind(arguments, answers)
         count = len(arguments)
         unconditional = 0
         if kind == "multiple_choice" and "acc_mutual_info" in first["metrics"]:
@@ -194,9 +194,10 @@ def _answers(sample: Mapping[str, Any]) -> list[tuple[float, bool]]:
     return answers
 
 
-def _kind(arguments: Sequence[tuple[str, ...]], answers: Sequence[object]) -> Kind:
-    if len(arguments) != len(answers):
-        raise ValueError(f"{len(answers)} answers to {len(arguments)} requests")
+def _kind(arguments: Sequence[tuple[str, ...]], answers: Mapping[str, Sequence[object]]) -> Kind:
+    for each in answers.values():
+        if len(each) != len(arguments):
+            raise ValueError(f"{len(each)} answers to {len(arguments)} requests")
     if len(arguments) > 1:
         return "multiple_choice"
     return "loglikelihood_rolling" if len(arguments[0]) == 1 else "loglikelihood"
@@ -225,6 +226,6 @@ def _label(
     return None
 
 
-def _metrics(samples: Sequence[Mapping[str, Any]]) -> str:
+def _metrics(samples: Sequence[Mapping[str, Any]]) -> str | None:
     by_filter = {sample["filter"]: {name: sample[name] for name in sample["metrics"]} for sample in samples}
-    return json.dumps(by_filter, ensure_ascii=False)
+    return json.dumps(by_filter, ensure_ascii=False) if any(by_filter.values()) else None

@@ -36,13 +36,13 @@ class LocalServer:
 
 
 @contextmanager
-def running_server(*arguments: str) -> Iterator[LocalServer]:
-    """``python -m server`` on a free port of this machine, ready to answer."""
+def running_server(*arguments: str, port: int = 0) -> Iterator[LocalServer]:
+    """``python -m server`` on this machine, on a free port if none is given, ready to answer."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "server", "--port", "0", *arguments],
+                [sys.executable, "-m", "server", "--port", str(port), *arguments],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"HF_HUB_OFFLINE": "1"},

@@ -39,6 +39,8 @@ CPU_BLOCK_SIZE = 32
 """Tokens per block of the prefix cache on CPU. vLLM's 128 there would share little of a typical prompt."""
 CPU_KV_CACHE_BYTES = 2**30
 SHUTDOWN_SECONDS = 20
+RETRY_AFTER = 30
+"""Seconds after which a client may try again where the engine has died and the server with it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class TwinEngine:
                     cached = output.num_cached_tokens if read_cache else 0
                     return Rows(output.outputs.data.numpy(), len(token_ids) - cached)
         except EngineDeadError as error:
-            raise Unavailable("the engine has died") from error
+            raise Unavailable("the engine has died", retry_after=RETRY_AFTER) from error
         except EngineGenerateError as error:
             raise RequestError(f"the engine failed on the request: {error}") from error
         raise RuntimeError("the engine ended a request without an answer")

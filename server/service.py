@@ -12,7 +12,7 @@ from server import __version__
 from server.checkpoint import Checkpoint, Pair
 from server.comparison import choice, continuations, summary, token_comparison
 from server.digest import model_digest
-from server.engine import TwinEngine
+from server.engine import RETRY_AFTER, TwinEngine
 from server.errors import Overloaded, Unavailable
 from server.schema import Both, CompareRequest, Comparison, ModelInfo, ModelList, ServerInfo, Timing, Usage
 from server.tokenization import PairTokenizer, Sequences
@@ -74,7 +74,7 @@ class Service:
     def check_ready(self) -> None:
         """Raise Unavailable where comparisons cannot be answered."""
         if not self.is_ready:
-            raise Unavailable("the engine has died", retry_after=30)
+            raise Unavailable("the engine has died", retry_after=RETRY_AFTER)
 
     @contextmanager
     def admitted(self, sequences: int) -> Iterator[None]:
