@@ -2,7 +2,7 @@
 
 import sys
 
-EXTRA = {"datasets", "lm_eval", "pyarrow", "rich", "typer"}
+EXTRA = {"datasets", "lm_eval", "numpy", "pyarrow", "rich", "typer"}
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The bench as a command: a real process, a real socket, exit codes and what a person reads."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -218,6 +219,25 @@ def test_bad_data_is_told_with_its_line_before_anything_is_sent(
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {path}")
     assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert fake.bodies("/compare") == []
+
+
+def test_a_task_whose_data_cannot_be_fetched_is_told_before_anything_is_sent() -> None:
+    fake = FakeServer()
+    with listening(fake) as url:
+        done = subprocess.run(
+            command("--url", url, "--tasks", "arc_easy"),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "error: task 'arc_easy' cannot be loaded: Couldn't reach 'allenai/ai2_arc' on the Hub"
+    )
     assert done.stderr.count("\n") == 1
     assert fake.bodies("/compare") == []
 
