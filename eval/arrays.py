@@ -1,0 +1,55 @@
+"""Checks of arguments that all statistics share: an error names the argument, the entry, and what was expected."""
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
+
+
+def vector(values: npt.ArrayLike, name: str, *, at_least: int = 1) -> Floats:
+    """Numbers in one dimension, all finite, of at least that length."""
+    array = numbers(values, name)
+    require(array, name, np.isfinite(array), "a finite number")
+    if len(array) < at_least:
+        raise ValueError(f"{name} has length {len(array)}, expected {at_least} or more")
+    return array
+
+
+def probabilities(values: npt.ArrayLike, name: str, *, at_least: int = 1) -> Floats:
+    """Numbers from 0 to 1 in one dimension, of at least that length."""
+    array = vector(values, name, at_least=at_least)
+    require(array, name, (array >= 0) & (array <= 1), "a number from 0 to 1")
+    return array
+
+
+def booleans(values: npt.ArrayLike, name: str, *, at_least: int = 1) -> Booleans:
+    """Booleans, or numbers 0 and 1, in one dimension, of at least that length."""
+    array = vector(values, name, at_least=at_least)
+    require(array, name, np.isin(array, (0, 1)), "true or false")
+    return array.astype(bool)
+
+
+def numbers(values: npt.ArrayLike, name: str) -> Floats:
+    """Numbers in one dimension, whatever they are."""
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} has shape {array.shape}, expected one dimension")
+    # numpy would turn text into numbers and nothing into NaN; without entries it cannot tell what they are.
+    if array.size and array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} has dtype {array.dtype}, expected numbers")
+    return array.astype(np.float64)
+
+
+def require(array: npt.NDArray[np.generic], name: str, valid: Booleans, expected: str) -> None:
+    """Names the first entry that is not valid."""
+    if not valid.all():
+        at = int(valid.argmin())
+        raise ValueError(f"{name}[{at}] is {array[at]}, expected {expected}")
+
+
+def same_length(array: npt.NDArray[np.generic], name: str, other: npt.NDArray[np.generic], other_name: str) -> None:
+    """Refuses two arrays that are not of one length."""
+    if len(array) != len(other):
+        raise ValueError(f"{name} has length {len(array)}, expected {len(other)}, that of {other_name}")
