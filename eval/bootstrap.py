@@ -38,24 +38,25 @@ class Interval:
 class Statistic:
     """Something that is computed from sums over items.
 
-    ``features`` is of shape (items, sums); ``of`` takes summed features, shape (resamples, sums), and the number of
-    items, shape (resamples,), and returns the statistic, shape (resamples,).
+    ``features`` gives those of a slice of the items, shape (items of the slice, sums); ``of`` takes summed features,
+    shape (resamples, sums), and the number of items, shape (resamples,), and returns the statistic, shape (resamples,).
     """
 
     name: str
-    features: Floats
+    items: int
+    features: Callable[[slice], Floats]
     of: Callable[[Floats, Floats], Floats]
 
     @property
     def point(self) -> float:
         """The statistic of the items as they are."""
-        sums = self.features.sum(axis=0, dtype=np.float64)[None]
-        return float(self.of(sums, np.array([float(len(self.features))]))[0])
+        sums = sum(self.features(part).sum(axis=0, dtype=np.float64) for part in _blocks(self.items))
+        return float(self.of(np.asarray(sums)[None], np.array([float(self.items)]))[0])
 
 
 def mean_of(name: str, values: Floats) -> Statistic:
     """The mean over items of ``values``, shape (items,)."""
-    return Statistic(name, values[:, None], lambda sums, items: sums[:, 0] / items)
+    return Statistic(name, len(values), lambda part: values[part, None], lambda sums, items: sums[:, 0] / items)
 
 
 def ratio_of(name: str, above: Floats, below: Floats) -> Statistic:
@@ -65,7 +66,17 @@ def ratio_of(name: str, above: Floats, below: Floats) -> Statistic:
         nothing = np.full(len(sums), np.nan)
         return np.asarray(np.divide(sums[:, 0], sums[:, 1], out=nothing, where=sums[:, 1] != 0))
 
-    return Statistic(name, np.stack([above, below], axis=1), of)
+    return Statistic(name, len(above), lambda part: np.stack([above[part], below[part]], axis=1), of)
+
+
+def by_cell(cells: Ints, n_cells: int, values: Sequence[Floats]) -> Callable[[slice], Floats]:
+    """Features that sum each of ``values`` apart for each cell, for instance a bin: shape (items, values * n_cells)."""
+
+    def features(part: slice) -> Floats:
+        inside = cells[part, None] == np.arange(n_cells)
+        return np.concatenate([inside * each[part, None] for each in values], axis=1)
+
+    return features
 
 
 def resample(
@@ -79,23 +90,27 @@ def resample(
 
     ``clusters`` are numbers from 0 on that say which items belong together, shape (items,): these are drawn whole.
     """
-    items = len(statistics[0].features)
+    items = statistics[0].items
     for statistic in statistics:
-        if len(statistic.features) != items:
-            raise ValueError(f"{statistic.name} has {len(statistic.features)} items, expected {items}")
+        if statistic.items != items:
+            raise ValueError(f"{statistic.name} has {statistic.items} items, expected {items}")
     if not items:
         raise ValueError(f"{statistics[0].name} has no items, expected one or more")
-    ones = np.ones((items, 1))
-    table = np.concatenate([ones, *(statistic.features for statistic in statistics)], axis=1)
-    if clusters is not None:
-        table = _by_cluster(table, clusters)
-    sums = _resampled_sums(table, rng, resamples)
-    values, column = {}, 1
-    for statistic in statistics:
-        width = statistic.features.shape[1]
-        values[statistic.name] = statistic.of(sums[:, column : column + width], sums[:, 0])
-        column += width
-    return values
+    widths = [statistic.features(slice(0, 1)).shape[1] for statistic in statistics]
+
+    def table(part: slice) -> Floats:
+        ones = np.ones((len(range(*part.indices(items))), 1))
+        return np.concatenate([ones, *(statistic.features(part) for statistic in statistics)], axis=1)
+
+    if clusters is None:
+        sums = _resampled_sums(table, items, rng, resamples)
+    else:
+        whole = _by_cluster(table, items, clusters)
+        sums = _resampled_sums(whole.__getitem__, len(whole), rng, resamples)
+    parts = np.split(sums, np.cumsum([1, *widths])[:-1], axis=1)
+    return {
+        statistic.name: statistic.of(part, sums[:, 0]) for statistic, part in zip(statistics, parts[1:], strict=True)
+    }
 
 
 def interval(point: float, values: Floats, level: float = LEVEL) -> Interval:
@@ -104,25 +119,29 @@ def interval(point: float, values: Floats, level: float = LEVEL) -> Interval:
     return Interval(point, float(low), float(high))
 
 
-def _by_cluster(table: Floats, clusters: Ints) -> Floats:
-    if clusters.shape != table.shape[:1]:
-        raise ValueError(f"clusters has shape {clusters.shape}, expected {table.shape[:1]}")
-    summed = np.zeros((int(clusters.max()) + 1, table.shape[1]))
-    np.add.at(summed, clusters, table)
+def _blocks(items: int) -> list[slice]:
+    return [slice(begin, begin + BLOCK) for begin in range(0, items, BLOCK)]
+
+
+def _by_cluster(table: Callable[[slice], Floats], items: int, clusters: Ints) -> Floats:
+    if clusters.shape != (items,):
+        raise ValueError(f"clusters has shape {clusters.shape}, expected {(items,)}")
+    summed = np.zeros((int(clusters.max()) + 1, table(slice(0, 1)).shape[1]))
+    for part in _blocks(items):
+        np.add.at(summed, clusters[part], table(part))
     return summed
 
 
-def _resampled_sums(table: Floats, rng: np.random.Generator, resamples: int) -> Floats:
-    units = len(table)
+def _resampled_sums(table: Callable[[slice], Floats], units: int, rng: np.random.Generator, resamples: int) -> Floats:
     if units <= FEW:
         draws = rng.integers(units, size=(resamples, units))
         offsets = np.arange(resamples)[:, None] * units
         counts = np.bincount((draws + offsets).ravel(), minlength=resamples * units)
-        return np.asarray(counts.reshape(resamples, units) @ table)
-    sums = np.zeros((resamples, table.shape[1]))
+        return np.asarray(counts.reshape(resamples, units) @ table(slice(0, units)))
+    sums = np.zeros((resamples, table(slice(0, 1)).shape[1]))
     draw = _poisson_table()
-    for begin in range(0, units, BLOCK):
-        block = table[begin : begin + BLOCK].astype(np.float32)
+    for part in _blocks(units):
+        block = table(part).astype(np.float32)
         weights = draw[rng.integers(2**16, size=(resamples, len(block)), dtype=np.uint16)]
         sums += weights @ block
     return sums

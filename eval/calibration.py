@@ -232,17 +232,27 @@ def paper_ce(shares: npt.ArrayLike, labels: npt.ArrayLike, sizes: npt.ArrayLike 
     if (counts != choices).any():
         row = int((counts != choices).argmax())
         raise ValueError(f"sizes[{row}] is {counts[row]}, expected {choices}: items with the same number of choices")
-    confident, right = distribution.max(axis=1), distribution.argmax(axis=1) == truth
-    if choices == 2:
-        index = np.digitize(confident, np.arange(0.0, 1.0, 1.0 / PAPER_BINS))
-        return float(np.abs(np.bincount(index, confident - truth)).sum() / items)
-    if items < BINS:
+    if choices > 2 and items < BINS:
         raise ValueError(f"shares has {items} items, expected at least {BINS}")
-    lower = np.sort(confident)[np.arange(BINS) * (items // BINS)]
-    cell = np.searchsorted(lower, confident, side="left") % BINS * choices + truth
-    count = np.bincount(cell, minlength=BINS * choices)
-    gaps = np.bincount(cell, right - confident, BINS * choices)[count > 0] / count[count > 0]
-    return float(np.abs(gaps).sum() / (BINS * choices))
+    confident, right = distribution.max(axis=1), distribution.argmax(axis=1) == truth
+    cell, n_cells = paper_cells(distribution, truth)
+    if choices == 2:
+        return float(np.abs(np.bincount(cell, confident - truth)).sum() / items)
+    count = np.bincount(cell, minlength=n_cells)
+    gaps = np.bincount(cell, right - confident, n_cells)[count > 0] / count[count > 0]
+    return float(np.abs(gaps).sum() / n_cells)
+
+
+def paper_cells(shares: Floats, labels: Ints) -> tuple[Ints, int]:
+    """The bin of each item in ``paper_ce``, for more than two choices one for each range and true choice; and how many.
+
+    Takes what ``paper_ce`` has checked.
+    """
+    confident, choices = shares.max(axis=1), shares.shape[1]
+    if choices == 2:
+        return np.digitize(confident, np.arange(0.0, 1.0, 1.0 / PAPER_BINS)), PAPER_BINS + 1
+    lower = np.sort(confident)[np.arange(BINS) * (len(confident) // BINS)]
+    return np.searchsorted(lower, confident, side="left") % BINS * choices + labels, BINS * choices
 
 
 def _pair(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> tuple[Floats, Booleans]:

@@ -120,16 +120,17 @@ class Choices:
         return self.where(self.task == self.tasks.index(name))
 
     def where(self, chosen: Booleans) -> "Choices":
-        """The items that are marked."""
+        """The items that are marked, without columns that none of them needs."""
+        width = int(self.sizes[chosen].max(initial=1))
         return Choices(
             tasks=self.tasks,
             task=self.task[chosen],
             doc_id=self.doc_id[chosen],
             labels=self.labels[chosen],
             sizes=self.sizes[chosen],
-            base_logprobs=self.base_logprobs[chosen],
-            quantized_logprobs=self.quantized_logprobs[chosen],
-            chars=self.chars[chosen],
+            base_logprobs=self.base_logprobs[chosen, :width],
+            quantized_logprobs=self.quantized_logprobs[chosen, :width],
+            chars=self.chars[chosen, :width],
         )
 
 

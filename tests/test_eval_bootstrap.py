@@ -5,7 +5,7 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
 from eval import bootstrap
-from eval.bootstrap import FEW, Statistic, interval, mean_of, ratio_of, resample
+from eval.bootstrap import FEW, Statistic, by_cell, interval, mean_of, ratio_of, resample
 
 
 @pytest.mark.parametrize("items", [50, FEW, 4 * FEW])
@@ -103,6 +103,15 @@ def test_an_interval_is_percentiles() -> None:
 def test_statistics_of_several_sums() -> None:
     values = np.array([1.0, 2.0, 4.0])
     variance = Statistic(
-        "variance", np.stack([values, values**2], axis=1), lambda sums, n: sums[:, 1] / n - (sums[:, 0] / n) ** 2
+        "variance",
+        3,
+        lambda part: np.stack([values[part], values[part] ** 2], axis=1),
+        lambda sums, n: sums[:, 1] / n - (sums[:, 0] / n) ** 2,
     )
     assert variance.point == pytest.approx(values.var())
+
+
+def test_sums_by_cell() -> None:
+    features = by_cell(np.array([0, 2, 2]), 3, [np.ones(3), np.array([5.0, 6.0, 7.0])])
+    assert features(slice(0, 3)).sum(axis=0).tolist() == [1, 0, 2, 5, 0, 13]
+    assert features(slice(1, 2)).tolist() == [[0, 0, 1, 0, 0, 6]]

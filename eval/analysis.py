@@ -1,0 +1,235 @@
+"""All that is said of two models on a set of items: statistics with intervals, tests, buckets, temperatures, routes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval import recalibration, significance
+from eval.arrays import Booleans, Floats
+from eval.bootstrap import RESAMPLES, Interval, interval, mean_of, resample
+from eval.calibration import Bins, bin_of, equal_mass_edges, equal_width_edges, reliability
+from eval.choices import Choices
+from eval.divergence import choice_divergence
+from eval.model_metrics import model_metrics
+from eval.recalibration import Recalibration
+from eval.routing import RoutingCurve, routing_curve
+
+BUCKETS = 5
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A statistic of both models, and the quantized model's less the base model's, each with its 95 % interval."""
+
+    base: Interval
+    quantized: Interval
+    delta: Interval
+
+
+@dataclass(frozen=True)
+class Tests:
+    """Tests of whether the models differ: of accuracy, and of confidence in the true choice (the paper's)."""
+
+    mcnemar: significance.McNemarTest
+    paired_t: significance.PairedTest
+    wilcoxon: significance.PairedTest
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Items whose base confidence is from ``low`` to ``high``; means over them, changes being quantized less base."""
+
+    low: float
+    high: float
+    items: int
+    base_accuracy: float
+    accuracy_change: float
+    confidence_change: float
+    true_confidence_change: float
+    flips: float
+    kl: float
+    js: float
+
+
+@dataclass(frozen=True)
+class Trends:
+    """Whether quantization hits where the base model's confidence is low: trends over it, negative where it does.
+
+    ``flips`` is Cochran-Armitage over the buckets, ``kl`` and ``confidence_shift`` (the absolute change of the
+    confidence in the true choice) Spearman's over the items.
+    """
+
+    flips: significance.TrendTest
+    kl: significance.TrendTest
+    confidence_shift: significance.TrendTest
+
+
+@dataclass(frozen=True)
+class Temperatures:
+    """Temperatures that calibrate each model, fitted on half of the items, and one that gives the quantized model the
+    base model's mean confidence; None where no temperature does."""
+
+    base: Recalibration
+    quantized: Recalibration
+    matching: float | None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the items say. ``compared`` has statistics of both models by name, ``pair`` those of the two together:
+    shares of items by kind of flip, and mean divergences over the choices."""
+
+    items: int
+    compared: dict[str, Compared]
+    pair: dict[str, Interval]
+    tests: Tests
+    base_reliability: Bins
+    quantized_reliability: Bins
+    buckets: list[Bucket]
+    trends: Trends
+    temperatures: Temperatures
+    routing: RoutingCurve
+
+
+def analyse(choices: Choices, rng: np.random.Generator, resamples: int = RESAMPLES) -> Analysis:
+    """Analyses labelled items, of which there must be three or more."""
+    base, quantized = choices.base, choices.quantized
+    compared, pair = _intervals(choices, rng, resamples)
+    return Analysis(
+        items=len(choices),
+        compared=compared,
+        pair=pair,
+        tests=Tests(
+            mcnemar=significance.mcnemar(base.correct, quantized.correct),
+            paired_t=significance.paired_t(base.true_share, quantized.true_share),
+            wilcoxon=significance.wilcoxon(base.true_share, quantized.true_share),
+        ),
+        base_reliability=reliability(base.confidence, base.correct, equal_width_edges()),
+        quantized_reliability=reliability(quantized.confidence, quantized.correct, equal_width_edges()),
+        buckets=_buckets(choices),
+        trends=_trends(choices),
+        temperatures=_temperatures(choices, rng),
+        routing=routing_curve(quantized.confidence, base.correct, quantized.correct),
+    )
+
+
+def adjusted(tests: Mapping[str, Tests]) -> dict[str, dict[str, float]]:
+    """P-values of several tasks' tests, adjusted by Holm's method over the tasks: by test, then by task."""
+    found = {}
+    for name in ("mcnemar", "paired_t", "wilcoxon"):
+        values = significance.holm([getattr(each, name).p_value for each in tests.values()])
+        found[name] = dict(zip(tests, map(float, values), strict=True))
+    return found
+
+
+def flip_kinds(choices: Choices) -> dict[str, Booleans]:
+    """Which items flipped, by what became of the answer."""
+    base, quantized = choices.base, choices.quantized
+    flip = base.choice != quantized.choice
+    return {
+        "flips": flip,
+        "right_to_wrong": base.correct & ~quantized.correct,
+        "wrong_to_right": ~base.correct & quantized.correct,
+        "wrong_to_other_wrong": flip & ~base.correct & ~quantized.correct,
+    }
+
+
+def _intervals(
+    choices: Choices, rng: np.random.Generator, resamples: int
+) -> tuple[dict[str, Compared], dict[str, Interval]]:
+    ours, theirs = model_metrics(choices, choices.base), model_metrics(choices, choices.quantized)
+    divergence = choice_divergence(choices.base_logprobs, choices.quantized_logprobs)
+    kinds = flip_kinds(choices)
+    pair = [mean_of(name, flipped.astype(np.float64)) for name, flipped in kinds.items()]
+    pair += [
+        mean_of("net_loss", kinds["right_to_wrong"].astype(np.float64) - kinds["wrong_to_right"]),
+        mean_of("kl", divergence.kl),
+        mean_of("reverse_kl", divergence.reverse_kl),
+        mean_of("js", divergence.js),
+        mean_of("js_distance", divergence.js_distance),
+    ]
+    # One call for all: the difference of two models is taken resample by resample. Names only have to differ.
+    statistics = [metric.statistic for metrics in (ours, theirs) for metric in metrics.values()]
+    named = [
+        type(each)(f"{number}", each.items, each.features, each.of) for number, each in enumerate([*statistics, *pair])
+    ]
+    values = list(resample(named, rng, resamples=resamples).values())
+    compared = {}
+    for number, (name, metric) in enumerate(ours.items()):
+        other = theirs[name]
+        base = values[number] + (metric.value - metric.statistic.point)
+        quantized = values[number + len(ours)] + (other.value - other.statistic.point)
+        compared[name] = Compared(
+            base=interval(metric.value, base),
+            quantized=interval(other.value, quantized),
+            delta=interval(other.value - metric.value, quantized - base),
+        )
+    together = values[2 * len(ours) :]
+    return compared, {each.name: interval(each.point, drawn) for each, drawn in zip(pair, together, strict=True)}
+
+
+def _buckets(choices: Choices) -> list[Bucket]:
+    base, quantized = choices.base, choices.quantized
+    divergence = choice_divergence(choices.base_logprobs, choices.quantized_logprobs)
+    bucket = bin_of(base.confidence, equal_mass_edges(base.confidence, BUCKETS))
+    found = []
+    for number in np.unique(bucket):
+        members = bucket == number
+
+        def mean(values: Floats | Booleans, members: Booleans = members) -> float:
+            return float(values[members].mean())
+
+        found.append(
+            Bucket(
+                low=float(base.confidence[members].min()),
+                high=float(base.confidence[members].max()),
+                items=int(members.sum()),
+                base_accuracy=mean(base.correct),
+                accuracy_change=mean(quantized.correct) - mean(base.correct),
+                confidence_change=mean(quantized.confidence - base.confidence),
+                true_confidence_change=mean(quantized.true_share - base.true_share),
+                flips=mean(base.choice != quantized.choice),
+                kl=mean(divergence.kl),
+                js=mean(divergence.js),
+            )
+        )
+    return found
+
+
+def _trends(choices: Choices) -> Trends:
+    base, quantized = choices.base, choices.quantized
+    bucket = bin_of(base.confidence, equal_mass_edges(base.confidence, BUCKETS))
+    flips = np.bincount(bucket, base.choice != quantized.choice, BUCKETS)
+    kl = choice_divergence(choices.base_logprobs, choices.quantized_logprobs).kl
+    return Trends(
+        flips=significance.cochran_armitage(flips, np.bincount(bucket, minlength=BUCKETS)),
+        kl=significance.spearman_trend(base.confidence, kl),
+        confidence_shift=significance.spearman_trend(base.confidence, np.abs(quantized.true_share - base.true_share)),
+    )
+
+
+def _temperatures(choices: Choices, rng: np.random.Generator) -> Temperatures:
+    halves = rng.integers(2**63)  # both models are fitted on the same half
+    base, _ = recalibration.recalibrate(choices.base_logprobs, choices.labels, np.random.default_rng(halves))
+    quantized, _ = recalibration.recalibrate(choices.quantized_logprobs, choices.labels, np.random.default_rng(halves))
+    target = recalibration.mean_confidence(choices.base_logprobs)
+    try:
+        matching: float | None = recalibration.match_confidence(choices.quantized_logprobs, target)
+    except ValueError:
+        matching = None
+    return Temperatures(base, quantized, matching)
+
+
+def as_json(value: object) -> object:
+    """Nested dataclasses, dictionaries and arrays as JSON has them; what is not finite is null."""
+    if isinstance(value, Mapping):
+        return {key: as_json(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray):
+        return [as_json(each) for each in value.tolist()]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [as_json(each) for each in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: as_json(getattr(value, name)) for name in value.__dataclass_fields__}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

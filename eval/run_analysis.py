@@ -1,0 +1,92 @@
+"""The analysis of a whole run: each task, all of them together, its corpora, and what a run of noise alone shows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client.results import read_run
+from eval.analysis import Analysis, adjusted, analyse
+from eval.bootstrap import RESAMPLES
+from eval.choices import Choices, EvalError, read_choices
+from eval.tokens import TokenAnalysis, analyse_tokens
+
+FEWEST = 3
+"""Labelled items below which a task has no analysis: the trend tests need them."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What the base model beside itself shows, by statistic: changes that are no effect of quantization."""
+
+    path: str
+    deltas: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RunAnalysis:
+    """``overall`` pools the items of all tasks; None without labelled items. ``unlabelled`` items take no part.
+
+    ``adjusted`` has the tasks' p-values after Holm's adjustment, by test and task; ``settings`` what must be the same
+    to get the same numbers.
+    """
+
+    path: str
+    overall: Analysis | None
+    tasks: dict[str, Analysis]
+    adjusted: dict[str, dict[str, float]]
+    unlabelled: int
+    corpora: dict[str, TokenAnalysis]
+    floor: Floor | None
+    settings: dict[str, int]
+
+
+def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resamples: int = RESAMPLES) -> RunAnalysis:
+    """Analyses a run folder, and beside it a run of the base model against itself.
+
+    Intervals come from ``resamples`` resamples, drawn from ``seed``. Raises EvalError or RunError for runs that cannot
+    be read, that have items that failed, or nothing to analyse.
+    """
+    run = read_run(path)
+    rng = np.random.default_rng(seed)
+    choices = read_choices(run)
+    labelled = choices.labelled
+    corpora = sorted({row["task"] for row in run.table.select(["task", "kind"]).to_pylist() if row["kind"] == "window"})
+    tasks = {name: labelled.of_task(name) for name in labelled.tasks}
+    for name, items in tasks.items():
+        if 0 < len(items) < FEWEST:
+            raise EvalError(f"'{name}' of {path} has {len(items)} labelled items, expected {FEWEST} or more")
+    analyses = {name: analyse(items, rng, resamples) for name, items in tasks.items() if len(items)}
+    if not analyses and not corpora:
+        raise EvalError(f"{path} has no labelled multiple-choice items and no corpus: there is nothing to analyse")
+    return RunAnalysis(
+        path=str(path),
+        overall=_overall(labelled, analyses, rng, resamples),
+        tasks=analyses,
+        adjusted=adjusted({name: each.tests for name, each in analyses.items()}),
+        unlabelled=len(choices) - len(labelled),
+        corpora={name: analyse_tokens(path, name, rng, resamples) for name in corpora},
+        floor=_floor(floor, labelled) if floor else None,
+        settings={"seed": seed, "resamples": resamples},
+    )
+
+
+def _overall(
+    labelled: Choices, analyses: dict[str, Analysis], rng: np.random.Generator, resamples: int
+) -> Analysis | None:
+    if len(analyses) == 1:
+        return next(iter(analyses.values()))
+    return analyse(labelled, rng, resamples) if analyses else None
+
+
+def _floor(path: Path, labelled: Choices) -> Floor:
+    """Point estimates are enough: a floor is what there is, not what there might be."""
+    same = read_choices(read_run(path)).labelled
+    if set(same.tasks) != set(labelled.tasks) or len(same) != len(labelled):
+        raise EvalError(
+            f"the floor {path} has {len(same)} labelled items of {', '.join(same.tasks)}, "
+            f"expected those of the run: {len(labelled)} of {', '.join(labelled.tasks)}"
+        )
+    found = analyse(same, np.random.default_rng(0), resamples=2)
+    deltas = {name: each.delta.point for name, each in found.compared.items()}
+    return Floor(str(path), deltas | {name: each.point for name, each in found.pair.items()})

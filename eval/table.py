@@ -1,0 +1,200 @@
+"""The statistics of a run as tables on a terminal."""
+
+import math
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from eval.analysis import Analysis, Compared
+from eval.bootstrap import Interval
+from eval.run_analysis import RunAnalysis
+from eval.tokens import TokenAnalysis
+
+# Statistic, heading, and whether it is a share, shown in percent.
+COMPARED = (
+    ("accuracy", "accuracy", True),
+    ("acc_norm", "accuracy, by length", True),
+    ("confidence", "confidence", True),
+    ("true_confidence", "in the true choice", True),
+    ("confidence_right", "when right", True),
+    ("confidence_wrong", "when wrong", True),
+    ("margin", "margin of the top two", True),
+    ("entropy", "entropy, nats", False),
+    ("entropy_bits", "entropy, bits", False),
+    ("ece", "ECE", True),
+    ("ece_equal_mass", "ECE, equal mass", True),
+    ("ace", "ACE", True),
+    ("mce", "MCE", True),
+    ("l2_debiased", "L2 error, debiased", True),
+    ("smooth_ece", "smooth ECE", True),
+    ("paper_ce", "CE as in the paper", True),
+    ("brier", "Brier score, 0 to 2", False),
+    ("nll", "NLL, nats", False),
+    ("auroc", "AUROC of confidence", False),
+    ("risk_coverage_area", "risk-coverage area", False),
+)
+PAIR = (
+    ("flips", "flips", True),
+    ("right_to_wrong", "right to wrong", True),
+    ("wrong_to_right", "wrong to right", True),
+    ("wrong_to_other_wrong", "wrong to other wrong", True),
+    ("kl", "KL(base ‖ quantized), nats", False),
+    ("reverse_kl", "KL(quantized ‖ base), nats", False),
+    ("js", "JS, nats", False),
+    ("js_distance", "JS distance", False),
+)
+
+
+def print_run(console: Console, run: RunAnalysis) -> None:
+    """All tables of a run, the widest numbers first: overall, tasks, corpora."""
+    if run.overall:
+        console.print(_overall_table(run, run.overall), "")
+        console.print(_pair_table(run, run.overall), "")
+        console.print(_bucket_table(run.overall), "")
+        console.print(_sentences(run.overall), "")
+    if len(run.tasks) > 1:
+        console.print(_task_table(run), "")
+    for name, corpus in run.corpora.items():
+        console.print(_corpus_table(name, corpus), "")
+    if run.unlabelled:
+        console.print(f"{run.unlabelled} items without a label took no part.", "")
+    drawn = f"{run.settings['resamples']} resamples, seed {run.settings['seed']}"
+    console.print(f"In brackets: 95 % intervals of the paired bootstrap ({drawn}). * excludes 0.", style="dim")
+
+
+def _frame(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _overall_table(run: RunAnalysis, overall: Analysis) -> Table:
+    floor = ("noise floor",) if run.floor else ()
+    table = _frame(f"{overall.items} items, shares in percent", "base", "quantized", "Δ", "", *floor)
+    for name, heading, share in COMPARED:
+        if name not in overall.compared:
+            continue
+        each = overall.compared[name]
+        cells = [number(each.base.point, share), number(each.quantized.point, share), *change(each, share)]
+        if run.floor:
+            cells.append(signed(run.floor.deltas.get(name, math.nan), share))
+        table.add_row(heading, *cells)
+    return table
+
+
+def _pair_table(run: RunAnalysis, overall: Analysis) -> Table:
+    floor = ("noise floor",) if run.floor else ()
+    table = _frame("Both models together, shares in percent", "mean", "", *floor)
+    for name, heading, share in PAIR:
+        each = overall.pair[name]
+        cells = [number(each.point, share), bracket(each, share)]
+        if run.floor:
+            cells.append(number(run.floor.deltas[name], share))
+        table.add_row(heading, *cells)
+    return table
+
+
+def _bucket_table(overall: Analysis) -> Table:
+    table = _frame(
+        "By the base model's confidence, shares in percent", "items", "accuracy Δ", "in truth Δ", "flips", "KL", "JS"
+    )
+    for bucket in overall.buckets:
+        table.add_row(
+            f"{number(bucket.low, True)} to {number(bucket.high, True)}",
+            str(bucket.items),
+            signed(bucket.accuracy_change, True),
+            signed(bucket.true_confidence_change, True),
+            number(bucket.flips, True),
+            number(bucket.kl, False),
+            number(bucket.js, False),
+        )
+    return table
+
+
+def _sentences(overall: Analysis) -> str:
+    tests, trends, temperatures = overall.tests, overall.trends, overall.temperatures
+    matching = temperatures.matching
+    return "\n".join(
+        [
+            f"Accuracy: right under one model only {tests.mcnemar.b} (base) and {tests.mcnemar.c} (quantized), "
+            f"exact McNemar p = {p_value(tests.mcnemar.p_value)}.",
+            f"Confidence in the true choice: paired t p = {p_value(tests.paired_t.p_value)}, d = "
+            f"{tests.paired_t.effect:+.2f}; Wilcoxon p = {p_value(tests.wilcoxon.p_value)}, r = "
+            f"{tests.wilcoxon.effect:+.2f}.",
+            f"Trend over the base model's confidence: flips z = {trends.flips.statistic:+.1f} (p = "
+            f"{p_value(trends.flips.p_value)}), KL rank correlation {trends.kl.statistic:+.2f} (p = "
+            f"{p_value(trends.kl.p_value)}).",
+            f"Temperature that calibrates: base {temperatures.base.temperature:.3f}, quantized "
+            f"{temperatures.quantized.temperature:.3f}; that gives the quantized model the base's confidence: "
+            f"{'none does' if matching is None else f'{matching:.3f}'}.",
+        ]
+    )
+
+
+def _task_table(run: RunAnalysis) -> Table:
+    table = _frame(
+        "By task: quantized less base, shares in percent; p of McNemar and of the t-test after Holm's adjustment",
+        "items", "accuracy", "", "in truth", "", "ECE", "", "flips", "p acc.", "p conf.",
+    )  # fmt: skip
+    for name, task in run.tasks.items():
+        table.add_row(
+            name,
+            str(task.items),
+            *change(task.compared["accuracy"], True),
+            *change(task.compared["true_confidence"], True),
+            *change(task.compared["ece"], True),
+            number(task.pair["flips"].point, True),
+            p_value(run.adjusted["mcnemar"][name]),
+            p_value(run.adjusted["paired_t"][name]),
+        )
+    return table
+
+
+def _corpus_table(name: str, corpus: TokenAnalysis) -> Table:
+    table = _frame(f"{name}: {corpus.tokens} tokens in {corpus.windows} windows", "", "")
+    table.show_header = False
+    rows = [
+        ("perplexity, base", corpus.base_perplexity, False),
+        ("perplexity, quantized", corpus.quantized_perplexity, False),
+        ("perplexity, quantized / base", corpus.perplexity_ratio, False),
+        ("KL(base ‖ quantized), mean", corpus.means["kl"], False),
+        ("KL(quantized ‖ base), mean", corpus.means["reverse_kl"], False),
+        ("JS, mean", corpus.means["js"], False),
+        ("same likeliest token, %", corpus.means["same_top"], True),
+        ("Δp of the token, mean, %", corpus.means["delta_p"], True),
+        ("Δp, root mean square, %", corpus.rms_delta_p, True),
+    ]
+    for heading, each, share in rows:
+        table.add_row(heading, number(each.point, share), bracket(each, share))
+    for label, value in corpus.kl_quantiles.items():
+        table.add_row(f"KL, {label.replace('_', '.')}", number(value, False), "")
+    return table
+
+
+def change(each: Compared, share: bool) -> tuple[str, str]:
+    """The difference and its interval; a star where the interval leaves out 0."""
+    star = " *" if each.delta.low > 0 or each.delta.high < 0 else "  "
+    return signed(each.delta.point, share), f"{bracket(each.delta, share, signed)}{star}"
+
+
+def number(value: float, share: bool) -> str:
+    """A share in percent, or a number with four digits."""
+    return "-" if math.isnan(value) else f"{100 * value:.1f}" if share else f"{value:.4f}"
+
+
+def signed(value: float, share: bool) -> str:
+    """The same with its sign."""
+    return "-" if math.isnan(value) else f"{100 * value:+.1f}" if share else f"{value:+.4f}"
+
+
+def bracket(each: Interval, share: bool, show: Callable[[float, bool], str] = number) -> str:
+    """The ends of an interval."""
+    return f"[{show(each.low, share)}, {show(each.high, share)}]"
+
+
+def p_value(value: float) -> str:
+    """A p-value with two significant digits, those that are tiny as a bound."""
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"

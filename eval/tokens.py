@@ -1,0 +1,178 @@
+"""Divergence token by token over a corpus, streamed from ``tokens.parquet``: what is held grows by 4 bytes a token."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from client.results import TOKENS
+from eval.arrays import Floats, Ints
+from eval.bootstrap import RESAMPLES, Interval, Statistic, interval, resample
+from eval.choices import EvalError
+
+QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
+EDGES = np.linspace(0.0, 1.0, 6)
+"""Buckets of the base model's confidence."""
+COLUMNS = (
+    "task",
+    "doc_id",
+    "base_logprob",
+    "quantized_logprob",
+    "kl",
+    "reverse_kl",
+    "js",
+    "base_confidence",
+    "base_argmax",
+    "quantized_argmax",
+)
+SUMS = ("tokens", "kl", "reverse_kl", "js", "same_top", "delta_p", "squared_delta_p", "base_nll", "quantized_nll")
+MEANS = ("kl", "reverse_kl", "js", "same_top", "delta_p")
+
+
+@dataclass(frozen=True)
+class TokenBucket:
+    """Tokens at whose place the base model's confidence is in (low, high]; means over them."""
+
+    low: float
+    high: float
+    tokens: int
+    kl: float
+    js: float
+    same_top: float
+    mean_delta_p: float
+    rms_delta_p: float
+
+
+@dataclass(frozen=True)
+class TokenAnalysis:
+    """A corpus under both models; logarithms are natural, intervals are clustered by window.
+
+    ``same_top`` is the share of places where both models have the same likeliest token, Δp the probability of the token
+    that is there under the quantized model less that under the base. ``kl_quantiles`` has median, 90th, 99th and 99.9th
+    percentile and the largest.
+    """
+
+    tokens: int
+    windows: int
+    means: dict[str, Interval]
+    base_perplexity: Interval
+    quantized_perplexity: Interval
+    perplexity_ratio: Interval
+    rms_delta_p: Interval
+    kl_quantiles: dict[str, float]
+    buckets: list[TokenBucket]
+
+
+def analyse_tokens(folder: Path, task: str, rng: np.random.Generator, resamples: int = RESAMPLES) -> TokenAnalysis:
+    """Analyses a corpus of a run folder, in one pass over its file. EvalError where it has none of that name."""
+    windows: dict[int, int] = {}
+    sums: list[Floats] = []
+    buckets = np.zeros((len(EDGES) - 1, len(SUMS)))
+    kl: list[npt.NDArray[np.float32]] = []
+    for doc_id, columns, confidence in _batches(folder / TOKENS, task):
+        kl.append(columns[:, SUMS.index("kl")].astype(np.float32))
+        ids, place = np.unique(doc_id, return_inverse=True)
+        batch = np.zeros((len(ids), len(SUMS)))
+        np.add.at(batch, place, columns)
+        for each, total in zip(ids.tolist(), batch, strict=True):
+            if each in windows:
+                sums[windows[each]] += total
+            else:
+                windows[each] = len(sums)
+                sums.append(total)
+        np.add.at(buckets, np.searchsorted(EDGES[1:-1], confidence, side="left"), columns)
+    if not sums:
+        raise EvalError(f"{folder / TOKENS} has no tokens of a corpus named '{task}'")
+    by_window = np.array(sums)
+    values = np.concatenate(kl)
+    quantiles = np.quantile(values, list(QUANTILES.values()), overwrite_input=True)
+    return TokenAnalysis(
+        tokens=len(values),
+        windows=len(sums),
+        **_intervals(by_window, rng, resamples),
+        kl_quantiles=dict(zip(QUANTILES, map(float, quantiles), strict=True)) | {"max": float(values.max())},
+        buckets=[_bucket(*each) for each in zip(EDGES[:-1], EDGES[1:], buckets, strict=True) if each[2][0]],
+    )
+
+
+def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
+    """Windows, what is summed (SUMS), and base confidences, batch by batch. EvalError names what is not finite."""
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as exc:
+        raise EvalError(f"cannot read {path}: {exc}") from exc
+    row = 0
+    with file:
+        for batch in file.iter_batches(columns=list(COLUMNS)):
+            chosen = batch.filter(pc.equal(batch["task"], task))
+            numbers = {name: chosen[name].to_numpy(zero_copy_only=False) for name in COLUMNS[1:]}
+            base, quantized = (numbers[f"{name}_logprob"].astype(np.float64) for name in ("base", "quantized"))
+            delta_p = np.exp(quantized) - np.exp(base)
+            columns = np.stack(
+                [
+                    np.ones(len(base)),
+                    numbers["kl"],
+                    numbers["reverse_kl"],
+                    numbers["js"],
+                    numbers["base_argmax"] == numbers["quantized_argmax"],
+                    delta_p,
+                    delta_p**2,
+                    -base,
+                    -quantized,
+                ],
+                axis=1,
+            )
+            finite = np.isfinite(columns).all(axis=1)
+            if not finite.all():
+                at = int(finite.argmin())
+                name = SUMS[int(np.isfinite(columns[at]).argmin())]
+                raise EvalError(f"{path}, token {row + at} of '{task}': {name} is not finite")
+            row += len(base)
+            yield numbers["doc_id"], columns, numbers["base_confidence"].astype(np.float64)
+
+
+def _intervals(by_window: Floats, rng: np.random.Generator, resamples: int) -> dict[str, Any]:
+    """Windows are drawn whole; what is summed over them is divided by the tokens that were drawn with them."""
+
+    def of(name: str, transform: Callable[[Floats], Floats], *columns: str) -> Statistic:
+        places = [SUMS.index(column) for column in columns]
+        return Statistic(
+            name,
+            len(by_window),
+            lambda part: by_window[part][:, [0, *places]],
+            lambda sums, _: transform(sums[:, 1:] / sums[:, :1]),
+        )
+
+    means = {name: of(name, lambda mean: mean[:, 0], name) for name in MEANS}
+    others = {
+        "base_perplexity": of("base_perplexity", lambda mean: np.exp(mean[:, 0]), "base_nll"),
+        "quantized_perplexity": of("quantized_perplexity", lambda mean: np.exp(mean[:, 0]), "quantized_nll"),
+        "perplexity_ratio": of(
+            "perplexity_ratio", lambda mean: np.exp(mean[:, 1] - mean[:, 0]), "base_nll", "quantized_nll"
+        ),
+        "rms_delta_p": of("rms_delta_p", lambda mean: np.sqrt(mean[:, 0]), "squared_delta_p"),
+    }
+    drawn = resample([*means.values(), *others.values()], rng, resamples=resamples)
+    return {"means": {name: interval(each.point, drawn[name]) for name, each in means.items()}} | {
+        name: interval(each.point, drawn[name]) for name, each in others.items()
+    }
+
+
+def _bucket(low: float, high: float, sums: Floats) -> TokenBucket:
+    mean = dict(zip(SUMS, (sums / sums[0]).tolist(), strict=True))
+    return TokenBucket(
+        low=float(low),
+        high=float(high),
+        tokens=int(sums[0]),
+        kl=mean["kl"],
+        js=mean["js"],
+        same_top=mean["same_top"],
+        mean_delta_p=mean["delta_p"],
+        rms_delta_p=float(np.sqrt(mean["squared_delta_p"])),
+    )
