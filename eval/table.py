@@ -120,13 +120,13 @@ def _sentences(overall: Analysis) -> str:
     return "\n".join(
         [
             f"Accuracy: right under one model only {tests.mcnemar.b} (base) and {tests.mcnemar.c} (quantized), "
-            f"exact McNemar p = {p_value(tests.mcnemar.p_value)}.",
-            f"Confidence in the true choice: paired t p = {p_value(tests.paired_t.p_value)}, d = "
-            f"{tests.paired_t.effect:+.2f}; Wilcoxon p = {p_value(tests.wilcoxon.p_value)}, r = "
+            f"exact McNemar p {p_equals(tests.mcnemar.p_value)}.",
+            f"Confidence in the true choice: paired t p {p_equals(tests.paired_t.p_value)}, d = "
+            f"{tests.paired_t.effect:+.2f}; Wilcoxon p {p_equals(tests.wilcoxon.p_value)}, r = "
             f"{tests.wilcoxon.effect:+.2f}.",
-            f"Trend over the base model's confidence: flips z = {trends.flips.statistic:+.1f} (p = "
-            f"{p_value(trends.flips.p_value)}), KL rank correlation {trends.kl.statistic:+.2f} (p = "
-            f"{p_value(trends.kl.p_value)}).",
+            f"Trend over the base model's confidence: flips z = {trends.flips.statistic:+.1f} (p "
+            f"{p_equals(trends.flips.p_value)}), KL rank correlation {trends.kl.statistic:+.2f} (p "
+            f"{p_equals(trends.kl.p_value)}).",
             f"Temperature that calibrates: base {temperatures.base.temperature:.3f}, quantized "
             f"{temperatures.quantized.temperature:.3f}; that gives the quantized model the base's confidence: "
             f"{'none does' if matching is None else f'{matching:.3f}'}.",
@@ -198,3 +198,9 @@ def bracket(each: Interval, share: bool, show: Callable[[float, bool], str] = nu
 def p_value(value: float) -> str:
     """A p-value with two significant digits, those that are tiny as a bound."""
     return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
+def p_equals(value: float) -> str:
+    """The same in a sentence: "= 0.034" or "< 0.0001"."""
+    text = p_value(value)
+    return text if text.startswith("<") else f"= {text}"

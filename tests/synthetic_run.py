@@ -1,0 +1,87 @@
+"""Run folders with made-up log-likelihoods, for tests of what is computed from runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from client.results import TOKEN_SCHEMA, ItemResult, write_run
+from tests.test_results import RESULT, manifest
+
+
+def items(task: str, count: int, seed: int, *, choices: int = 4, noise: float = 0.3) -> list[ItemResult]:
+    """Items whose true choice is likelier than others, under two models that differ by some noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(choices, size=count)
+    base = rng.normal(-20, 1.5, size=(count, choices))
+    base[np.arange(count), labels] += 1.5
+    quantized = base + rng.normal(0, noise, size=base.shape) if noise else base
+    return [
+        ItemResult(
+            task=task,
+            doc_id=i,
+            kind="multiple_choice",
+            doc_hash=f"d{i}",
+            prompt_hash=f"p{i}",
+            label=int(labels[i]),
+            n_choices=choices,
+            contexts=[f"Question {i}?"],
+            choices=[f" answer {k}" for k in range(choices)],
+            choice_context=[0] * choices,
+            choice_chars=[8] * choices,
+            choice_bytes=[8] * choices,
+            base_logprob=base[i].tolist(),
+            quantized_logprob=quantized[i].tolist(),
+            base_is_greedy=[False] * choices,
+            quantized_is_greedy=[False] * choices,
+        )
+        for i in range(count)
+    ]
+
+
+def window(task: str, number: int) -> ItemResult:
+    """The row of a corpus's window."""
+    return ItemResult(
+        task=task,
+        doc_id=number,
+        kind="window",
+        doc_hash="",
+        prompt_hash="",
+        label=None,
+        n_choices=1,
+        contexts=[""],
+        choices=[""],
+        choice_context=[0],
+        choice_chars=[0],
+        choice_bytes=[0],
+        base_logprob=[-30.0],
+        quantized_logprob=[-31.0],
+        base_is_greedy=[False],
+        quantized_is_greedy=[False],
+    )
+
+
+def tokens(task: str, windows: int, each: int, seed: int) -> pa.Table:
+    """Tokens of a corpus, the quantized model a little worse."""
+    rng, count = np.random.default_rng(seed), windows * each
+    base = -rng.exponential(2.0, count)
+    columns = {
+        "task": [task] * count,
+        "doc_id": np.repeat(np.arange(windows), each),
+        "position": np.arange(count),
+        "token_id": rng.integers(100, size=count),
+        "base_logprob": base,
+        "quantized_logprob": base - rng.exponential(0.05, count),
+        "base_argmax": rng.integers(2, size=count),
+        "quantized_argmax": rng.integers(2, size=count),
+    }
+    columns |= {name: rng.exponential(0.02, count) for name in ("kl", "reverse_kl", "js")}
+    for name in ("base", "quantized"):
+        columns |= {f"{name}_entropy": rng.random(count), f"{name}_confidence": rng.random(count)}
+    return pa.Table.from_pydict({name: np.asarray(columns[name]) for name in TOKEN_SCHEMA.names}, schema=TOKEN_SCHEMA)
+
+
+def write(folder: Path, rows: list[ItemResult], corpus: pa.Table | None = None) -> Path:
+    """Writes the run and returns its folder."""
+    write_run(folder, manifest(), rows, RESULT, corpus)
+    return folder

@@ -1,0 +1,331 @@
+"""The analysis of whole runs: agreement of its parts, floors, merging, corpora, and the table and gate commands."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from client.results import TOKENS, read_run
+from eval.analysis import Analysis, analyse, flip_kinds
+from eval.bootstrap import interval, resample
+from eval.choices import Choices, EvalError, merged, read_choices
+from eval.gate import judge, overall, read_rules
+from eval.model_metrics import model_metrics
+from eval.run_analysis import RunAnalysis, analyse_run
+from eval.tokens import analyse_tokens
+from tests.synthetic_run import items, tokens, window, write
+
+RESAMPLES = 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [*items("boolq", 120, 1, choices=2), *items("piqa", 200, 2), *(window("text", i) for i in range(30))]
+    return write(tmp_path_factory.mktemp("runs") / "run", rows, tokens("text", 30, 50, 3))
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> RunAnalysis:
+    return analyse_run(folder, resamples=RESAMPLES)
+
+
+@pytest.fixture(scope="module")
+def choices(folder: Path) -> Choices:
+    return read_choices(read_run(folder))
+
+
+def whole(run: RunAnalysis) -> Analysis:
+    assert run.overall is not None
+    return run.overall
+
+
+def test_tasks_and_all_of_them(run: RunAnalysis, choices: Choices) -> None:
+    assert list(run.tasks) == ["boolq", "piqa"]
+    assert [task.items for task in run.tasks.values()] == [120, 200]
+    assert whole(run).items == 320
+    for name, mask in (("boolq", choices.task == 0), ("piqa", choices.task == 1)):
+        accuracy = run.tasks[name].compared["accuracy"]
+        assert accuracy.base.point == choices.base.correct[mask].mean()
+        assert accuracy.delta.point == pytest.approx(accuracy.quantized.point - accuracy.base.point)
+        assert accuracy.delta.low <= accuracy.delta.point <= accuracy.delta.high
+    # Only items with as many choices as each other have the paper's estimator.
+    assert "paper_ce" in run.tasks["boolq"].compared
+    assert "paper_ce" not in whole(run).compared
+
+
+def test_flips_by_kind_add_up(run: RunAnalysis, choices: Choices) -> None:
+    pair = whole(run).pair
+    flips = choices.base.choice != choices.quantized.choice
+    assert pair["flips"].point == flips.mean() > 0
+    parts = ("right_to_wrong", "wrong_to_right", "wrong_to_other_wrong")
+    assert sum(pair[name].point for name in parts) == pytest.approx(pair["flips"].point)
+    change = whole(run).compared["accuracy"].delta.point
+    assert pair["net_loss"].point == pytest.approx(-change)
+    assert flip_kinds(choices)["right_to_wrong"].sum() == whole(run).tests.mcnemar.b
+
+
+def test_what_is_resampled_is_what_is_reported(choices: Choices) -> None:
+    """The form in which a statistic is resampled has the statistic's value, or a close one where it uses cells."""
+    close = {"smooth_ece": 0.01, "auroc": 0.005, "risk_coverage_area": 0.01}
+    for task in ("boolq", "piqa"):
+        part = choices.of_task(task)
+        metrics = model_metrics(part, part.quantized)
+        assert len(metrics) == 20
+        for name, metric in metrics.items():
+            assert metric.statistic.point == pytest.approx(metric.value, abs=close.get(name, 1e-9)), name
+
+
+@pytest.mark.parametrize("name", ["ece", "mce", "l2_debiased", "smooth_ece", "ace", "auroc", "risk_coverage_area"])
+def test_resampling_by_sums_is_resampling_items(choices: Choices, name: str) -> None:
+    """The standard error, against that of whole items drawn with replacement, statistic by statistic."""
+    part, rng = choices.of_task("piqa"), np.random.default_rng(0)
+    by_sums = resample([model_metrics(part, part.base)[name].statistic], rng, resamples=400)[name]
+    drawn = [rng.integers(len(part), size=len(part)) for _ in range(150)]
+    by_items = [
+        model_metrics(again, again.base)[name].value
+        for again in (dataclasses.replace(part, **{f: getattr(part, f)[each] for f in FIELDS}) for each in drawn)
+    ]
+    # Edges of equal mass stay where they were, and 150 draws know a standard error to some 6 %.
+    assert by_sums.std() == pytest.approx(np.std(by_items), rel=0.35)
+
+
+FIELDS = [field.name for field in dataclasses.fields(Choices) if field.name != "tasks"]
+
+
+def test_merging_two_runs_is_one_run(choices: Choices) -> None:
+    parts = merged([choices.of_task("boolq"), choices.of_task("piqa")])
+    one, two = (analyse(each, np.random.default_rng(0), RESAMPLES) for each in (parts, choices))
+    assert one.compared == two.compared
+    assert one.pair == two.pair
+
+
+def test_the_order_of_items_changes_no_estimate(choices: Choices) -> None:
+    order = np.random.default_rng(0).permutation(len(choices))
+    mixed = dataclasses.replace(choices, **{name: getattr(choices, name)[order] for name in FIELDS})
+    one, two = (analyse(each, np.random.default_rng(0), 50) for each in (choices, mixed))
+    for name, each in one.compared.items():
+        assert each.delta.point == pytest.approx(two.compared[name].delta.point, abs=1e-9), name
+    assert [bucket.items for bucket in one.buckets] == [bucket.items for bucket in two.buckets]
+
+
+def test_a_model_beside_itself_shows_nothing(tmp_path: Path) -> None:
+    same = analyse_run(write(tmp_path / "same", items("piqa", 100, 5, noise=0)), resamples=100)
+    for name, each in whole(same).compared.items():
+        assert each.delta.point == 0
+        # A product of matrices may round a column otherwise in another place.
+        assert [each.delta.low, each.delta.high] == pytest.approx([0, 0], abs=1e-12), name
+    assert all(each.point == 0 for each in whole(same).pair.values())
+    assert whole(same).tests.mcnemar.p_value == whole(same).tests.paired_t.p_value == 1
+
+
+def test_the_floor_is_shown_and_must_be_of_the_same_items(folder: Path, tmp_path: Path) -> None:
+    rows = [*items("boolq", 120, 1, choices=2, noise=0.01), *items("piqa", 200, 2, noise=0.01)]
+    found = analyse_run(folder, floor=write(tmp_path / "floor", rows), resamples=100)
+    assert found.floor is not None
+    assert 0 < found.floor.deltas["kl"] < whole(found).pair["kl"].point / 10
+    with pytest.raises(
+        EvalError, match=r"has 120 labelled items of boolq, expected those of the run: 320 of boolq, piqa"
+    ):
+        analyse_run(folder, floor=write(tmp_path / "other", rows[:120]), resamples=100)
+
+
+def test_corpora_are_summed_over_their_tokens(folder: Path, run: RunAnalysis) -> None:
+    corpus, table = run.corpora["text"], read_run(folder).tokens
+    assert table is not None
+    base, quantized, kl = (np.asarray(table[name], np.float64) for name in ("base_logprob", "quantized_logprob", "kl"))
+    assert (corpus.tokens, corpus.windows) == (1_500, 30)
+    assert corpus.means["kl"].point == pytest.approx(kl.mean())
+    assert corpus.base_perplexity.point == pytest.approx(np.exp(-base.mean()))
+    assert corpus.perplexity_ratio.point == pytest.approx(np.exp(base.mean() - quantized.mean()))
+    delta = np.exp(quantized) - np.exp(base)
+    assert corpus.means["delta_p"].point == pytest.approx(delta.mean())
+    assert corpus.rms_delta_p.point == pytest.approx(np.sqrt((delta**2).mean()))
+    assert list(corpus.kl_quantiles) == ["median", "p90", "p99", "p99_9", "max"]
+    expected = [*np.quantile(kl, [0.5, 0.9, 0.99, 0.999]), kl.max()]
+    assert list(corpus.kl_quantiles.values()) == pytest.approx(expected, rel=1e-5)
+    assert sum(bucket.tokens for bucket in corpus.buckets) == 1_500
+    confidence = np.asarray(table["base_confidence"])
+    first = corpus.buckets[0]
+    assert first.kl == pytest.approx(kl[confidence <= 0.2].mean(), rel=1e-5)
+
+
+def test_intervals_of_corpora_are_clustered_by_window(tmp_path: Path) -> None:
+    """Windows that are each one value over and over: what counts is how many there are."""
+    table = tokens("text", 40, 25, 0)
+    kl = np.repeat(np.random.default_rng(1).exponential(size=40), 25).astype(np.float32)
+    table = table.set_column(table.schema.get_field_index("kl"), table.schema.field("kl"), [kl])
+    run = write(tmp_path / "run", [window("text", i) for i in range(40)], table)
+    found = analyse_tokens(run, "text", np.random.default_rng(0)).means["kl"]
+    width = found.high - found.low
+    assert width == pytest.approx(2 * 1.96 * kl[::25].std() / np.sqrt(40), rel=0.15)
+
+
+def test_what_cannot_be_analysed_is_said(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvalError, match="has no tokens of a corpus named 'other'"):
+        analyse_tokens(folder, "other", np.random.default_rng(0))
+    unlabelled = [dataclasses.replace(row, label=None) for row in items("piqa", 10, 0)]
+    with pytest.raises(EvalError, match="has no labelled multiple-choice items and no corpus"):
+        analyse_run(write(tmp_path / "a", unlabelled))
+    with pytest.raises(EvalError, match=r"'piqa' of .* has 2 labelled items, expected 3 or more"):
+        analyse_run(write(tmp_path / "b", items("piqa", 2, 0)))
+    broken = write(tmp_path / "c", [window("text", 0)], tokens("text", 1, 10, 0))
+    table = tokens("text", 1, 10, 0)
+    kl = np.asarray(table["kl"]).copy()
+    kl[4] = np.nan
+    write(
+        broken,
+        [window("text", 0)],
+        table.set_column(table.schema.get_field_index("kl"), table.schema.field("kl"), [kl]),
+    )
+    with pytest.raises(EvalError, match=rf"{TOKENS}, token 4 of 'text': kl is not finite"):
+        analyse_run(broken)
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "eval", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_the_table_command_prints_tables_or_json(folder: Path, tmp_path: Path) -> None:
+    text = command("table", folder, "--resamples", 100)
+    assert (text.returncode, text.stderr) == (0, "")
+    for words in ("320 items", "smooth ECE", "right to wrong", "By task", "text: 1500 tokens in 30 windows", "seed 0"):
+        assert words in text.stdout
+    numbers = command("table", folder, "--resamples", 100, "--json")
+    found = json.loads(numbers.stdout)
+    assert found["overall"]["items"] == 320
+    assert set(found["overall"]["compared"]["accuracy"]) == {"base", "quantized", "delta"}
+    assert found["corpora"]["text"]["tokens"] == 1_500
+    wrong = command("table", tmp_path / "nowhere")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (64, 1)
+    assert "cannot read" in wrong.stderr
+
+
+def gate(folder: Path, rules: str) -> Path:
+    path = folder / "gate.toml"
+    path.write_text(rules)
+    return path
+
+
+def verdicts(run: RunAnalysis, tmp_path: Path, rules: str) -> list[tuple[str, str]]:
+    return [(each.outcome, each.message) for each in judge(read_rules(gate(tmp_path, rules)), run)]
+
+
+def test_a_rule_passes_fails_or_cannot_tell(run: RunAnalysis, tmp_path: Path) -> None:
+    flips = whole(run).pair["flips"]
+    rules = "".join(
+        f'[[rule]]\nstatistic = "flips"\nat_most = {limit}\n' for limit in (0.9, flips.low / 2, flips.point * 1.02)
+    )
+    found = verdicts(run, tmp_path, rules)
+    assert [outcome for outcome, _ in found] == ["pass", "fail", "inconclusive"]
+    # The interval's upper arm must shrink to 2 % of the estimate.
+    more = 320 * ((flips.high - flips.point) / (0.02 * flips.point)) ** 2 - 320
+    said = int(found[2][1].partition("about ")[2].partition(" ")[0])
+    assert said == pytest.approx(more, rel=0.01)
+    assert "more items would settle it" in found[2][1]
+    assert overall(judge(read_rules(tmp_path / "gate.toml"), run)) == "fail"
+
+
+def test_points_tasks_models_and_corpora(run: RunAnalysis, tmp_path: Path) -> None:
+    accuracy = run.tasks["piqa"].compared["accuracy"]
+    rules = f"""
+[[rule]]
+statistic = "accuracy"
+of = "quantized"
+task = "piqa"
+judge = "point"
+at_least = {accuracy.quantized.point}
+[[rule]]
+statistic = "true_confidence"
+task = "each"
+at_least = -1
+at_most = 1
+[[rule]]
+statistic = "perplexity_ratio"
+corpus = "text"
+at_most = 2
+"""
+    found = verdicts(run, tmp_path, rules)
+    assert [outcome for outcome, _ in found] == ["pass"] * 4
+    assert found[0][1].startswith(f"quantized accuracy of piqa is {accuracy.quantized.point:.4g}, expected at least")
+    assert [message.partition(" is ")[0] for _, message in found[1:]] == [
+        "delta true_confidence of boolq",
+        "delta true_confidence of piqa",
+        "perplexity_ratio of text",
+    ]
+
+
+def test_the_excess_over_the_floor(folder: Path, tmp_path: Path) -> None:
+    rows = [*items("boolq", 120, 1, choices=2, noise=0.1), *items("piqa", 200, 2, noise=0.1)]
+    run = analyse_run(folder, floor=write(tmp_path / "floor", rows), resamples=100)
+    rule = '[[rule]]\nstatistic = "kl"\nover_floor = true\nat_most = 1\n'
+    ((_, message),) = verdicts(run, tmp_path, rule)
+    assert run.floor is not None
+    assert f"kl over the floor of overall is {whole(run).pair['kl'].point - run.floor.deltas['kl']:.4g}" in message
+
+
+BAD_RULES: list[Any] = [
+    ("", "'rule': field required"),
+    ("rule = []", "at least 1 item"),
+    ("[[rule]]\nat_most = 1", "'rule[0].statistic': field required"),
+    ('[[rule]]\nstatistic = "ece"', "the rule on 'ece' has no limit: expected at_least, at_most or both"),
+    ('[[rule]]\nstatistic = "ece"\nat_most = "1"', "'rule[0].at_most': input should be a valid number, got '1'"),
+    ('[[rule]]\nstatistic = "ece"\nat_most = nan', "finite number"),
+    ('[[rule]]\nstatistic = "ece"\nat_most = 1\nat_least = 2', "at_least is 2.0, expected no more than at_most, 1.0"),
+    ('[[rule]]\nstatistic = "ece"\nat_mots = 1', "'rule[0].at_mots': extra inputs"),
+    ('[[rule]]\nstatistic = "ece"\nat_most = 1\ntask = "a"\ncorpus = "b"', "either a task or a corpus, not both"),
+    ("[[rule]\n", "is no TOML"),
+    ('[[rule]]\nstatistic = "eec"\nat_most = 1', "there is no statistic 'eec', expected one of acc_norm, accuracy, "),
+    (
+        '[[rule]]\nstatistic = "ece"\nat_most = 1\ntask = "pica"',
+        "there is no task 'pica', expected one of boolq, ov",
+    ),
+    ('[[rule]]\nstatistic = "kl"\nat_most = 1\ncorpus = "c"', "there is no corpus 'c', expected one of text"),
+    ('[[rule]]\nstatistic = "flips"\nof = "base"\nat_most = 1', "is of both models together: leave out of"),
+    ('[[rule]]\nstatistic = "ece"\nover_floor = true\nat_most = 1', "and there is none: expected --floor RUN"),
+]
+
+
+@pytest.mark.parametrize(("rules", "message"), BAD_RULES)
+def test_a_bad_rule_is_told(run: RunAnalysis, tmp_path: Path, rules: str, message: str) -> None:
+    with pytest.raises(EvalError) as caught:
+        judge(read_rules(gate(tmp_path, rules)), run)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("limit", "code", "outcome"), [(1, 0, "pass"), (0, 1, "fail")])
+def test_the_gate_command(folder: Path, tmp_path: Path, limit: int, code: int, outcome: str) -> None:
+    rules = gate(tmp_path, f'[[rule]]\nstatistic = "flips"\nat_most = {limit}\n')
+    done = command("gate", folder, "--config", rules, "--resamples", 100, "--junit", tmp_path / "junit.xml")
+    assert (done.returncode, done.stderr) == (code, "")
+    first, last = done.stdout.splitlines()
+    assert first.startswith(f"{outcome.upper():12} flips of overall is 0.")
+    assert last == f"{folder}: {outcome}"
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("1", str(code))
+    assert len(suite.findall("testcase/failure")) == code
+    numbers = command("gate", folder, "--config", rules, "--resamples", 100, "--json")
+    assert json.loads(numbers.stdout)["outcome"] == outcome
+
+
+def test_the_gate_command_tells_inconclusive_and_bad_input_apart(
+    folder: Path, run: RunAnalysis, tmp_path: Path
+) -> None:
+    rules = gate(tmp_path, f'[[rule]]\nstatistic = "flips"\nat_most = {whole(run).pair["flips"].point}\n')
+    assert command("gate", folder, "--config", rules, "--resamples", 100).returncode == 2
+    wrong = command("gate", folder, "--config", tmp_path / "none.toml")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (64, 1)
+
+
+def test_intervals_are_around_their_points(run: RunAnalysis) -> None:
+    assert interval(1.0, np.array([0.0, 2.0])).point == 1.0
+    for name, each in whole(run).compared.items():
+        assert each.quantized.low <= each.quantized.high, name
+        assert each.delta.low <= each.delta.high, name
