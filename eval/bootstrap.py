@@ -96,21 +96,22 @@ def resample(
             raise ValueError(f"{statistic.name} has {statistic.items} items, expected {items}")
     if not items:
         raise ValueError(f"{statistics[0].name} has no items, expected one or more")
-    widths = [statistic.features(slice(0, 1)).shape[1] for statistic in statistics]
+    # Statistics of the same features, such as two of the same bins, share their sums.
+    shared = {id(statistic.features): statistic.features for statistic in statistics}
+    widths = [features(slice(0, 1)).shape[1] for features in shared.values()]
 
     def table(part: slice) -> Floats:
         ones = np.ones((len(range(*part.indices(items))), 1))
-        return np.concatenate([ones, *(statistic.features(part) for statistic in statistics)], axis=1)
+        return np.concatenate([ones, *(features(part) for features in shared.values())], axis=1)
 
     if clusters is None:
         sums = _resampled_sums(table, items, rng, resamples)
     else:
         whole = _by_cluster(table, items, clusters)
         sums = _resampled_sums(whole.__getitem__, len(whole), rng, resamples)
-    parts = np.split(sums, np.cumsum([1, *widths])[:-1], axis=1)
-    return {
-        statistic.name: statistic.of(part, sums[:, 0]) for statistic, part in zip(statistics, parts[1:], strict=True)
-    }
+    counts, *parts = np.split(sums, np.cumsum([1, *widths])[:-1], axis=1)
+    part_of = dict(zip(shared, parts, strict=True))
+    return {each.name: each.of(part_of[id(each.features)], counts[:, 0]) for each in statistics}
 
 
 def interval(point: float, values: Floats, level: float = LEVEL) -> Interval:

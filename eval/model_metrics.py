@@ -1,6 +1,5 @@
 """Every statistic of one model on a set of labelled items: its value, and the form in which it is resampled."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,8 @@ from eval.arrays import Booleans, Floats, Ints
 from eval.bootstrap import Statistic, by_cell, mean_of, ratio_of
 from eval.choices import Answers, Choices
 
-CELLS = 64
-"""Cells of confidence into which items are put, for the intervals of what has no bins."""
+CELLS, RANKS = 64, 32
+"""Cells of confidence, of equal width and of equal mass, into which items are put for intervals of what has no bins."""
 HALVINGS = 30
 
 
@@ -51,21 +50,18 @@ def model_metrics(choices: Choices, answers: Answers) -> dict[str, Metric]:
         ratio_of("confidence_wrong", confidence * ~correct, (~correct).astype(np.float64)),
     ]
     metrics = {each.name: Metric(each.point, each) for each in statistics}
-    width, mass = calibration.equal_width_edges(), calibration.equal_mass_edges(confidence)
-    by_width, by_mass = calibration.bin_of(confidence, width), calibration.bin_of(confidence, mass)
+    ece, mce = _equal_width(confidence, correct)
+    ece_equal_mass, l2_debiased = _equal_mass(confidence, correct)
+    auroc, area = _ranked(confidence, correct)
     metrics |= {
-        "ece": Metric(calibration.ece(confidence, correct), _ece("ece", by_width, confidence, correct)),
-        "ece_equal_mass": Metric(
-            calibration.ece_equal_mass(confidence, correct), _ece("ece_equal_mass", by_mass, confidence, correct)
-        ),
+        "ece": Metric(calibration.ece(confidence, correct), ece),
+        "ece_equal_mass": Metric(calibration.ece_equal_mass(confidence, correct), ece_equal_mass),
         "ace": Metric(calibration.ace(shares, labels, sizes), _ace(shares, labels, sizes)),
-        "mce": Metric(calibration.mce(confidence, correct), _mce(by_width, confidence, correct)),
-        "l2_debiased": Metric(calibration.l2_debiased(confidence, correct), _l2_debiased(by_mass, confidence, correct)),
+        "mce": Metric(calibration.mce(confidence, correct), mce),
+        "l2_debiased": Metric(calibration.l2_debiased(confidence, correct), l2_debiased),
         "smooth_ece": Metric(calibration.smooth_ece(confidence, correct), _smooth_ece(confidence, correct)),
-        "auroc": Metric(calibration.auroc(confidence, correct), _auroc(confidence, correct)),
-        "risk_coverage_area": Metric(
-            calibration.risk_coverage_area(confidence, correct), _risk_coverage_area(confidence, correct)
-        ),
+        "auroc": Metric(calibration.auroc(confidence, correct), auroc),
+        "risk_coverage_area": Metric(calibration.risk_coverage_area(confidence, correct), area),
     }
     if (sizes == sizes[0]).all() and len(choices) >= calibration.BINS:
         shares = shares[:, : sizes[0]]
@@ -73,34 +69,41 @@ def model_metrics(choices: Choices, answers: Answers) -> dict[str, Metric]:
     return metrics
 
 
-def _ece(name: str, bins: Ints, confidence: Floats, correct: Booleans) -> Statistic:
-    return Statistic(
-        name,
-        len(bins),
-        by_cell(bins, calibration.BINS, [correct - confidence]),
-        lambda sums, items: np.abs(sums).sum(axis=1) / items,
-    )
+def _equal_width(confidence: Floats, correct: Booleans) -> tuple[Statistic, Statistic]:
+    """The mean and the largest gap over bins of equal width."""
+    bins = calibration.bin_of(confidence, calibration.equal_width_edges())
+    features = by_cell(bins, calibration.BINS, [np.ones(len(bins)), correct - confidence])
 
-
-def _mce(bins: Ints, confidence: Floats, correct: Booleans) -> Statistic:
-    def of(sums: Floats, _: Floats) -> Floats:
+    def largest(sums: Floats, _: Floats) -> Floats:
         count, gap = np.split(sums, 2, axis=1)
         return np.asarray(np.abs(_over(gap, count)).max(axis=1))
 
-    features = by_cell(bins, calibration.BINS, [np.ones(len(bins)), correct - confidence])
-    return Statistic("mce", len(bins), features, of)
+    return (
+        Statistic("ece", len(bins), features, lambda sums, items: _total(np.split(sums, 2, axis=1)[1], items)),
+        Statistic("mce", len(bins), features, largest),
+    )
 
 
-def _l2_debiased(bins: Ints, confidence: Floats, correct: Booleans) -> Statistic:
-    def of(sums: Floats, items: Floats) -> Floats:
+def _equal_mass(confidence: Floats, correct: Booleans) -> tuple[Statistic, Statistic]:
+    """The mean gap over bins of equal mass, and the debiased error; the bins' edges stay where they are."""
+    bins = calibration.bin_of(confidence, calibration.equal_mass_edges(confidence))
+    features = by_cell(bins, calibration.BINS, [np.ones(len(bins)), correct.astype(np.float64), confidence])
+
+    def mean(sums: Floats, items: Floats) -> Floats:
+        _, right, confident = np.split(sums, 3, axis=1)
+        return _total(right - confident, items)
+
+    def debiased(sums: Floats, items: Floats) -> Floats:
         count, right, confident = np.split(sums, 3, axis=1)
         accuracy = _over(right, count)
         chance = np.where(count > 1, _over(accuracy * (1 - accuracy), count - 1), 0.0)
         squares = (accuracy - _over(confident, count)) ** 2 - chance
         return np.asarray(np.sqrt(np.maximum((squares * count).sum(axis=1) / items, 0.0)))
 
-    features = by_cell(bins, calibration.BINS, [np.ones(len(bins)), correct.astype(np.float64), confidence])
-    return Statistic("l2_debiased", len(bins), features, of)
+    return (
+        Statistic("ece_equal_mass", len(bins), features, mean),
+        Statistic("l2_debiased", len(bins), features, debiased),
+    )
 
 
 def _ace(shares: Floats, labels: Ints, sizes: Ints) -> Statistic:
@@ -139,18 +142,18 @@ def _smooth_ece(confidence: Floats, correct: Booleans) -> Statistic:
     return Statistic("smooth_ece", len(cells), by_cell(cells, CELLS, [correct - confidence]), of)
 
 
-def _auroc(confidence: Floats, correct: Booleans) -> Statistic:
-    def of(sums: Floats, _: Floats) -> Floats:
+def _ranked(confidence: Floats, correct: Booleans) -> tuple[Statistic, Statistic]:
+    """AUROC and risk-coverage area of answers in cells of about the same number, by confidence."""
+    cells = calibration.bin_of(confidence, calibration.equal_mass_edges(confidence, RANKS))
+    features = by_cell(cells, RANKS, [correct.astype(np.float64), (~correct).astype(np.float64)])
+
+    def auroc(sums: Floats, _: Floats) -> Floats:
         right, wrong = np.split(sums, 2, axis=1)
         below = np.cumsum(wrong, axis=1) - wrong / 2
         pairs = right.sum(axis=1) * wrong.sum(axis=1)
         return _over((right * below).sum(axis=1), pairs, nothing=np.nan)
 
-    return Statistic("auroc", len(confidence), _right_and_wrong(confidence, correct), of)
-
-
-def _risk_coverage_area(confidence: Floats, correct: Booleans) -> Statistic:
-    def of(sums: Floats, items: Floats) -> Floats:
+    def area(sums: Floats, items: Floats) -> Floats:
         # The most confident first.
         right, wrong = (part[:, ::-1] for part in np.split(sums, 2, axis=1))
         count = right + wrong
@@ -158,12 +161,10 @@ def _risk_coverage_area(confidence: Floats, correct: Booleans) -> Statistic:
         before = np.concatenate([risk[:, :1], risk[:, :-1]], axis=1)
         return np.asarray((count * (risk + before) / 2).sum(axis=1) / items)
 
-    return Statistic("risk_coverage_area", len(confidence), _right_and_wrong(confidence, correct), of)
-
-
-def _right_and_wrong(confidence: Floats, correct: Booleans) -> Callable[[slice], Floats]:
-    cells = calibration.bin_of(confidence, calibration.equal_mass_edges(confidence, CELLS))
-    return by_cell(cells, CELLS, [correct.astype(np.float64), (~correct).astype(np.float64)])
+    return (
+        Statistic("auroc", len(cells), features, auroc),
+        Statistic("risk_coverage_area", len(cells), features, area),
+    )
 
 
 def _paper_ce(shares: Floats, labels: Ints) -> Statistic:
@@ -174,7 +175,7 @@ def _paper_ce(shares: Floats, labels: Ints) -> Statistic:
             "paper_ce",
             len(cells),
             by_cell(cells, count, [confidence - labels]),
-            lambda sums, items: np.abs(sums).sum(axis=1) / items,
+            _total,
         )
 
     def of(sums: Floats, _: Floats) -> Floats:
@@ -182,6 +183,10 @@ def _paper_ce(shares: Floats, labels: Ints) -> Statistic:
         return np.asarray(np.abs(_over(gap, members)).sum(axis=1) / count)
 
     return Statistic("paper_ce", len(cells), by_cell(cells, count, [np.ones(len(cells)), right - confidence]), of)
+
+
+def _total(gaps: Floats, items: Floats) -> Floats:
+    return np.asarray(np.abs(gaps).sum(axis=1) / items)
 
 
 def _over(above: Floats, below: Floats, nothing: float = 0.0) -> Floats:
