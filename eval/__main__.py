@@ -1,90 +1,14 @@
 """``python -m eval``: what quantization did to confidence, from run folders."""
 
-import json
-import sys
-from pathlib import Path
-from typing import Annotated
+from client.extras import run_command
 
-import typer
-from rich.console import Console
-
-from client.results import RunError
-from eval.analysis import as_json
-from eval.bootstrap import RESAMPLES
-from eval.choices import EvalError
-from eval.gate import judge, overall, read_rules
-from eval.gate import junit as as_junit
-from eval.run_analysis import analyse_run
-from eval.table import print_run
-
-BAD_INPUT = 64
-EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 2}
-# A table has room in a file: only terminals are narrow.
-FILE_WIDTH = 160
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+PACKAGES = {"jinja2", "markupsafe", "numpy", "plotly", "pyarrow", "rich", "scipy", "typer"}
 
 
-@app.callback()
-def commands() -> None:
-    """What quantization did to a model's confidence, with error bars, from run folders."""
-
-
-@app.command()
-def table(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    floor: Annotated[Path | None, typer.Option(help="A run of the base model against itself, shown beside it.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
-    resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
-    as_text: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
-) -> None:
-    """Print the statistics of a run, with 95 % intervals. Exit code 64: a run that cannot be analysed."""
-    try:
-        analysis = analyse_run(run, floor=floor, seed=seed, resamples=resamples)
-    except (EvalError, RunError) as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        raise typer.Exit(BAD_INPUT) from exc
-    if as_text:
-        print(json.dumps(as_json(analysis), indent=2, allow_nan=False))
-    else:
-        print_run(Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH), analysis)
-
-
-@app.command()
-def gate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    config: Annotated[Path, typer.Option(help="The limits, a TOML file with a [[rule]] for each.")],
-    floor: Annotated[Path | None, typer.Option(help="A run of the base model against itself.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
-    resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
-    junit: Annotated[Path | None, typer.Option(help="File for the verdicts as JUnit XML.")] = None,
-    as_text: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
-) -> None:
-    """Judge a run by limits. Exit code 0: pass, 1: fail, 2: inconclusive, 64: bad input."""
-    try:
-        rules = read_rules(config)
-        verdicts = judge(rules, analyse_run(run, floor=floor, seed=seed, resamples=resamples))
-        if junit:
-            write_text(junit, as_junit(verdicts, str(run)))
-    except (EvalError, RunError) as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        raise typer.Exit(BAD_INPUT) from exc
-    outcome = overall(verdicts)
-    if as_text:
-        print(json.dumps({"outcome": outcome, "rules": as_json(verdicts)}, indent=2, allow_nan=False))
-    else:
-        for verdict in verdicts:
-            print(f"{verdict.outcome.upper():12} {verdict.message}")
-        print(f"{run}: {outcome}")
-    raise typer.Exit(EXIT_CODES[outcome])
-
-
-def write_text(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise EvalError(f"cannot write {path}: {exc.strerror}") from exc
+def main() -> None:
+    """Runs the command."""
+    run_command("eval.command", "python -m eval", "report", PACKAGES)
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m eval")
+    main()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -74,9 +73,11 @@ def analyse_tokens(folder: Path, task: str, rng: np.random.Generator, resamples:
     windows: dict[int, int] = {}
     sums: list[Floats] = []
     buckets = np.zeros((len(EDGES) - 1, len(SUMS)))
-    kl: list[npt.NDArray[np.float32]] = []
+    kl = np.empty(_rows(folder / TOKENS), np.float32)
+    tokens = 0
     for doc_id, columns, confidence in _batches(folder / TOKENS, task):
-        kl.append(columns[:, SUMS.index("kl")].astype(np.float32))
+        kl[tokens : tokens + len(doc_id)] = columns[:, SUMS.index("kl")]
+        tokens += len(doc_id)
         ids, place = np.unique(doc_id, return_inverse=True)
         batch = np.zeros((len(ids), len(SUMS)))
         np.add.at(batch, place, columns)
@@ -90,10 +91,10 @@ def analyse_tokens(folder: Path, task: str, rng: np.random.Generator, resamples:
     if not sums:
         raise EvalError(f"{folder / TOKENS} has no tokens of a corpus named '{task}'")
     by_window = np.array(sums)
-    values = np.concatenate(kl)
+    values = kl[:tokens]
     quantiles = np.quantile(values, list(QUANTILES.values()), overwrite_input=True)
     return TokenAnalysis(
-        tokens=len(values),
+        tokens=tokens,
         windows=len(sums),
         **_intervals(by_window, rng, resamples),
         kl_quantiles=dict(zip(QUANTILES, map(float, quantiles), strict=True)) | {"max": float(values.max())},
@@ -101,14 +102,17 @@ def analyse_tokens(folder: Path, task: str, rng: np.random.Generator, resamples:
     )
 
 
-def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
-    """Windows, what is summed (SUMS), and base confidences, batch by batch. EvalError names what is not finite."""
+def _rows(path: Path) -> int:
     try:
-        file = pq.ParquetFile(path)
+        return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException) as exc:
         raise EvalError(f"cannot read {path}: {exc}") from exc
+
+
+def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
+    """Windows, what is summed (SUMS), and base confidences, batch by batch. EvalError names what is not finite."""
     row = 0
-    with file:
+    with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=list(COLUMNS)):
             chosen = batch.filter(pc.equal(batch["task"], task))
             numbers = {name: chosen[name].to_numpy(zero_copy_only=False) for name in COLUMNS[1:]}

@@ -208,6 +208,15 @@ def test_the_table_command_prints_tables_or_json(folder: Path, tmp_path: Path) -
     assert "cannot read" in wrong.stderr
 
 
+@pytest.mark.parametrize("package", ["scipy", "typer"])
+def test_a_missing_package_names_the_extra(package: str) -> None:
+    program = f"import sys; sys.modules['{package}'] = None; from eval.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("is missing: install qconf with its extra 'report'\n")
+    assert done.stderr.count("\n") == 1
+
+
 def gate(folder: Path, rules: str) -> Path:
     path = folder / "gate.toml"
     path.write_text(rules)

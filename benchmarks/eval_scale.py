@@ -1,0 +1,106 @@
+"""``python -m benchmarks.eval_scale``: time and memory of the statistics on runs far larger than most.
+
+A million items of four choices with 2,000 resamples, and a hundred million tokens streamed from parquet, by default:
+each in a process of its own, whose peak memory is told apart.
+"""
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from client.results import TOKEN_SCHEMA, TOKENS
+from eval.analysis import analyse
+from eval.bootstrap import RESAMPLES
+from eval.choices import Choices
+from eval.tokens import analyse_tokens
+
+CHUNK = 1_000_000
+WINDOW = 255
+
+
+def main() -> None:
+    """Prints a line for each."""
+    parser = argparse.ArgumentParser(description="Time and memory of the statistics at scale.")
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--tokens", type=int, default=100_000_000)
+    options = parser.parse_args()
+    measured(f"{options.items:,} items of four choices, {RESAMPLES:,} resamples", analyse_items, options.items)
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokens(Path(folder), options.tokens)
+        measured(f"{options.tokens:,} tokens of parquet", analyse_corpus, Path(folder))
+
+
+def measured(label: str, work: Callable[..., None], *arguments: object) -> None:
+    """Runs the work in a fresh process and prints its time and peak memory."""
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.SimpleQueue[tuple[float, float]] = context.SimpleQueue()
+    process = context.Process(target=_timed, args=(results, work, *arguments))
+    process.start()
+    process.join()
+    seconds, gigabytes = results.get()
+    print(f"{label}: {seconds:.1f} s, {gigabytes:.2f} GB at most", flush=True)
+
+
+def _timed(
+    results: "multiprocessing.SimpleQueue[tuple[float, float]]", work: Callable[..., None], *arguments: object
+) -> None:
+    begin = time.perf_counter()
+    work(*arguments)
+    # What getrusage tells would be the parent's peak where that was higher.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    results.put((time.perf_counter() - begin, int(peak.split()[1]) / 1e6))
+
+
+def analyse_items(count: int) -> None:
+    """Items of one task under two models that differ by some noise."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(4, size=count)
+    base = rng.normal(-20, 1.5, size=(count, 4))
+    base[np.arange(count), labels] += 1.5
+    choices = Choices(
+        tasks=("task",),
+        task=np.zeros(count, np.int64),
+        doc_id=np.arange(count),
+        labels=labels,
+        sizes=np.full(count, 4),
+        base_logprobs=base,
+        quantized_logprobs=base + rng.normal(0, 0.3, size=base.shape),
+        chars=np.full((count, 4), 8),
+    )
+    analyse(choices, rng)
+
+
+def write_tokens(folder: Path, count: int) -> None:
+    """Tokens chunk by chunk; the numbers repeat, the windows do not."""
+    rng = np.random.default_rng(0)
+    random = {
+        name: -rng.exponential(2.0, CHUNK) if name.endswith("logprob") else rng.random(CHUNK)
+        for name in TOKEN_SCHEMA.names
+        if pa.types.is_floating(TOKEN_SCHEMA.field(name).type)
+    }
+    with pq.ParquetWriter(folder / TOKENS, TOKEN_SCHEMA, compression="zstd") as writer:
+        for begin in range(0, count, CHUNK):
+            size = min(CHUNK, count - begin)
+            position = np.arange(begin, begin + size)
+            whole = {name: position for name in ("position", "token_id", "base_argmax", "quantized_argmax")}
+            columns = {name: values[:size] for name, values in random.items()} | whole
+            columns |= {"task": np.full(size, "corpus"), "doc_id": position // WINDOW}
+            table = pa.Table.from_pydict({name: columns[name] for name in TOKEN_SCHEMA.names}, schema=TOKEN_SCHEMA)
+            writer.write_table(table)
+
+
+def analyse_corpus(folder: Path) -> None:
+    """All of a corpus."""
+    analyse_tokens(folder, "corpus", np.random.default_rng(0))
+
+
+if __name__ == "__main__":
+    main()
