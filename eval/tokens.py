@@ -112,7 +112,8 @@ def _rows(path: Path) -> int:
 def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
     """Windows, what is summed (SUMS), and base confidences, batch by batch. EvalError names what is not finite."""
     row = 0
-    with pq.ParquetFile(path) as file:
+    # Buffered ahead, what was read would stay until the end.
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(columns=list(COLUMNS)):
             chosen = batch.filter(pc.equal(batch["task"], task))
             numbers = {name: chosen[name].to_numpy(zero_copy_only=False) for name in COLUMNS[1:]}
