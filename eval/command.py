@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client.results import RunError
+from client.results import RunError, read_run
 from eval.analysis import as_json
 from eval.bootstrap import RESAMPLES
 from eval.choices import EvalError
 from eval.gate import judge, overall, read_rules
 from eval.gate import junit as as_junit
+from eval.report import render, render_markdown
 from eval.run_analysis import analyse_run
 from eval.table import print_run
 
@@ -48,6 +49,33 @@ def table(
         print(json.dumps(as_json(analysis), indent=2, allow_nan=False))
     else:
         print_run(Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH), analysis)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are shown side by side.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page; beside it .md and .json with the same name.")],
+    floor: Annotated[Path | None, typer.Option(help="A run of the base model against itself, shown beside.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
+    resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
+) -> None:
+    """Write a report: a page that needs no network, a text for pull requests, all numbers for machines.
+
+    Exit code 64: a run that cannot be analysed, or a file that cannot be written.
+    """
+    try:
+        analysed = [(read_run(run), analyse_run(run, floor=floor, seed=seed, resamples=resamples)) for run in runs]
+        numbers = as_json([analysis for _, analysis in analysed])
+        for suffix, text in (
+            (out.suffix, render(analysed)),
+            (".md", render_markdown(analysed)),
+            (".json", json.dumps(numbers, indent=2, allow_nan=False) + "\n"),
+        ):
+            write_text(out.with_suffix(suffix), text)
+            print(out.with_suffix(suffix))
+    except (EvalError, RunError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        raise typer.Exit(BAD_INPUT) from exc
 
 
 @app.command()

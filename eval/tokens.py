@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -90,16 +91,21 @@ def analyse_tokens(folder: Path, task: str, rng: np.random.Generator, resamples:
         np.add.at(buckets, np.searchsorted(EDGES[1:-1], confidence, side="left"), columns)
     if not sums:
         raise EvalError(f"{folder / TOKENS} has no tokens of a corpus named '{task}'")
-    by_window = np.array(sums)
-    values = kl[:tokens]
-    quantiles = np.quantile(values, list(QUANTILES.values()), overwrite_input=True)
+    kl_quantiles = _quantiles(kl[:tokens])
+    del kl  # the largest of all, and not needed while resampling
     return TokenAnalysis(
         tokens=tokens,
         windows=len(sums),
-        **_intervals(by_window, rng, resamples),
-        kl_quantiles=dict(zip(QUANTILES, map(float, quantiles), strict=True)) | {"max": float(values.max())},
+        **_intervals(np.array(sums), rng, resamples),
+        kl_quantiles=kl_quantiles,
         buckets=[_bucket(*each) for each in zip(EDGES[:-1], EDGES[1:], buckets, strict=True) if each[2][0]],
     )
+
+
+def _quantiles(values: npt.NDArray[np.float32]) -> dict[str, float]:
+    """Quantiles and the largest, reordering the values in their place."""
+    found = np.quantile(values, list(QUANTILES.values()), overwrite_input=True)
+    return dict(zip(QUANTILES, map(float, found), strict=True)) | {"max": float(values.max())}
 
 
 def _rows(path: Path) -> int:
