@@ -1,4 +1,4 @@
-"""``make demo``: serve the demo pair, replay its tasks, print the table and a gate's verdict, stop the server."""
+"""``make demo``: serve the demo pair, replay its tasks, print the table, write a report, print a gate's verdict."""
 
 import subprocess
 import sys
@@ -22,6 +22,8 @@ def main() -> int:
         print(f"The server did not start: {error}", file=sys.stderr)
         return 1
     if code == 0:
+        print(f"\npython -m eval report {out} --out {out}/report.html", flush=True)
+        run("eval", "report", str(out), "--out", str(out / "report.html"))
         print(f"\npython -m eval gate {out} --config demo/gate.toml", flush=True)
         run("eval", "gate", str(out), "--config", str(DEMO / "gate.toml"))
     return code

@@ -9,8 +9,8 @@ import numpy as np
 from eval import recalibration, significance
 from eval.arrays import Booleans, Floats
 from eval.bootstrap import RESAMPLES, Interval, interval, mean_of, resample
-from eval.calibration import Bins, bin_of, equal_mass_edges, equal_width_edges, reliability
-from eval.choices import Choices
+from eval.calibration import Bins, bin_of, ece, equal_mass_edges, equal_width_edges, reliability
+from eval.choices import Answers, Choices
 from eval.divergence import choice_divergence
 from eval.model_metrics import model_metrics
 from eval.recalibration import Recalibration
@@ -67,12 +67,21 @@ class Trends:
 
 
 @dataclass(frozen=True)
-class Temperatures:
-    """Temperatures that calibrate each model, fitted on half of the items, and one that gives the quantized model the
-    base model's mean confidence; None where no temperature does."""
+class Recalibrated:
+    """A model's temperature, fitted on half of the items, and its ECE on the other half without it and with it."""
 
-    base: Recalibration
-    quantized: Recalibration
+    fit: Recalibration
+    ece_before: float
+    ece_after: float
+
+
+@dataclass(frozen=True)
+class Temperatures:
+    """Temperatures that calibrate each model, and one that gives the quantized model the base model's mean confidence;
+    None where no temperature does."""
+
+    base: Recalibrated
+    quantized: Recalibrated
     matching: float | None
 
 
@@ -212,14 +221,23 @@ def _trends(choices: Choices) -> Trends:
 
 def _temperatures(choices: Choices, rng: np.random.Generator) -> Temperatures:
     halves = rng.integers(2**63)  # both models are fitted on the same half
-    base, _ = recalibration.recalibrate(choices.base_logprobs, choices.labels, np.random.default_rng(halves))
-    quantized, _ = recalibration.recalibrate(choices.quantized_logprobs, choices.labels, np.random.default_rng(halves))
+    base, quantized = (_recalibrated(each, np.random.default_rng(halves)) for each in (choices.base, choices.quantized))
     target = recalibration.mean_confidence(choices.base_logprobs)
     try:
         matching: float | None = recalibration.match_confidence(choices.quantized_logprobs, target)
     except ValueError:
         matching = None
     return Temperatures(base, quantized, matching)
+
+
+def _recalibrated(answers: Answers, rng: np.random.Generator) -> Recalibrated:
+    fit, rest = recalibration.recalibrate(answers.logprobs, answers.labels, rng)
+    scaled = Answers(answers.logprobs[rest] / fit.temperature, answers.labels[rest])
+    return Recalibrated(
+        fit=fit,
+        ece_before=ece(answers.confidence[rest], answers.correct[rest]),
+        ece_after=ece(scaled.confidence, scaled.correct),
+    )
 
 
 def as_json(value: object) -> object:

@@ -29,6 +29,7 @@ from eval.report_tables import (
     corpus_tables,
     main_table,
     pair_table,
+    paper_table,
     provenance_tables,
     summary_table,
     task_table,
@@ -159,7 +160,11 @@ def _items_view(run: Run, analysis: RunAnalysis, overall: Analysis) -> ItemsView
         task_table=task_table(analysis),
         worst=worst_items(run, labelled, WORST),
         routing=routing_plot(overall.routing),
-        statistics=[compared_table(overall, analysis), pair_table(overall, analysis)],
+        statistics=[
+            compared_table(overall, analysis),
+            pair_table(overall, analysis),
+            paper_table(run.manifest, analysis),
+        ],
         tests=tests_in_words(overall),
     )
 

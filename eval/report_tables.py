@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from client.results import Manifest, Run
 from eval.analysis import Analysis, Bucket
 from eval.bootstrap import Interval
+from eval.paper import paper_rows
 from eval.run_analysis import RunAnalysis
 from eval.table import COMPARED, PAIR, bracket, change, number, p_equals, p_value, signed
 from eval.tokens import TokenAnalysis
@@ -149,6 +150,28 @@ def task_table(analysis: RunAnalysis) -> Grid:
         "* excludes 0.",
         head,
         rows,
+    )
+
+
+def paper_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
+    """The paper's table, and the authors' calibration errors where the model is theirs."""
+    rows = paper_rows(manifest, analysis)
+    known = any(row.authors for row in rows)
+    head = ["task", "accuracy", "CE as in the paper", "confidence", "in truth", *(["authors' CE"] if known else [])]
+    return Grid(
+        caption="As in the paper: base → quantized, in percent.",
+        head=head,
+        rows=[
+            [
+                row.task,
+                *(
+                    f"{base:.2f} → {quantized:.2f}"
+                    for base, quantized in (row.accuracy, row.calibration_error, row.confidence, row.true_confidence)
+                ),
+                *([f"{row.authors[0]:.2f} → {row.authors[1]:.2f}" if row.authors else "-"] if known else []),
+            ]
+            for row in rows
+        ],
     )
 
 

@@ -8,8 +8,12 @@ from rich.table import Table
 
 from eval.analysis import Analysis, Compared
 from eval.bootstrap import Interval
+from eval.routing import threshold_for
 from eval.run_analysis import RunAnalysis
 from eval.tokens import TokenAnalysis
+
+MOST = 0.8
+"""The part of the lost accuracy that routing is asked to win back."""
 
 # Statistic, heading, and whether it is a share, shown in percent.
 COMPARED = (
@@ -127,10 +131,27 @@ def _sentences(overall: Analysis) -> str:
             f"Trend over the base model's confidence: flips z = {trends.flips.statistic:+.1f} (p "
             f"{p_equals(trends.flips.p_value)}), KL rank correlation {trends.kl.statistic:+.2f} (p "
             f"{p_equals(trends.kl.p_value)}).",
-            f"Temperature that calibrates: base {temperatures.base.temperature:.3f}, quantized "
-            f"{temperatures.quantized.temperature:.3f}; that gives the quantized model the base's confidence: "
+            f"Temperature that calibrates: base {temperatures.base.fit.temperature:.3f}, quantized "
+            f"{temperatures.quantized.fit.temperature:.3f} (on the other half of the items, its ECE goes from "
+            f"{number(temperatures.quantized.ece_before, True)} to "
+            f"{number(temperatures.quantized.ece_after, True)} %); "
+            "that gives the quantized model the base's confidence: "
             f"{'none does' if matching is None else f'{matching:.3f}'}.",
+            routing_sentence(overall),
         ]
+    )
+
+
+def routing_sentence(overall: Analysis) -> str:
+    """What it takes to win back most of the accuracy that was lost."""
+    found = threshold_for(overall.routing, MOST)
+    if found is None:
+        return "Sending unsure requests to the base model wins nothing back: no accuracy was lost."
+    share, threshold = found
+    return (
+        f"Sending the {number(share, True)} % of requests with a confidence below "
+        f"{number(min(threshold, 1.0), True)} % to the base model wins back {number(MOST, True)} % of the accuracy "
+        "lost, and so does every larger share."
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from eval.analysis import BUCKETS, Analysis
 from eval.bootstrap import Interval
 from eval.run_analysis import RunAnalysis
-from eval.table import bracket, number, p_equals, signed
+from eval.table import bracket, number, p_equals, routing_sentence, signed
 from eval.tokens import TokenAnalysis
 
 TESTS = {"mcnemar": "McNemar's test of accuracy", "paired_t": "t-test of confidence in the true choice"}
@@ -51,6 +51,7 @@ def _item_sentences(overall: Analysis) -> list[str]:
         _flip_sentence(overall),
         _moved("Calibration error (ECE)", compared["ece"].delta, compared["ece"].base, compared["ece"].quantized),
         _temperature_sentence(overall),
+        routing_sentence(overall),
     ]
 
 
@@ -99,8 +100,8 @@ def _temperature_sentence(overall: Analysis) -> str:
         else f"at {found.matching:.3f}, the quantized model has the base model's mean confidence"
     )
     return (
-        f"The temperature that calibrates is {found.base.temperature:.3f} for the base model and "
-        f"{found.quantized.temperature:.3f} for the quantized one; {matching}."
+        f"The temperature that calibrates is {found.base.fit.temperature:.3f} for the base model and "
+        f"{found.quantized.fit.temperature:.3f} for the quantized one; {matching}."
     )
 
 

@@ -213,7 +213,7 @@ def test_sentences_say_what_the_numbers_say(pair: Pair, page: Page) -> None:
     flips = f"{number(overall.pair['flips'].point, True)} % of answers changed"
     assert flips in headline(analysis)
     assert f"{number(overall.buckets[0].flips, True)} % among the fifth of items" in page.text
-    assert f"is {overall.temperatures.base.temperature:.3f} for the base model" in page.text
+    assert f"is {overall.temperatures.base.fit.temperature:.3f} for the base model" in page.text
 
 
 @pytest.mark.parametrize(
