@@ -50,6 +50,7 @@ class Bucket:
     true_confidence_change: float
     flips: float
     kl: float
+    reverse_kl: float
     js: float
 
 
@@ -201,6 +202,7 @@ def _buckets(choices: Choices) -> list[Bucket]:
                 true_confidence_change=mean(quantized.true_share - base.true_share),
                 flips=mean(base.choice != quantized.choice),
                 kl=mean(divergence.kl),
+                reverse_kl=mean(divergence.reverse_kl),
                 js=mean(divergence.js),
             )
         )

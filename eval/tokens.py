@@ -15,6 +15,7 @@ from client.results import TOKENS
 from eval.arrays import Floats, Ints
 from eval.bootstrap import RESAMPLES, Interval, Statistic, interval, resample
 from eval.choices import EvalError
+from eval.significance import TrendTest, cochran_armitage
 
 QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
 EDGES = np.linspace(0.0, 1.0, 6)
@@ -43,6 +44,7 @@ class TokenBucket:
     high: float
     tokens: int
     kl: float
+    reverse_kl: float
     js: float
     same_top: float
     mean_delta_p: float
@@ -55,7 +57,9 @@ class TokenAnalysis:
 
     ``same_top`` is the share of places where both models have the same likeliest token, Δp the probability of the token
     that is there under the quantized model less that under the base. ``kl_quantiles`` has median, 90th, 99th and 99.9th
-    percentile and the largest.
+    percentile and the largest. ``disagreement_trend`` is Cochran-Armitage over the buckets of base confidence: negative
+    where the likeliest tokens differ where the base model is unsure; its p takes tokens for independent, which within a
+    window they are not quite.
     """
 
     tokens: int
@@ -67,6 +71,7 @@ class TokenAnalysis:
     rms_delta_p: Interval
     kl_quantiles: dict[str, float]
     buckets: list[TokenBucket]
+    disagreement_trend: TrendTest
 
 
 def analyse_tokens(folder: Path, task: str, rng: np.random.Generator, resamples: int = RESAMPLES) -> TokenAnalysis:
@@ -98,6 +103,7 @@ def analyse_tokens(folder: Path, task: str, rng: np.random.Generator, resamples:
         windows=len(sums),
         **_intervals(np.array(sums), rng, resamples),
         kl_quantiles=kl_quantiles,
+        disagreement_trend=cochran_armitage(buckets[:, 0] - buckets[:, SUMS.index("same_top")], buckets[:, 0]),
         buckets=[_bucket(*each) for each in zip(EDGES[:-1], EDGES[1:], buckets, strict=True) if each[2][0]],
     )
 
@@ -182,6 +188,7 @@ def _bucket(low: float, high: float, sums: Floats) -> TokenBucket:
         high=float(high),
         tokens=int(sums[0]),
         kl=mean["kl"],
+        reverse_kl=mean["reverse_kl"],
         js=mean["js"],
         same_top=mean["same_top"],
         mean_delta_p=mean["delta_p"],

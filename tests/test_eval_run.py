@@ -153,6 +153,8 @@ def test_corpora_are_summed_over_their_tokens(folder: Path, run: RunAnalysis) ->
     confidence = np.asarray(table["base_confidence"])
     first = corpus.buckets[0]
     assert first.kl == pytest.approx(kl[confidence <= 0.2].mean(), rel=1e-5)
+    # Made up without regard to confidence.
+    assert abs(corpus.disagreement_trend.statistic) < 3
 
 
 def test_intervals_of_corpora_are_clustered_by_window(tmp_path: Path) -> None:
