@@ -9,7 +9,16 @@ import numpy as np
 from eval import recalibration, significance
 from eval.arrays import Booleans, Floats
 from eval.bootstrap import RESAMPLES, Interval, interval, mean_of, resample
-from eval.calibration import Bins, bin_of, ece, equal_mass_edges, equal_width_edges, reliability
+from eval.calibration import (
+    Bins,
+    BrierParts,
+    bin_of,
+    brier_parts,
+    ece,
+    equal_mass_edges,
+    equal_width_edges,
+    reliability,
+)
 from eval.choices import Answers, Choices
 from eval.divergence import choice_divergence
 from eval.model_metrics import model_metrics
@@ -97,6 +106,8 @@ class Analysis:
     tests: Tests
     base_reliability: Bins
     quantized_reliability: Bins
+    base_brier: BrierParts
+    quantized_brier: BrierParts
     buckets: list[Bucket]
     trends: Trends
     temperatures: Temperatures
@@ -118,6 +129,8 @@ def analyse(choices: Choices, rng: np.random.Generator, resamples: int = RESAMPL
         ),
         base_reliability=reliability(base.confidence, base.correct, equal_width_edges()),
         quantized_reliability=reliability(quantized.confidence, quantized.correct, equal_width_edges()),
+        base_brier=brier_parts(base.shares, choices.labels, choices.sizes),
+        quantized_brier=brier_parts(quantized.shares, choices.labels, choices.sizes),
         buckets=_buckets(choices),
         trends=_trends(choices),
         temperatures=_temperatures(choices, rng),

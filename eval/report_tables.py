@@ -204,7 +204,8 @@ def corpus_tables(name: str, corpus: TokenAnalysis) -> list[Grid]:
     ]
     rows = [[heading, number(each.point, share), bracket(each, share)] for heading, each, share in intervals]
     rows += [
-        [f"KL, {label.replace('_', '.')}", number(value, False), ""] for label, value in corpus.kl_quantiles.items()
+        [f"KL, {label.replace('_', '.')}", number(each.point, False), bracket(each, False)]
+        for label, each in corpus.kl_quantiles.items()
     ]
     buckets = [
         [

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from eval.analysis import Analysis, Compared
 from eval.bootstrap import Interval
+from eval.calibration import BrierParts
 from eval.routing import threshold_for
 from eval.run_analysis import RunAnalysis
 from eval.tokens import TokenAnalysis
@@ -137,9 +138,16 @@ def _sentences(overall: Analysis) -> str:
             f"{number(temperatures.quantized.ece_after, True)} %); "
             "that gives the quantized model the base's confidence: "
             f"{'none does' if matching is None else f'{matching:.3f}'}.",
+            f"Brier score: {brier_sum(overall.base_brier)} (base), {brier_sum(overall.quantized_brier)} (quantized); "
+            "reliability less resolution plus uncertainty.",
             routing_sentence(overall),
         ]
     )
+
+
+def brier_sum(parts: BrierParts) -> str:
+    """A Brier score as the sum of its parts."""
+    return f"{parts.reliability:.4f} - {parts.resolution:.4f} + {parts.uncertainty:.4f}"
 
 
 def routing_sentence(overall: Analysis) -> str:
@@ -190,8 +198,9 @@ def _corpus_table(name: str, corpus: TokenAnalysis) -> Table:
     ]
     for heading, each, share in rows:
         table.add_row(heading, number(each.point, share), bracket(each, share))
-    for label, value in corpus.kl_quantiles.items():
-        table.add_row(f"KL, {label.replace('_', '.')}", number(value, False), "")
+    for label, each in corpus.kl_quantiles.items():
+        table.add_row(f"KL, {label.replace('_', '.')}", number(each.point, False), bracket(each, False))
+    table.add_row("KL, largest", number(corpus.max_kl, False), "")
     return table
 
 

@@ -1,5 +1,6 @@
 """Divergence token by token over a corpus, streamed from ``tokens.parquet``: what is held grows by 4 bytes a token."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from eval.choices import EvalError
 from eval.significance import TrendTest, cochran_armitage
 
 QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
+Z = 1.96
+"""Of a normal distribution, 95 % lie within so many standard errors."""
 EDGES = np.linspace(0.0, 1.0, 6)
 """Buckets of the base model's confidence."""
 COLUMNS = (
@@ -57,9 +60,9 @@ class TokenAnalysis:
 
     ``same_top`` is the share of places where both models have the same likeliest token, Δp the probability of the token
     that is there under the quantized model less that under the base. ``kl_quantiles`` has median, 90th, 99th and 99.9th
-    percentile and the largest. ``disagreement_trend`` is Cochran-Armitage over the buckets of base confidence: negative
-    where the likeliest tokens differ where the base model is unsure; its p takes tokens for independent, which within a
-    window they are not quite.
+    percentile, with Woodruff's intervals. ``disagreement_trend`` is Cochran-Armitage over the buckets of base
+    confidence: negative where the likeliest tokens differ where the base model is unsure; its p takes tokens for
+    independent, which within a window they are not quite.
     """
 
     tokens: int
@@ -69,13 +72,14 @@ class TokenAnalysis:
     quantized_perplexity: Interval
     perplexity_ratio: Interval
     rms_delta_p: Interval
-    kl_quantiles: dict[str, float]
+    kl_quantiles: dict[str, Interval]
+    max_kl: float
     buckets: list[TokenBucket]
     disagreement_trend: TrendTest
 
 
 def analyse_tokens(folder: Path, task: str, rng: np.random.Generator, resamples: int = RESAMPLES) -> TokenAnalysis:
-    """Analyses a corpus of a run folder, in one pass over its file. EvalError where it has none of that name."""
+    """Analyses a corpus of a run folder, in two passes over its file. EvalError where it has none of that name."""
     windows: dict[int, int] = {}
     sums: list[Floats] = []
     buckets = np.zeros((len(EDGES) - 1, len(SUMS)))
@@ -96,22 +100,51 @@ def analyse_tokens(folder: Path, task: str, rng: np.random.Generator, resamples:
         np.add.at(buckets, np.searchsorted(EDGES[1:-1], confidence, side="left"), columns)
     if not sums:
         raise EvalError(f"{folder / TOKENS} has no tokens of a corpus named '{task}'")
-    kl_quantiles = _quantiles(kl[:tokens])
+    max_kl = float(kl[:tokens].max())
+    kl_quantiles = _quantiles(kl[:tokens], folder / TOKENS, task, windows)
     del kl  # the largest of all, and not needed while resampling
     return TokenAnalysis(
         tokens=tokens,
         windows=len(sums),
         **_intervals(np.array(sums), rng, resamples),
         kl_quantiles=kl_quantiles,
+        max_kl=max_kl,
         disagreement_trend=cochran_armitage(buckets[:, 0] - buckets[:, SUMS.index("same_top")], buckets[:, 0]),
         buckets=[_bucket(*each) for each in zip(EDGES[:-1], EDGES[1:], buckets, strict=True) if each[2][0]],
     )
 
 
-def _quantiles(values: npt.NDArray[np.float32]) -> dict[str, float]:
-    """Quantiles and the largest, reordering the values in their place."""
-    found = np.quantile(values, list(QUANTILES.values()), overwrite_input=True)
-    return dict(zip(QUANTILES, map(float, found), strict=True)) | {"max": float(values.max())}
+def _quantiles(values: npt.NDArray[np.float32], path: Path, task: str, windows: dict[int, int]) -> dict[str, Interval]:
+    """Quantiles of KL, reordering the values in their place, with intervals clustered by window.
+
+    The share of tokens below an estimated quantile has a standard error, from how much windows differ in it; the
+    interval is between the quantiles at that share plus and minus 1.96 of them. Woodruff 1952 (J. Am. Stat. Assoc. 47).
+    """
+    shares = np.array(list(QUANTILES.values()))
+    points = np.quantile(values, shares, overwrite_input=True)
+    counts = np.zeros((len(windows), 1 + len(points)))
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(columns=["task", "doc_id", "kl"]):
+            chosen = batch.filter(pc.equal(batch["task"], task))
+            ids, place = np.unique(chosen["doc_id"].to_numpy(), return_inverse=True)
+            rows = np.array([windows[each] for each in ids.tolist()], dtype=np.int64)[place]
+            below = chosen["kl"].to_numpy()[:, None] <= points
+            np.add.at(counts, rows, np.concatenate([np.ones((len(rows), 1)), below], axis=1))
+    tokens, below = counts[:, :1], counts[:, 1:]
+    residuals = below - below.sum(axis=0) / tokens.sum() * tokens
+    with np.errstate(divide="ignore", invalid="ignore"):  # a single window tells nothing of how windows differ
+        correction = len(windows) / (np.float64(len(windows)) - 1)
+        error = Z * np.sqrt(correction * (residuals**2).sum(axis=0)) / tokens.sum()
+    return {
+        name: Interval(float(point), _quantile(values, share - arm), _quantile(values, share + arm))
+        for name, share, point, arm in zip(QUANTILES, shares, points, error, strict=True)
+    }
+
+
+def _quantile(values: npt.NDArray[np.float32], share: float) -> float:
+    if math.isnan(share):
+        return math.nan
+    return float(np.quantile(values, min(max(share, 0.0), 1.0), overwrite_input=True))
 
 
 def _rows(path: Path) -> int:

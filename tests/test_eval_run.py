@@ -59,6 +59,15 @@ def test_tasks_and_all_of_them(run: RunAnalysis, choices: Choices) -> None:
     assert "paper_ce" not in whole(run).compared
 
 
+def test_the_parts_of_the_brier_score_are_of_the_same_items(run: RunAnalysis) -> None:
+    for name, task in run.tasks.items():
+        for parts, score in (
+            (task.base_brier, task.compared["brier"].base),
+            (task.quantized_brier, task.compared["brier"].quantized),
+        ):
+            assert parts.reliability - parts.resolution + parts.uncertainty == pytest.approx(score.point), name
+
+
 def test_flips_by_kind_add_up(run: RunAnalysis, choices: Choices) -> None:
     pair = whole(run).pair
     flips = choices.base.choice != choices.quantized.choice
@@ -146,9 +155,10 @@ def test_corpora_are_summed_over_their_tokens(folder: Path, run: RunAnalysis) ->
     delta = np.exp(quantized) - np.exp(base)
     assert corpus.means["delta_p"].point == pytest.approx(delta.mean())
     assert corpus.rms_delta_p.point == pytest.approx(np.sqrt((delta**2).mean()))
-    assert list(corpus.kl_quantiles) == ["median", "p90", "p99", "p99_9", "max"]
-    expected = [*np.quantile(kl, [0.5, 0.9, 0.99, 0.999]), kl.max()]
-    assert list(corpus.kl_quantiles.values()) == pytest.approx(expected, rel=1e-5)
+    assert list(corpus.kl_quantiles) == ["median", "p90", "p99", "p99_9"]
+    expected = np.quantile(kl, [0.5, 0.9, 0.99, 0.999])
+    assert [each.point for each in corpus.kl_quantiles.values()] == pytest.approx(expected, rel=1e-5)
+    assert corpus.max_kl == kl.max()
     assert sum(bucket.tokens for bucket in corpus.buckets) == 1_500
     confidence = np.asarray(table["base_confidence"])
     first = corpus.buckets[0]
@@ -166,6 +176,29 @@ def test_intervals_of_corpora_are_clustered_by_window(tmp_path: Path) -> None:
     found = analyse_tokens(run, "text", np.random.default_rng(0)).means["kl"]
     width = found.high - found.low
     assert width == pytest.approx(2 * 1.96 * kl[::25].std() / np.sqrt(40), rel=0.15)
+
+
+def test_intervals_of_quantiles_are_those_of_drawing_windows(tmp_path: Path) -> None:
+    rng, windows = np.random.default_rng(2), 200
+    scale = np.repeat(rng.uniform(0.5, 2.0, windows), 30)
+    kl = (rng.exponential(size=windows * 30) * scale).astype(np.float32)
+    table = tokens("text", windows, 30, 0)
+    table = table.set_column(table.schema.get_field_index("kl"), table.schema.field("kl"), [kl])
+    run = write(tmp_path / "run", [window("text", i) for i in range(windows)], table)
+    found = analyse_tokens(run, "text", rng, resamples=100).kl_quantiles
+    by_window = kl.reshape(windows, 30)
+    drawn = [np.quantile(by_window[rng.integers(windows, size=windows)], [0.5, 0.9]) for _ in range(2_000)]
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    for name, below, above in zip(("median", "p90"), low, high, strict=True):
+        width = above - below
+        assert (found[name].low, found[name].high) == pytest.approx((below, above), abs=0.12 * width)
+
+
+def test_one_window_has_no_interval(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", [window("text", 0)], tokens("text", 1, 50, 0))
+    median = analyse_tokens(run, "text", np.random.default_rng(0), resamples=100).kl_quantiles["median"]
+    assert median.point > 0
+    assert np.isnan([median.low, median.high]).all()
 
 
 def test_what_cannot_be_analysed_is_said(folder: Path, tmp_path: Path) -> None:
