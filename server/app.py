@@ -53,6 +53,20 @@ def create_app(service: Service, max_body_bytes: int) -> FastAPI:
     )
     metrics = Metrics(CollectorRegistry())
 
+    _add_comparisons(app, service)
+    _add_tools(app, service)
+    _add_operations(app, service, metrics)
+    app.add_exception_handler(RequestError, _on_request_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientGone, _on_client_gone)
+    app.add_exception_handler(Exception, _on_unexpected)
+    app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    return app
+
+
+def _add_comparisons(app: FastAPI, service: Service) -> None:
     # FastAPI's own 422 would promise another shape of error in the documentation.
     @app.post("/compare", response_model=Comparison, responses=ERRORS | {422: ERRORS[400]})
     async def compare(body: CompareRequest, request: Request) -> Response:
@@ -66,6 +80,10 @@ def create_app(service: Service, max_body_bytes: int) -> FastAPI:
         entries = [_parse_entry(entry) for entry in body.requests]
         with service.admitted(sum(_sequences(e) for e in entries if isinstance(e, CompareRequest))):
             return _json(BatchReply(results=await until_disconnect(request, _answer_all(service, entries))))
+
+
+def _add_tools(app: FastAPI, service: Service) -> None:
+    """Routes that other tools speak, with the fields that OpenAI and vLLM give them."""
 
     @app.post("/v1/completions", response_model=Completion, responses=ERRORS | {422: ERRORS[400]})
     async def completions(body: CompletionRequest, request: Request) -> Response:
@@ -107,6 +125,8 @@ def create_app(service: Service, max_body_bytes: int) -> FastAPI:
         """Special tokens and chat template of the tokenizer that both models share."""
         return await service.with_tokenizer(PairTokenizer.info)
 
+
+def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the process and its engine live: 200, or 503 when it should be restarted."""
@@ -123,15 +143,6 @@ def create_app(service: Service, max_body_bytes: int) -> FastAPI:
     async def prometheus() -> Response:
         """Metrics for Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    app.add_exception_handler(RequestError, _on_request_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(ClientGone, _on_client_gone)
-    app.add_exception_handler(Exception, _on_unexpected)
-    app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
-    app.add_middleware(MetricsMiddleware, metrics=metrics)
-    return app
 
 
 def _sequences(request: CompareRequest) -> int:
