@@ -74,11 +74,11 @@ def evaluate(loaded: LoadedTasks, outcome_of: Callable[[LoadedTask, int], Outcom
 
 
 def evaluation_of(run: Run) -> Evaluation:
-    """The evaluation of a run that was read."""
+    """The evaluation of a run that was read, to be shown: without its tokens, which no table needs."""
     rows, tasks = run.items(), run.results["tasks"]
     return Evaluation(
         rows=rows,
-        tokens=run.tokens,
+        tokens=None,
         scoreboard=_scoreboard(list(tasks), rows),
         metrics={name: each["metrics"] for name, each in tasks.items() if "metrics" in each},
         groups=run.results["groups"],

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -247,13 +248,18 @@ class Manifest(_Part):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that was read: ``table`` with ``ITEM_COLUMNS``, ``tokens`` with ``TOKEN_COLUMNS`` or None."""
+    """A run folder that was read; ``table`` has ``ITEM_COLUMNS``."""
 
     path: Path
     manifest: Manifest
     table: pa.Table
-    tokens: pa.Table | None
     results: dict[str, Any]
+
+    @cached_property
+    def tokens(self) -> pa.Table | None:
+        """All rows of ``tokens.parquet``, read when first asked for: there may be many. None where there are none."""
+        path = self.path / TOKENS
+        return _read_table(path, TOKEN_SCHEMA) if path.exists() else None
 
     def items(self) -> list[ItemResult]:
         """The rows, one by one. Work on columns should take ``table``."""
@@ -304,8 +310,9 @@ def read_run(path: Path | str) -> Run:
     """Reads a run folder."""
     folder = Path(path)
     manifest = _read_manifest(folder / MANIFEST)
-    tokens = _read_table(folder / TOKENS, TOKEN_SCHEMA) if (folder / TOKENS).exists() else None
-    return Run(folder, manifest, _read_table(folder / ITEMS, ITEM_SCHEMA), tokens, _read_json(folder / RESULTS))
+    if (folder / TOKENS).exists():
+        _check_columns(folder / TOKENS, TOKEN_SCHEMA)
+    return Run(folder, manifest, _read_table(folder / ITEMS, ITEM_SCHEMA), _read_json(folder / RESULTS))
 
 
 def _read_json(path: Path) -> Any:
@@ -329,14 +336,22 @@ def _read_manifest(path: Path) -> Manifest:
         raise RunError(f"{path} is no manifest of a run: {problem}") from exc
 
 
-def _read_table(path: Path, schema: pa.Schema) -> Any:
+def _check_columns(path: Path, schema: pa.Schema) -> None:
     try:
-        table = pq.read_table(path)
+        names = pq.read_schema(path).names
     except (OSError, pa.ArrowException) as exc:
         raise RunError(f"cannot read {path}: {exc}") from exc
-    missing = [name for name in schema.names if name not in table.column_names]
+    missing = [name for name in schema.names if name not in names]
     if missing:
         raise RunError(f"{path} lacks the columns {', '.join(missing)}")
+
+
+def _read_table(path: Path, schema: pa.Schema) -> Any:
+    _check_columns(path, schema)
+    try:
+        table = pq.read_table(path, columns=schema.names)
+    except (OSError, pa.ArrowException) as exc:
+        raise RunError(f"cannot read {path}: {exc}") from exc
     return table.select(schema.names).cast(schema)
 
 

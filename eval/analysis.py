@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from eval.calibration import (
     reliability,
 )
 from eval.choices import Answers, Choices
-from eval.divergence import choice_divergence
 from eval.model_metrics import model_metrics
 from eval.recalibration import Recalibration
 from eval.routing import RoutingCurve, routing_curve
@@ -163,7 +162,7 @@ def _intervals(
     choices: Choices, rng: np.random.Generator, resamples: int
 ) -> tuple[dict[str, Compared], dict[str, Interval]]:
     ours, theirs = model_metrics(choices, choices.base), model_metrics(choices, choices.quantized)
-    divergence = choice_divergence(choices.base_logprobs, choices.quantized_logprobs)
+    divergence = choices.divergence
     kinds = flip_kinds(choices)
     pair = [mean_of(name, flipped.astype(np.float64)) for name, flipped in kinds.items()]
     pair += [
@@ -175,9 +174,7 @@ def _intervals(
     ]
     # One call for all: the difference of two models is taken resample by resample. Names only have to differ.
     statistics = [metric.statistic for metrics in (ours, theirs) for metric in metrics.values()]
-    named = [
-        type(each)(f"{number}", each.items, each.features, each.of) for number, each in enumerate([*statistics, *pair])
-    ]
+    named = [replace(each, name=str(number)) for number, each in enumerate([*statistics, *pair])]
     values = list(resample(named, rng, resamples=resamples).values())
     compared = {}
     for number, (name, metric) in enumerate(ours.items()):
@@ -195,7 +192,7 @@ def _intervals(
 
 def _buckets(choices: Choices) -> list[Bucket]:
     base, quantized = choices.base, choices.quantized
-    divergence = choice_divergence(choices.base_logprobs, choices.quantized_logprobs)
+    divergence = choices.divergence
     bucket = bin_of(base.confidence, equal_mass_edges(base.confidence, BUCKETS))
     found = []
     for number in np.unique(bucket):
@@ -226,10 +223,9 @@ def _trends(choices: Choices) -> Trends:
     base, quantized = choices.base, choices.quantized
     bucket = bin_of(base.confidence, equal_mass_edges(base.confidence, BUCKETS))
     flips = np.bincount(bucket, base.choice != quantized.choice, BUCKETS)
-    kl = choice_divergence(choices.base_logprobs, choices.quantized_logprobs).kl
     return Trends(
         flips=significance.cochran_armitage(flips, np.bincount(bucket, minlength=BUCKETS)),
-        kl=significance.spearman_trend(base.confidence, kl),
+        kl=significance.spearman_trend(base.confidence, choices.divergence.kl),
         confidence_shift=significance.spearman_trend(base.confidence, np.abs(quantized.true_share - base.true_share)),
     )
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from client.results import Run
 from eval.arrays import Booleans, Floats, Ints
+from eval.divergence import ChoiceDivergence, choice_divergence
 
 NO_LABEL = -1
 
@@ -109,6 +110,11 @@ class Choices:
     def quantized(self) -> Answers:
         """What the quantized model says."""
         return Answers(self.quantized_logprobs, self.labels)
+
+    @cached_property
+    def divergence(self) -> ChoiceDivergence:
+        """How far the two models' shares are apart."""
+        return choice_divergence(self.base_logprobs, self.quantized_logprobs)
 
     @property
     def labelled(self) -> "Choices":

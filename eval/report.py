@@ -11,7 +11,6 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 from client.results import Manifest, Run
 from eval.analysis import Analysis, flip_kinds
 from eval.choices import Choices, read_choices
-from eval.divergence import choice_divergence
 from eval.report_plots import (
     Plot,
     bucket_flips_plot,
@@ -146,7 +145,7 @@ def _run_view(place: int, name: str, run: Run, analysis: RunAnalysis) -> RunView
 
 def _items_view(run: Run, analysis: RunAnalysis, overall: Analysis) -> ItemsView:
     labelled = read_choices(run).labelled
-    divergence = choice_divergence(labelled.base_logprobs, labelled.quantized_logprobs)
+    divergence = labelled.divergence
     return ItemsView(
         reliability=reliability_plot(overall),
         buckets=[bucket_shift_plot(overall.buckets), bucket_flips_plot(overall.buckets)],

@@ -9,7 +9,7 @@ from eval.analysis import Analysis, Bucket
 from eval.bootstrap import Interval
 from eval.paper import paper_rows
 from eval.run_analysis import RunAnalysis
-from eval.table import COMPARED, PAIR, bracket, change, number, p_equals, p_value, signed
+from eval.table import COMPARED, PAIR, bracket, change, corpus_rows, number, p_equals, p_value, signed
 from eval.tokens import TokenAnalysis
 
 MAIN = ("accuracy", "true_confidence", "confidence", "ece", "brier", "nll")
@@ -191,22 +191,6 @@ def tests_in_words(overall: Analysis) -> list[str]:
 
 
 def corpus_tables(name: str, corpus: TokenAnalysis) -> list[Grid]:
-    intervals = [
-        ("perplexity, base", corpus.base_perplexity, False),
-        ("perplexity, quantized", corpus.quantized_perplexity, False),
-        ("perplexity, quantized / base", corpus.perplexity_ratio, False),
-        ("KL(base ‖ quantized), mean", corpus.means["kl"], False),
-        ("KL(quantized ‖ base), mean", corpus.means["reverse_kl"], False),
-        ("JS, mean", corpus.means["js"], False),
-        ("same likeliest token, %", corpus.means["same_top"], True),
-        ("Δp of the token, mean, %", corpus.means["delta_p"], True),
-        ("Δp, root mean square, %", corpus.rms_delta_p, True),
-    ]
-    rows = [[heading, number(each.point, share), bracket(each, share)] for heading, each, share in intervals]
-    rows += [
-        [f"KL, {label.replace('_', '.')}", number(each.point, False), bracket(each, False)]
-        for label, each in corpus.kl_quantiles.items()
-    ]
     buckets = [
         [
             f"{number(each.low, True)} to {number(each.high, True)}", str(each.tokens), number(each.kl, False),
@@ -219,7 +203,7 @@ def corpus_tables(name: str, corpus: TokenAnalysis) -> list[Grid]:
         Grid(
             f"{name}: {corpus.tokens} tokens in {corpus.windows} windows; divergences in nats.",
             ["", "value", "95 %"],
-            rows,
+            corpus_rows(corpus),
         ),
         Grid(
             f"{name}: by the base model's confidence at each place, shares in percent.",

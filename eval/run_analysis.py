@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from client.results import read_run
 from eval.analysis import Analysis, adjusted, analyse
@@ -51,7 +52,7 @@ def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resampl
     rng = np.random.default_rng(seed)
     choices = read_choices(run)
     labelled = choices.labelled
-    corpora = sorted({row["task"] for row in run.table.select(["task", "kind"]).to_pylist() if row["kind"] == "window"})
+    corpora = sorted(run.table.filter(pc.equal(run.table["kind"], "window"))["task"].unique().to_pylist())
     tasks = {name: labelled.of_task(name) for name in labelled.tasks}
     for name, items in tasks.items():
         if 0 < len(items) < FEWEST:

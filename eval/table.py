@@ -185,7 +185,14 @@ def _task_table(run: RunAnalysis) -> Table:
 def _corpus_table(name: str, corpus: TokenAnalysis) -> Table:
     table = _frame(f"{name}: {corpus.tokens} tokens in {corpus.windows} windows", "", "")
     table.show_header = False
-    rows = [
+    for row in corpus_rows(corpus):
+        table.add_row(*row)
+    return table
+
+
+def corpus_rows(corpus: TokenAnalysis) -> list[tuple[str, str, str]]:
+    """Heading, value and interval of each statistic of a corpus."""
+    intervals = [
         ("perplexity, base", corpus.base_perplexity, False),
         ("perplexity, quantized", corpus.quantized_perplexity, False),
         ("perplexity, quantized / base", corpus.perplexity_ratio, False),
@@ -195,13 +202,10 @@ def _corpus_table(name: str, corpus: TokenAnalysis) -> Table:
         ("same likeliest token, %", corpus.means["same_top"], True),
         ("Δp of the token, mean, %", corpus.means["delta_p"], True),
         ("Δp, root mean square, %", corpus.rms_delta_p, True),
+        *((f"KL, {label.replace('_', '.')}", each, False) for label, each in corpus.kl_quantiles.items()),
     ]
-    for heading, each, share in rows:
-        table.add_row(heading, number(each.point, share), bracket(each, share))
-    for label, each in corpus.kl_quantiles.items():
-        table.add_row(f"KL, {label.replace('_', '.')}", number(each.point, False), bracket(each, False))
-    table.add_row("KL, largest", number(corpus.max_kl, False), "")
-    return table
+    rows = [(heading, number(each.point, share), bracket(each, share)) for heading, each, share in intervals]
+    return [*rows, ("KL, largest", number(corpus.max_kl, False), "")]
 
 
 def change(each: Compared, share: bool) -> tuple[str, str]:

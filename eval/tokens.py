@@ -1,7 +1,7 @@
 """Divergence token by token over a corpus, streamed from ``tokens.parquet``: what is held grows by 4 bytes a token."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ Z = 1.96
 EDGES = np.linspace(0.0, 1.0, 6)
 """Buckets of the base model's confidence."""
 COLUMNS = (
-    "task",
     "doc_id",
     "base_logprob",
     "quantized_logprob",
@@ -123,13 +122,11 @@ def _quantiles(values: npt.NDArray[np.float32], path: Path, task: str, windows: 
     shares = np.array(list(QUANTILES.values()))
     points = np.quantile(values, shares, overwrite_input=True)
     counts = np.zeros((len(windows), 1 + len(points)))
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        for batch in file.iter_batches(columns=["task", "doc_id", "kl"]):
-            chosen = batch.filter(pc.equal(batch["task"], task))
-            ids, place = np.unique(chosen["doc_id"].to_numpy(), return_inverse=True)
-            rows = np.array([windows[each] for each in ids.tolist()], dtype=np.int64)[place]
-            below = chosen["kl"].to_numpy()[:, None] <= points
-            np.add.at(counts, rows, np.concatenate([np.ones((len(rows), 1)), below], axis=1))
+    for chosen in _read(path, task, ("doc_id", "kl")):
+        ids, place = np.unique(chosen["doc_id"], return_inverse=True)
+        rows = np.array([windows[each] for each in ids.tolist()], dtype=np.int64)[place]
+        inside = chosen["kl"][:, None] <= points
+        np.add.at(counts, rows, np.concatenate([np.ones((len(rows), 1)), inside], axis=1))
     tokens, below = counts[:, :1], counts[:, 1:]
     residuals = below - below.sum(axis=0) / tokens.sum() * tokens
     with np.errstate(divide="ignore", invalid="ignore"):  # a single window tells nothing of how windows differ
@@ -154,37 +151,42 @@ def _rows(path: Path) -> int:
         raise EvalError(f"cannot read {path}: {exc}") from exc
 
 
+def _read(path: Path, task: str, columns: Sequence[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Columns of a corpus, batch by batch."""
+    # Buffered ahead, what was read would stay until the end.
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(columns=["task", *columns]):
+            chosen = batch.filter(pc.equal(batch["task"], task))
+            yield {name: chosen[name].to_numpy(zero_copy_only=False) for name in columns}
+
+
 def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
     """Windows, what is summed (SUMS), and base confidences, batch by batch. EvalError names what is not finite."""
     row = 0
-    # Buffered ahead, what was read would stay until the end.
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        for batch in file.iter_batches(columns=list(COLUMNS)):
-            chosen = batch.filter(pc.equal(batch["task"], task))
-            numbers = {name: chosen[name].to_numpy(zero_copy_only=False) for name in COLUMNS[1:]}
-            base, quantized = (numbers[f"{name}_logprob"].astype(np.float64) for name in ("base", "quantized"))
-            delta_p = np.exp(quantized) - np.exp(base)
-            columns = np.stack(
-                [
-                    np.ones(len(base)),
-                    numbers["kl"],
-                    numbers["reverse_kl"],
-                    numbers["js"],
-                    numbers["base_argmax"] == numbers["quantized_argmax"],
-                    delta_p,
-                    delta_p**2,
-                    -base,
-                    -quantized,
-                ],
-                axis=1,
-            )
-            finite = np.isfinite(columns).all(axis=1)
-            if not finite.all():
-                at = int(finite.argmin())
-                name = SUMS[int(np.isfinite(columns[at]).argmin())]
-                raise EvalError(f"{path}, token {row + at} of '{task}': {name} is not finite")
-            row += len(base)
-            yield numbers["doc_id"], columns, numbers["base_confidence"].astype(np.float64)
+    for numbers in _read(path, task, COLUMNS):
+        base, quantized = (numbers[f"{name}_logprob"].astype(np.float64) for name in ("base", "quantized"))
+        delta_p = np.exp(quantized) - np.exp(base)
+        columns = np.stack(
+            [
+                np.ones(len(base)),
+                numbers["kl"],
+                numbers["reverse_kl"],
+                numbers["js"],
+                numbers["base_argmax"] == numbers["quantized_argmax"],
+                delta_p,
+                delta_p**2,
+                -base,
+                -quantized,
+            ],
+            axis=1,
+        )
+        finite = np.isfinite(columns).all(axis=1)
+        if not finite.all():
+            at = int(finite.argmin())
+            name = SUMS[int(np.isfinite(columns[at]).argmin())]
+            raise EvalError(f"{path}, token {row + at} of '{task}': {name} is not finite")
+        row += len(base)
+        yield numbers["doc_id"], columns, numbers["base_confidence"].astype(np.float64)
 
 
 def _intervals(by_window: Floats, rng: np.random.Generator, resamples: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from client.results import Run
 from eval.choices import Choices
-from eval.divergence import choice_divergence
 
 TAIL = 300
 """Characters of a context that are shown at once: the question stands at its end."""
@@ -47,7 +46,7 @@ def worst_items(run: Run, labelled: Choices, count: int) -> list[WorstItem]:
     ``labelled`` are the run's labelled items, in their order.
     """
     change = labelled.quantized.true_share - labelled.base.true_share
-    kl = choice_divergence(labelled.base_logprobs, labelled.quantized_logprobs).kl
+    kl = labelled.divergence.kl
     places = [int(place) for place in np.argsort(change, kind="stable")[:count] if change[place] < 0]
     table = run.table.filter(pc.and_(pc.equal(run.table["kind"], "multiple_choice"), pc.is_valid(run.table["label"])))
     rows = table.take(places).to_pylist() if places else []

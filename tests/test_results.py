@@ -209,6 +209,15 @@ def test_items_that_are_none_are_refused(run: Path) -> None:
         read_run(run)
 
 
+def test_tokens_that_are_none_are_refused(run: Path) -> None:
+    pq.write_table(TOKEN_SCHEMA.empty_table().drop_columns(["kl"]), run / TOKENS)
+    with pytest.raises(RunError, match=r"tokens\.parquet lacks the columns kl"):
+        read_run(run)
+    (run / TOKENS).write_bytes(b"not parquet")
+    with pytest.raises(RunError, match=r"cannot read .*tokens\.parquet"):
+        read_run(run)
+
+
 def test_newer_columns_and_manifest_fields_are_ignored(run: Path) -> None:
     table = pq.read_table(run / ITEMS)
     pq.write_table(table.append_column("news", [[1, 2]]), run / ITEMS)
