@@ -53,3 +53,10 @@ def same_length(array: npt.NDArray[np.generic], name: str, other: npt.NDArray[np
     """Refuses two arrays that are not of one length."""
     if len(array) != len(other):
         raise ValueError(f"{name} has length {len(array)}, expected {len(other)}, that of {other_name}")
+
+
+def mass_edges(values: Floats, n_bins: int) -> Floats:
+    """The values at the ranks k n / n_bins, for k below n_bins: between them, (low, high], are about as many values."""
+    ranked = np.sort(values)
+    last = np.ceil(np.arange(1, n_bins) * len(ranked) / n_bins).astype(int) - 1
+    return np.asarray(ranked[last])

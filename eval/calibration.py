@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft, optimize, stats  # type: ignore[import-untyped]
 
-from eval.arrays import Booleans, Floats, Ints, booleans, probabilities, same_length
+from eval.arrays import Booleans, Floats, Ints, booleans, mass_edges, probabilities, same_length
 
 BINS = 15
 PAPER_BINS = 100
@@ -46,9 +46,7 @@ def equal_mass_edges(confidence: npt.ArrayLike, n_bins: int = BINS) -> Floats:
 
     Items that share a confidence are not parted, so that bins may be larger, or empty.
     """
-    ranked = np.sort(probabilities(confidence, "confidence"))
-    last = np.ceil(np.arange(1, n_bins) * len(ranked) / n_bins).astype(int) - 1
-    return np.concatenate([[0.0], ranked[last], [1.0]])
+    return np.concatenate([[0.0], mass_edges(probabilities(confidence, "confidence"), n_bins), [1.0]])
 
 
 def bin_of(confidence: npt.ArrayLike, edges: Floats) -> Ints:

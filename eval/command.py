@@ -12,8 +12,11 @@ from client.results import RunError, read_run
 from eval.analysis import as_json
 from eval.bootstrap import RESAMPLES
 from eval.choices import EvalError
+from eval.drift import FEWEST
+from eval.drift_table import drift_as_json, drift_table
 from eval.gate import judge, overall, read_rules
 from eval.gate import junit as as_junit
+from eval.reference import read_reference, run_samples
 from eval.report import render, render_markdown
 from eval.run_analysis import analyse_run
 from eval.table import print_run
@@ -104,6 +107,33 @@ def gate(
         for verdict in verdicts:
             print(f"{verdict.outcome.upper():12} {verdict.message}")
         print(f"{run}: {outcome}")
+    raise typer.Exit(EXIT_CODES[outcome])
+
+
+@app.command()
+def drift(
+    reference: Annotated[Path, typer.Argument(help="The run folder that others are held against.")],
+    run: Annotated[Path, typer.Argument(help="The run folder to compare with it.")],
+    as_text: Annotated[bool, typer.Option("--json", help="Print the distances as JSON.")] = False,
+) -> None:
+    """Tell whether confidences and KL are distributed as in another run, as the server does for live traffic.
+
+    Exit code 0: no drift, 1: drift, 2: too few items or windows to tell, 64: bad input.
+    """
+    try:
+        frozen = read_reference(reference)
+        distances = frozen.distances(frozen.sums(run_samples(read_run(run))))
+    except (EvalError, RunError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        raise typer.Exit(BAD_INPUT) from exc
+    drifted = any(distance.drifted for distance in distances.values())
+    outcome = "inconclusive" if not distances else "fail" if drifted else "pass"
+    if as_text:
+        print(json.dumps(drift_as_json(outcome, distances), indent=2, allow_nan=False))
+    elif distances:
+        (Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)).print(drift_table(distances))
+    else:
+        print(f"{reference} and {run} have no quantity in common of {FEWEST} items or windows: nothing can be said")
     raise typer.Exit(EXIT_CODES[outcome])
 
 

@@ -122,7 +122,7 @@ def _quantiles(values: npt.NDArray[np.float32], path: Path, task: str, windows: 
     shares = np.array(list(QUANTILES.values()))
     points = np.quantile(values, shares, overwrite_input=True)
     counts = np.zeros((len(windows), 1 + len(points)))
-    for chosen in _read(path, task, ("doc_id", "kl")):
+    for chosen in read_columns(path, task, ("doc_id", "kl")):
         ids, place = np.unique(chosen["doc_id"], return_inverse=True)
         rows = np.array([windows[each] for each in ids.tolist()], dtype=np.int64)[place]
         inside = chosen["kl"][:, None] <= points
@@ -151,7 +151,7 @@ def _rows(path: Path) -> int:
         raise EvalError(f"cannot read {path}: {exc}") from exc
 
 
-def _read(path: Path, task: str, columns: Sequence[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
+def read_columns(path: Path, task: str, columns: Sequence[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """Columns of a corpus, batch by batch."""
     # Buffered ahead, what was read would stay until the end.
     with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -163,7 +163,7 @@ def _read(path: Path, task: str, columns: Sequence[str]) -> Iterator[dict[str, n
 def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
     """Windows, what is summed (SUMS), and base confidences, batch by batch. EvalError names what is not finite."""
     row = 0
-    for numbers in _read(path, task, COLUMNS):
+    for numbers in read_columns(path, task, COLUMNS):
         base, quantized = (numbers[f"{name}_logprob"].astype(np.float64) for name in ("base", "quantized"))
         delta_p = np.exp(quantized) - np.exp(base)
         columns = np.stack(

@@ -1,0 +1,60 @@
+"""The samples of a run folder that drift is told from."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+from client.results import TOKENS, Run, read_run
+from eval.arrays import Floats
+from eval.choices import EvalError, read_choices
+from eval.drift import Key, Quantity, Reference, Sample
+from eval.tokens import read_columns
+
+TOKEN_COLUMNS: tuple[Quantity, ...] = ("kl", "base_confidence", "quantized_confidence")
+
+CORPUS = 2**40
+"""More than any corpus has windows."""
+
+
+def run_samples(run: Run) -> dict[Key, Sample]:
+    """Values per item with choices, and per token of corpora, by unit and quantity. EvalError where there are none."""
+    found = _items(run) | (_tokens(run) if (run.path / TOKENS).exists() else {})
+    if not any(len(sample.values) for sample in found.values()):
+        raise EvalError(f"{run.path} has no items with choices and no corpus: there is nothing to compare")
+    return found
+
+
+def read_reference(path: Path) -> Reference:
+    """The reference that a run folder makes."""
+    return Reference.of(run_samples(read_run(path)))
+
+
+def _items(run: Run) -> dict[Key, Sample]:
+    choices = read_choices(run)
+    kl = run.table.filter(pc.equal(run.table["kind"], "multiple_choice"))["mean_kl"].drop_null().to_numpy()
+    base, quantized = choices.base.confidence, choices.quantized.confidence
+    return {
+        ("item", "kl"): Sample.independent(kl),
+        ("item", "base_confidence"): Sample.independent(base),
+        ("item", "quantized_confidence"): Sample.independent(quantized),
+        ("item", "confidence_delta"): Sample.independent(quantized - base),
+    }
+
+
+def _tokens(run: Run) -> dict[Key, Sample]:
+    windows = run.table.filter(pc.equal(run.table["kind"], "window"))
+    columns: dict[str, list[Floats]] = {name: [] for name in ("cluster", *TOKEN_COLUMNS)}
+    for number, task in enumerate(windows["task"].unique().to_pylist()):
+        for batch in read_columns(run.path / TOKENS, task, ("doc_id", *TOKEN_COLUMNS)):
+            for column in TOKEN_COLUMNS:
+                columns[column].append(batch[column])
+            columns["cluster"].append(batch["doc_id"] + number * CORPUS)
+    whole = {name: np.concatenate(parts) if parts else np.zeros(0) for name, parts in columns.items()}
+    cluster = np.unique(whole.pop("cluster"), return_inverse=True)[1]
+    for name, values in whole.items():
+        if not np.isfinite(values).all():
+            raise EvalError(f"{run.path / TOKENS}, token {int(np.isfinite(values).argmin())}: {name} is not finite")
+    base, quantized = whole["base_confidence"], whole["quantized_confidence"]
+    found: dict[Key, Sample] = {("token", name): Sample(whole[name], cluster) for name in TOKEN_COLUMNS}
+    return found | {("token", "confidence_delta"): Sample(quantized - base, cluster)}
