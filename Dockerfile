@@ -30,7 +30,7 @@ RUN python3 -m pip list --format=freeze > installed.txt \
     && rm -rf build ./*.egg-info installed.txt server client eval demo \
     && python3 -c 'import server.app, server.settings' \
     && useradd --create-home --uid 10001 qconf \
-    && install --directory --owner=qconf /cache
+    && install --directory --owner=qconf /cache /state
 
 USER qconf
 WORKDIR /home/qconf

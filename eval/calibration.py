@@ -51,7 +51,7 @@ def equal_mass_edges(confidence: npt.ArrayLike, n_bins: int = BINS) -> Floats:
 
 def bin_of(confidence: npt.ArrayLike, edges: Floats) -> Ints:
     """Index of each item's bin."""
-    return np.searchsorted(edges[1:-1], probabilities(confidence, "confidence"), side="left")
+    return np.searchsorted(edges[1:-1], probabilities(confidence, "confidence", at_least=0), side="left")
 
 
 def reliability(confidence: npt.ArrayLike, correct: npt.ArrayLike, edges: Floats) -> Bins:

@@ -121,7 +121,7 @@ def drift(
     Exit code 0: no drift, 1: drift, 2: too few items or windows to tell, 64: bad input.
     """
     try:
-        frozen = read_reference(reference)
+        frozen = read_reference(reference).reference
         distances = frozen.distances(frozen.sums(run_samples(read_run(run))))
     except (EvalError, RunError) as exc:
         print(f"error: {exc}", file=sys.stderr)

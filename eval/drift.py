@@ -173,8 +173,8 @@ class Reference:
 
     def distances(self, sums: Floats) -> dict[Key, Distance]:
         """How far each quantity is from the reference, where there are clusters enough to tell."""
-        ends = np.cumsum([scale.width for scale in self.scales.values()])[:-1]
-        parts = zip(np.split(self.own, ends), np.split(sums, ends), strict=True)
+        ends = np.cumsum([scale.width for scale in self.scales.values()], dtype=np.int64)
+        parts = zip(np.split(self.own, ends)[:-1], np.split(sums, ends)[:-1], strict=True)
         found = {
             key: scale.distance(own, theirs)
             for (key, scale), (own, theirs) in zip(self.scales.items(), parts, strict=True)

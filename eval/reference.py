@@ -1,11 +1,12 @@
 """The samples of a run folder that drift is told from."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-from client.results import TOKENS, Run, read_run
+from client.results import TOKENS, Run, RunError, read_run
 from eval.arrays import Floats
 from eval.choices import EvalError, read_choices
 from eval.drift import Key, Quantity, Reference, Sample
@@ -25,9 +26,24 @@ def run_samples(run: Run) -> dict[Key, Sample]:
     return found
 
 
-def read_reference(path: Path) -> Reference:
-    """The reference that a run folder makes."""
-    return Reference.of(run_samples(read_run(path)))
+@dataclass(frozen=True)
+class ReferenceRun:
+    """The reference that a run makes, and the digests of the models that ran, which imported runs do not know."""
+
+    path: Path
+    reference: Reference
+    digests: tuple[str, str] | None
+
+
+def read_reference(path: Path) -> ReferenceRun:
+    """Reads a run folder as a reference. EvalError says why it cannot be one."""
+    try:
+        run = read_run(path)
+    except RunError as exc:
+        raise EvalError(str(exc)) from exc
+    subject = run.manifest.subject
+    digests = None if subject is None else (subject.models.base.digest, subject.models.quantized.digest)
+    return ReferenceRun(path, Reference.of(run_samples(run)), digests)
 
 
 def _items(run: Run) -> dict[Key, Sample]:

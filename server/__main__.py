@@ -55,6 +55,8 @@ def _run() -> int:
     if settings.log_level in ("WARNING", "ERROR"):
         _silence_libraries()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
+    # When a counter began is of no use to Prometheus, which would store it beside each.
+    os.environ.setdefault("PROMETHEUS_DISABLE_CREATED_SERIES", "True")
     preload_libraries()
     with _stopped_by(signal.SIGTERM, signal.SIGINT), _bound_socket(settings) as listener:
         return asyncio.run(_serve(settings, listener))
@@ -73,26 +75,43 @@ async def _serve(settings: "Settings", listener: socket.socket) -> int:
         settings.model, settings.quantized, settings.revision, settings.quantized_revision, settings.allow_unquantized
     )
 
+    from server.monitor import Monitor, load_reference, make_state_folder
+
+    reference = None if settings.reference is None else load_reference(settings.reference)
+    if settings.state_dir is not None:
+        make_state_folder(settings.state_dir)
+
     from server.app import create_app  # and these, which import vLLM, take longer than all checks of the pair
     from server.engine import parse_engine_args, running_engine
-    from server.service import Service
+    from server.service import Service, model_list
 
     async with running_engine(pair, parse_engine_args(list(settings.engine_args))) as engine:
         info = engine.info
         _say(f"vLLM {info.vllm_version} on {info.device}, {info.dtype}, context {info.max_model_len} tokens")
-        service = Service(engine, pair, settings.max_sequences)
+        models = model_list(pair, info)
+        monitor = Monitor(
+            models,
+            reference,
+            window_comparisons=settings.window_comparisons,
+            window_seconds=settings.window_seconds,
+            folder=settings.state_dir,
+        )
+        service = Service(engine, pair, models, settings.max_sequences, monitor)
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(service, settings.max_body_bytes),
+                create_app(service, monitor, settings.max_body_bytes),
                 log_level=settings.log_level.lower(),
                 timeout_graceful_shutdown=settings.grace_seconds,
             )
         )
         watcher = asyncio.create_task(_watch(service, server, listener, started))
+        keeper = asyncio.create_task(monitor.keep())
         try:
             await server.serve(sockets=[listener])
         finally:
             watcher.cancel()
+            keeper.cancel()
+            monitor.save()
         if not service.is_ready:
             print("qconf-server: error: the engine has died", file=sys.stderr)
             return 1

@@ -7,7 +7,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
@@ -15,7 +14,8 @@ from server import __version__
 from server.completions import Completion, CompletionRequest, complete
 from server.errors import InvalidRequest, RequestError
 from server.limits import BodyLimitMiddleware, ClientGone, until_disconnect
-from server.metrics import CLIENT_CLOSED_REQUEST, Metrics, MetricsMiddleware
+from server.metrics import CLIENT_CLOSED_REQUEST, Metrics, MetricsMiddleware, route_of
+from server.monitor import Monitor
 from server.schema import (
     BatchReply,
     BatchRequest,
@@ -42,7 +42,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(service: Service, max_body_bytes: int) -> FastAPI:
+def create_app(service: Service, monitor: Monitor, max_body_bytes: int) -> FastAPI:
     """The application that serves one pair."""
     # Its page of documentation needs no network; FastAPI's own loads its scripts from elsewhere.
     app = FastAPIOffline(
@@ -51,45 +51,53 @@ def create_app(service: Service, max_body_bytes: int) -> FastAPI:
         version=__version__,
         summary="Compare a full-precision language model with its quantized twin.",
     )
-    metrics = Metrics(CollectorRegistry())
-
-    _add_comparisons(app, service)
-    _add_tools(app, service)
-    _add_operations(app, service, metrics)
+    _add_comparisons(app, service, monitor.metrics)
+    _add_tools(app, service, monitor.metrics)
+    _add_operations(app, service, monitor)
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientGone, _on_client_gone)
     app.add_exception_handler(Exception, _on_unexpected)
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
-    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    app.add_middleware(MetricsMiddleware, metrics=monitor.metrics)
     return app
 
 
-def _add_comparisons(app: FastAPI, service: Service) -> None:
+def _add_comparisons(app: FastAPI, service: Service, metrics: Metrics) -> None:
     # FastAPI's own 422 would promise another shape of error in the documentation.
     @app.post("/compare", response_model=Comparison, responses=ERRORS | {422: ERRORS[400]})
     async def compare(body: CompareRequest, request: Request) -> Response:
         """Score a prompt, or continuations of it, under both models."""
         with service.admitted(_sequences(body)):
-            return _json(await until_disconnect(request, service.compare(body)))
+            reply = await until_disconnect(request, service.compare(body))
+        metrics.timed(route_of(request.scope), reply.timing)
+        return _json(reply)
 
     @app.post("/compare/batch", response_model=BatchReply, responses=ERRORS | {422: ERRORS[400]})
     async def compare_batch(body: BatchRequest, request: Request) -> Response:
         """Many comparisons, answered in order. An entry that fails has its own error in its place."""
         entries = [_parse_entry(entry) for entry in body.requests]
         with service.admitted(sum(_sequences(e) for e in entries if isinstance(e, CompareRequest))):
-            return _json(BatchReply(results=await until_disconnect(request, _answer_all(service, entries))))
+            results = await until_disconnect(request, _answer_all(service, entries))
+        for result in results:
+            if isinstance(result, Comparison):
+                metrics.timed(route_of(request.scope), result.timing)
+            else:
+                metrics.rejections.labels(result.error.type).inc()
+        return _json(BatchReply(results=results))
 
 
-def _add_tools(app: FastAPI, service: Service) -> None:
+def _add_tools(app: FastAPI, service: Service, metrics: Metrics) -> None:
     """Routes that other tools speak, with the fields that OpenAI and vLLM give them."""
 
     @app.post("/v1/completions", response_model=Completion, responses=ERRORS | {422: ERRORS[400]})
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """OpenAI's legacy completions: log-probabilities of prompts under one of the models, and one more token."""
         with service.admitted(len(body.prompts())):
-            return _json(await until_disconnect(request, complete(service, body)))
+            reply = await until_disconnect(request, complete(service, body))
+        metrics.timed(route_of(request.scope), reply.timing)
+        return _json(reply)
 
     @app.get("/v1/models")
     async def models() -> ModelList:
@@ -126,7 +134,7 @@ def _add_tools(app: FastAPI, service: Service) -> None:
         return await service.with_tokenizer(PairTokenizer.info)
 
 
-def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
+def _add_operations(app: FastAPI, service: Service, monitor: Monitor) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the process and its engine live: 200, or 503 when it should be restarted."""
@@ -140,9 +148,10 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
         return {"status": "ready"}
 
     @app.get("/metrics")
-    async def prometheus() -> Response:
-        """Metrics for Prometheus."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    async def prometheus(request: Request) -> Response:
+        """Metrics for Prometheus, in its text format or in that of OpenMetrics, as the Accept header asks."""
+        body, content_type = monitor.exposition(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
 
 
 def _sequences(request: CompareRequest) -> int:

@@ -12,13 +12,14 @@ from server.schema import (
     Continuation,
     ContinuationModel,
     ModelTokens,
+    Role,
     Summary,
     TokenComparison,
     TopTokens,
 )
-from server.twin.rows import Rows
+from server.twin.rows import WIDTH, Rows
 
-MODELS = ("base", "quantized")
+MODELS: tuple[Role, Role] = ("base", "quantized")
 Texts = Callable[[list[int]], list[str]]
 
 
@@ -60,11 +61,15 @@ def _top(rows: Rows, model: int, texts: Texts) -> list[TopTokens]:
     ]
 
 
-def summary(parts: Sequence[Rows]) -> Summary:
-    """Means over all rows; sums are taken in float64."""
-    width = min((part.values.shape[1] for part in parts), default=0)
-    values = np.concatenate([part.values[:, :width] for part in parts]).astype(np.float64) if parts else np.empty(0)
-    if not len(values):
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The statistics of several sequences as rows of one, in float64 so that sums lose nothing."""
+    values = [part.values[:, :WIDTH] for part in parts]
+    return Rows(np.concatenate(values).astype(np.float64) if values else np.empty((0, WIDTH)))
+
+
+def summary(rows: Rows) -> Summary:
+    """Means over rows that were joined."""
+    if not len(rows.values):
         nothing = Both[float | None](base=None, quantized=None)
         return Summary(
             tokens=0,
@@ -77,7 +82,6 @@ def summary(parts: Sequence[Rows]) -> Summary:
             mean_entropy=nothing,
             mean_confidence=nothing,
         )
-    rows = Rows(values, 0)
 
     def mean(name: str) -> float:
         return float(rows[name].mean())
@@ -86,7 +90,7 @@ def summary(parts: Sequence[Rows]) -> Summary:
         return Both[float | None](base=mean(f"base_{name}"), quantized=mean(f"quantized_{name}"))
 
     return Summary(
-        tokens=len(values),
+        tokens=len(rows.values),
         mean_kl=mean("kl"),
         max_kl=float(rows["kl"].max()),
         mean_reverse_kl=mean("reverse_kl"),
@@ -121,7 +125,7 @@ def continuations(
             token_ids=ids,
             base=per_model[0][i],
             quantized=per_model[1][i],
-            summary=summary([rows]),
+            summary=summary(joined([rows])),
             scores=token_comparison(ids, rows, texts, top) if tokens else None,
         )
         for i, ((text, ids), rows) in enumerate(zip(texts_and_ids, parts, strict=True))

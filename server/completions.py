@@ -9,8 +9,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from server.comparison import MODELS
 from server.errors import InvalidRequest
-from server.schema import MAX_BATCH, MAX_TOP_LOGPROBS, Reply, Request, Text, TokenIds, invalid
-from server.service import Service, together
+from server.schema import MAX_BATCH, MAX_TOP_LOGPROBS, Reply, Request, Text, Timing, TokenIds, invalid
+from server.service import Service, Stopwatch, together
 from server.tokenization import PairTokenizer
 from server.twin.rows import Rows
 
@@ -104,7 +104,7 @@ class CompletionUsage(Reply):
 
 
 class Completion(Reply):
-    """Reply of ``/v1/completions``."""
+    """Reply of ``/v1/completions``. ``timing`` is ours, as in /compare."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -112,13 +112,17 @@ class Completion(Reply):
     model: str
     choices: list[CompletionChoice]
     usage: CompletionUsage
+    timing: Timing
 
 
 async def complete(service: Service, request: CompletionRequest) -> Completion:
     """Score the prompts under the model that the request names. Cancelling aborts the work."""
+    watch = Stopwatch()
     role = _role(service, request.model)
     token_ids = await service.with_tokenizer(lambda tokenizer: _encode(tokenizer, request))
+    watch.tokenized()
     rows = await together(_score(service, ids, request) for ids in token_ids)
+    watch.scored(rows)
     choices = await service.with_tokenizer(
         lambda tokenizer: [
             _choice(tokenizer, request, role, index, ids, scored)
@@ -134,6 +138,7 @@ async def complete(service: Service, request: CompletionRequest) -> Completion:
         usage=CompletionUsage(
             prompt_tokens=prompt_tokens, completion_tokens=generated, total_tokens=prompt_tokens + generated
         ),
+        timing=watch.timing(),
     )
 
 
@@ -165,7 +170,7 @@ async def _score(service: Service, token_ids: list[int], request: CompletionRequ
     # The engine scores tokens that are there. What comes after the prompt is what it says of any one token put there.
     placeholder = [0] * request.max_tokens
     start = 0 if request.echo and request.logprobs is not None else len(token_ids) - 1
-    return await service.engine.score(token_ids + placeholder, start, max(request.logprobs or 0, request.max_tokens))
+    return await service.score(token_ids + placeholder, start, max(request.logprobs or 0, request.max_tokens))
 
 
 def _choice(

@@ -4,11 +4,12 @@ Tested on vLLM 0.32; 0.26 has the same interfaces.
 """
 
 import argparse
+import asyncio
 import contextlib
 import itertools
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 from server.checkpoint import Pair
 from server.errors import NotFinite, RequestError, StartError, Unavailable
@@ -57,8 +60,9 @@ class EngineInfo:
 class TwinEngine:
     """Scores token sequences under both models of a pair."""
 
-    def __init__(self, llm: AsyncLLM, config: VllmConfig, info: EngineInfo) -> None:
+    def __init__(self, llm: AsyncLLM, config: VllmConfig, info: EngineInfo, queue_times: "QueueTimes") -> None:
         self._llm = llm
+        self._queue_times = queue_times
         self._ids = itertools.count()
         self._prefix_caching = bool(config.cache_config.enable_prefix_caching)
         self._block_size = config.cache_config.block_size
@@ -72,7 +76,7 @@ class TwinEngine:
         """
         wanted = len(token_ids) - 1 - start
         if wanted <= 0:
-            return Rows(np.empty((0, WIDTH + 4 * top), np.float32), 0)
+            return Rows(np.empty((0, WIDTH + 4 * top), np.float32))
         # A prefix cache holds whole blocks, so with less than one before the start any hit would cost rows.
         rows = await self._encode(token_ids, start, top, read_cache=self._prefix_caching and start >= self._block_size)
         if len(rows.values) < wanted:  # the cache covered positions that are asked for, as with an identical request
@@ -93,12 +97,13 @@ class TwinEngine:
             extra_kwargs=request_options(start, top),
         )
         tokens = TokensInput(type="token", prompt_token_ids=token_ids)
-        outputs = self._llm.encode(tokens, params, request_id=f"score-{next(self._ids)}")
+        request_id = f"score-{next(self._ids)}"
         try:
-            async for output in outputs:
-                if output.finished:
-                    cached = output.num_cached_tokens if read_cache else 0
-                    return Rows(output.outputs.data.numpy(), len(token_ids) - cached)
+            with self._queue_times.expected(request_id) as queue_seconds:
+                async for output in self._llm.encode(tokens, params, request_id=request_id):
+                    if output.finished:
+                        cached = output.num_cached_tokens if read_cache else 0
+                        return Rows(output.outputs.data.numpy(), len(token_ids) - cached, cached, await queue_seconds)
         except EngineDeadError as error:
             raise Unavailable("the engine has died", retry_after=RETRY_AFTER) from error
         except EngineGenerateError as error:
@@ -113,6 +118,39 @@ class TwinEngine:
     def shutdown(self) -> None:
         """Stop the engine's processes."""
         self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
+
+
+class QueueTimes(StatLoggerBase):
+    """How long sequences waited for their first step: vLLM tells those who log its statistics, not those who ask."""
+
+    def __init__(self) -> None:
+        self._expected: dict[str, asyncio.Future[float]] = {}
+
+    @contextlib.contextmanager
+    def expected(self, request_id: str) -> Iterator[asyncio.Future[float]]:
+        """The wait of a request in seconds, known just after its output is."""
+        future = asyncio.get_running_loop().create_future()
+        self._expected[request_id] = future
+        try:
+            yield future
+        finally:
+            del self._expected[request_id]
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None,
+        *_: object,
+        **__: object,
+    ) -> None:
+        """Called by vLLM after each step."""
+        for finished in iteration_stats.finished_requests if iteration_stats else ():
+            future = self._expected.get(finished.request_id or "")
+            if future is not None and not future.done():
+                future.set_result(finished.queued_time)
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""
 
 
 def parse_engine_args(arguments: list[str]) -> argparse.Namespace:
@@ -147,12 +185,15 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
     with tempfile.TemporaryDirectory(prefix="qconf-") as folder:
         failure = Path(folder) / "failure"
         config, info = _configure(pair, namespace, failure)
+        queue_times = QueueTimes()
         try:
-            llm = AsyncLLM.from_vllm_config(config, disable_log_stats=namespace.disable_log_stats)
+            llm = AsyncLLM.from_vllm_config(
+                config, disable_log_stats=namespace.disable_log_stats, stat_loggers=[lambda *_: queue_times]
+            )
         except Exception as error:
             reason = failure.read_text(encoding="utf-8") if failure.exists() else str(error)
             raise StartError(f"vLLM cannot load the pair: {_one_line(reason)}") from error
-        engine = TwinEngine(llm, config, info)
+        engine = TwinEngine(llm, config, info, queue_times)
         try:
             await engine.score([0, 0])  # the first request of a process compiles for seconds; not on a user's time
             yield engine

@@ -1,38 +1,113 @@
-"""Prometheus metrics of the service."""
+"""Prometheus metrics of the service itself: how much it is asked, how fast it answers, what it refuses."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import __version__
+from server.errors import InvalidRequest, Overloaded, TooLarge, Unavailable
+from server.schema import ModelList, Timing
+from server.twin.rows import Rows
 
-LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+LATENCY_BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
+"""From a cached request on a GPU to a long prompt on a CPU."""
 CLIENT_CLOSED_REQUEST = 499
 """Status, by nginx's convention, of a request whose client left before the answer."""
+REASONS = {error.status: error.type for error in (InvalidRequest, TooLarge, Overloaded, Unavailable)} | {
+    404: "not_found",
+    405: "method_not_allowed",
+}
+"""Why a request is refused, by the status of the reply."""
 
 
 class Metrics:
-    """The server's metrics in a registry of their own."""
+    """The metrics of the service. Labels take values from lists that clients cannot add to."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
         self.requests = Counter(
             "qconf_requests", "Requests by route and status.", ["route", "status"], registry=registry
         )
-        self.latency = Histogram(
-            "qconf_request_duration_seconds",
-            "Time from a request's arrival to the end of its answer.",
-            ["route"],
-            buckets=LATENCY_BUCKETS,
+        self.aborted = Counter("qconf_aborted_requests", "Requests whose client left first.", registry=registry)
+        self.rejections = Counter("qconf_rejections", "Requests refused, by error type.", ["reason"], registry=registry)
+        for reason in REASONS.values():
+            self.rejections.labels(reason)
+        self._tokens = Counter(
+            "qconf_tokens",
+            "Tokens: scored; computed, which ran through both models; cached, whose prefix was in the cache.",
+            ["kind"],
             registry=registry,
         )
-        build = Gauge("qconf_build_info", "Version of the server.", ["version"], registry=registry)
-        build.labels(__version__).set(1)
+
+        def latency(name: str, documentation: str) -> Histogram:
+            return Histogram(name, documentation, ["route"], buckets=LATENCY_BOUNDS, registry=registry)
+
+        self.duration = latency("qconf_request_duration_seconds", "From a request's arrival to the end of its answer.")
+        self._queue = latency("qconf_request_queue_seconds", "Per comparison: wait for the engine to begin with it.")
+        self._engine = latency("qconf_request_engine_seconds", "Per comparison: from then until it is scored.")
+
+        self.requests_in_flight = Gauge("qconf_requests_in_flight", "Requests being answered.", registry=registry)
+        self.sequences_in_flight = Gauge("qconf_sequences_in_flight", "Sequences admitted.", registry=registry)
+        self.sequences_limit = Gauge(
+            "qconf_sequences_limit", "Sequences in flight beyond which requests are refused.", registry=registry
+        )
+        self._tokens_in_flight = Gauge("qconf_tokens_in_flight", "Tokens in the engine.", registry=registry)
+        self.engine_up = Gauge("qconf_engine_up", "Whether the engine's processes run.", registry=registry)
+        self._model = Gauge(
+            "qconf_model_info",
+            "The two models.",
+            ["model", "root", "revision", "digest", "architecture", "dtype", "quantization"],
+            registry=registry,
+        )
+        self._reference = Gauge(
+            "qconf_reference_info",
+            "The run that live traffic is held against.",
+            ["run", "same_pair"],
+            registry=registry,
+        )
+        self._build = Gauge("qconf_build_info", "Versions.", ["version", "vllm", "device"], registry=registry)
+
+    def describe(self, models: ModelList) -> None:
+        """Say what is served, and by what."""
+        for model in models.data:
+            facts = (model.root, model.revision, model.digest, model.architecture, model.dtype, model.quantization)
+            self._model.labels(model.id, *(fact or "" for fact in facts)).set(1)
+        self._build.labels(__version__, models.server.vllm, models.server.device).set(1)
+
+    def hold_against(self, run: str, *, same_pair: bool) -> None:
+        """Say which run drift is told from, and whether it is of the pair that is served."""
+        self._reference.labels(run, str(same_pair).lower()).set(1)
+
+    def timed(self, route: str, timing: Timing) -> None:
+        """Add the parts of a comparison's time."""
+        self._queue.labels(route).observe(timing.queue_ms / 1e3)
+        self._engine.labels(route).observe(timing.engine_ms / 1e3)
+
+    @contextmanager
+    def in_engine(self, tokens: int) -> Iterator[None]:
+        """Count tokens as in the engine."""
+        self._tokens_in_flight.inc(tokens)
+        try:
+            yield
+        finally:
+            self._tokens_in_flight.dec(tokens)
+
+    def scored(self, rows: Rows) -> None:
+        """Add the tokens of a sequence that was scored."""
+        self._tokens.labels("scored").inc(len(rows.values))
+        self._tokens.labels("computed").inc(rows.computed_tokens)
+        self._tokens.labels("cached").inc(rows.cached_tokens)
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that a request took, so that labels stay bounded."""
+    return getattr(scope.get("route"), "path", "unmatched")
 
 
 class MetricsMiddleware:
-    """Counts and times every request by the template of its route, so that labels stay bounded."""
+    """Counts and times every request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -57,6 +132,12 @@ class MetricsMiddleware:
             status = 500
             raise
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.latency.labels(route).observe(time.perf_counter() - started)
+            self._count(route_of(scope), status, time.perf_counter() - started)
+
+    def _count(self, route: str, status: int, seconds: float) -> None:
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.duration.labels(route).observe(seconds)
+        if status == CLIENT_CLOSED_REQUEST:
+            self._metrics.aborted.inc()
+        elif status in REASONS:
+            self._metrics.rejections.labels(REASONS[status]).inc()

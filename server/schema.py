@@ -26,6 +26,7 @@ def _encodable(text: str) -> str:
     return text
 
 
+Role = Literal["base", "quantized"]
 Text = Annotated[str, AfterValidator(_encodable)]
 TokenIds = Annotated[list[int], Field(min_length=1)]
 
@@ -124,7 +125,7 @@ class ModelInfo(Reply):
     configuration and weight files.
     """
 
-    id: Literal["base", "quantized"]
+    id: Role
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "qconf"
@@ -255,9 +256,10 @@ class Usage(Reply):
 
 
 class Timing(Reply):
-    """Wall-clock times in milliseconds: tokenization, engine (with its queue), and all of the request."""
+    """Wall-clock times in milliseconds: tokenization, waiting for the engine, the engine, and all of the request."""
 
     tokenize_ms: float
+    queue_ms: float
     engine_ms: float
     total_ms: float
 

@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="Largest request body accepted.")
     max_sequences: int = Field(4096, ge=1, description="Sequences in flight beyond which requests are refused (429).")
+    reference: Path | None = Field(None, description="Run folder that live traffic is held against: drift metrics.")
+    window_comparisons: int = Field(
+        2000, ge=1, description="Comparisons in the sliding window of calibration and drift."
+    )
+    window_seconds: float = Field(6 * 3600, gt=0, description="Age at which comparisons leave that window.")
+    state_dir: Path | None = Field(None, description="Folder that keeps the window over restarts.")
     grace_seconds: int = Field(30, ge=0, description="Time that running requests get when the server is stopped.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "ERROR", description="Log level of vLLM and uvicorn."

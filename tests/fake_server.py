@@ -118,7 +118,7 @@ def compare(fields: dict[str, Any]) -> dict[str, Any]:
         or None,
         "summary": summary,
         "usage": {"prompt_tokens": 9, "continuation_tokens": 3, "scored_tokens": 3, "computed_tokens": 12},
-        "timing": {"tokenize_ms": 0.1, "engine_ms": 2.0, "total_ms": 2.2},
+        "timing": {"tokenize_ms": 0.1, "queue_ms": 0.1, "engine_ms": 1.9, "total_ms": 2.2},
     }
     Comparison.model_validate(reply)
     return reply

@@ -204,7 +204,7 @@ def test_command(tmp_path: Path) -> None:
     verdict = json.loads(text)
     assert verdict["outcome"] == "fail"
     delta = next(each for each in verdict["distances"] if each["quantity"] == "confidence_delta")
-    expected = read_reference(reference)
+    expected = read_reference(reference).reference
     found = expected.distances(expected.sums(run_samples(read_run(worse))))["item", "confidence_delta"]
     assert delta["psi"] == found.psi > delta["psi_threshold"]
     assert drift(reference, few)[0] == 2

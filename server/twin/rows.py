@@ -40,11 +40,14 @@ class Rows:
     """Statistics of consecutive positions of one sequence, shape (positions, WIDTH + 4k).
 
     Row ``i`` describes the distributions that predict token ``start + 1 + i``; there is one row for every token
-    after ``start``.
+    after ``start``. ``computed_tokens`` ran through the models, ``cached_tokens`` came from the prefix cache;
+    ``queue_seconds`` is how long the sequence waited for the engine to begin with it.
     """
 
     values: Floats
-    computed_tokens: int
+    computed_tokens: int = 0
+    cached_tokens: int = 0
+    queue_seconds: float = 0.0
 
     def __getitem__(self, name: str) -> Floats:
         """The column of that name in STATISTICS."""

@@ -1,0 +1,122 @@
+"""All metrics of a server, in one registry."""
+
+import asyncio
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from eval.drift import Reference
+from server.confidence_metrics import ConfidenceMetrics
+from server.errors import StartError
+from server.live_window import LiveWindow
+from server.metrics import Metrics
+from server.observation import Observation, Observations
+from server.schema import ModelList
+
+if TYPE_CHECKING:
+    from eval.reference import ReferenceRun
+
+SAVE_SECONDS = 10
+
+
+def load_reference(path: Path) -> "ReferenceRun":
+    """The run that live traffic is held against. StartError says why it cannot be."""
+    from eval.choices import EvalError  # runs are read with pyarrow, which nothing else here needs
+    from eval.reference import read_reference
+
+    try:
+        return read_reference(path)
+    except EvalError as error:
+        raise StartError(f"--reference: {error}") from error
+
+
+def make_state_folder(folder: Path) -> None:
+    """Makes the folder that keeps the window, or sees that it can be written to. StartError where it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StartError(f"--state-dir {folder} cannot be written to: {error.strerror}") from error
+
+
+class Monitor:
+    """What is counted about a pair, and the window over its latest comparisons.
+
+    ``folder`` keeps the window over restarts; StartError where what it holds cannot be read.
+    """
+
+    def __init__(
+        self,
+        models: ModelList,
+        reference: "ReferenceRun | None" = None,
+        *,
+        window_comparisons: int,
+        window_seconds: float,
+        folder: Path | None = None,
+    ) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(REGISTRY)  # vLLM's own, and those of the process
+        self.metrics = Metrics(self._registry)
+        self.metrics.describe(models)
+        digests = tuple(model.digest for model in models.data)
+        if reference is not None:
+            self.metrics.hold_against(str(reference.path), same_pair=digests == reference.digests)
+        self._lock = threading.Lock()
+        self._waiting: list[Observation] = []
+        self._confidence = ConfidenceMetrics(self._registry)
+        self._window = LiveWindow(
+            window_comparisons,
+            window_seconds,
+            " ".join(digests),
+            Reference.of({}) if reference is None else reference.reference,
+            self._registry,
+            folder,
+        )
+
+    def observe(self, observation: Observation) -> None:
+        """Add one comparison. It is counted together with others, before anything is told of them."""
+        with self._lock:
+            self._waiting.append(observation)
+            if len(self._waiting) >= self._window.step:
+                self._count()
+
+    def _count(self) -> None:
+        if self._waiting:
+            observations = Observations(self._waiting)
+            self._waiting = []
+            self._confidence.observe(observations)
+            self._window.observe(observations)
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """All metrics in the format that an Accept header asks for, and its content type."""
+        with self._lock:
+            self._count()
+        encode, content_type = choose_encoder(accept)
+        if content_type.startswith("application/openmetrics-text"):
+            # With the escaping that Prometheus asks for by default, prometheus_client (0.26) takes the colon out of
+            # the names of vLLM's samples, and leaves it in those of its families. All names are plain: none is escaped.
+            text: bytes = openmetrics.generate_latest(self._registry, openmetrics.ALLOWUTF8)  # type: ignore[no-untyped-call]
+            return text, openmetrics.CONTENT_TYPE_LATEST
+        return encode(self._registry), content_type
+
+    def save(self) -> None:
+        """Write the window to its folder, if it has one."""
+        with self._lock:
+            self._count()
+        try:
+            self._window.save()
+        except OSError as error:  # the next attempt may succeed, and answering goes on
+            print(f"qconf-server: warning: --state-dir cannot be written to: {error.strerror}", file=sys.stderr)
+
+    async def keep(self) -> None:
+        """Save from time to time, so that a server that is killed loses only seconds of its window."""
+        while True:
+            await asyncio.sleep(SAVE_SECONDS)
+            await asyncio.to_thread(self.save)

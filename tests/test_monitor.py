@@ -1,0 +1,314 @@
+"""Live metrics without a server: counted as eval counts, kept over restarts, in formats that others read."""
+
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from client.results import Run, read_run
+from eval.analysis import flip_kinds
+from eval.calibration import brier, ece
+from eval.choices import Choices, read_choices
+from eval.reference import read_reference, run_samples
+from server.comparison import MODELS
+from server.errors import StartError
+from server.histogram import ArrayHistogram
+from server.monitor import Monitor, load_reference, make_state_folder
+from server.observation import UNLABELLED, Item, Observation, Observations
+from server.schema import ModelInfo, ModelList, ServerInfo
+from server.sliding import PARTS, SlidingSums
+from server.twin.rows import STATISTICS, Rows
+from tests.synthetic_run import items, tokens, window, write
+
+Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def models(digest: str = "d") -> ModelList:
+    infos = [
+        ModelInfo(
+            id=role,
+            created=0,
+            root=f"folder/{role}",
+            revision=None,
+            digest=digest,
+            architecture="LlamaForCausalLM",
+            dtype="bfloat16",
+            quantization=None,
+            max_model_len=512,
+        )
+        for role in MODELS
+    ]
+    return ModelList(data=infos, server=ServerInfo(version="0.1.0", vllm="0.32.0", device="cpu"))
+
+
+def monitor(reference: Path | None = None, folder: Path | None = None, digest: str = "d", size: int = 2000) -> Monitor:
+    run = None if reference is None else read_reference(reference)
+    return Monitor(models(digest), run, window_comparisons=size, window_seconds=3600, folder=folder)
+
+
+def values(watched: Monitor) -> Values:
+    text = watched.exposition("")[0].decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in parse_text(text)
+        for sample in family.samples
+    }
+
+
+def value(found: Values, name: str, **labels: str) -> float:
+    return found[name, frozenset(labels.items())]
+
+
+def rows(rng: np.random.Generator, count: int) -> Rows:
+    return Rows(
+        np.where(["argmax" in name for name in STATISTICS], rng.integers(3, size=(count, 11)), rng.random((count, 11)))
+    )
+
+
+def observations(run: Run, rng: np.random.Generator) -> list[Observation]:
+    """The run's items as a server would see them go by."""
+    choices = read_choices(run)
+    answers = (choices.base, choices.quantized)
+    truth = np.arange(choices.base.shares.shape[1]) == choices.labels[:, None]
+    scores = [((each.shares - truth) ** 2).sum(axis=1) for each in answers]
+    return [
+        Observation(
+            rows(rng, 5),
+            Item(
+                choices=(int(answers[0].choice[i]), int(answers[1].choice[i])),
+                confidence=(float(answers[0].confidence[i]), float(answers[1].confidence[i])),
+                label=int(choices.labels[i]),
+                brier=(float(scores[0][i]), float(scores[1][i])),
+            ),
+        )
+        for i in range(len(choices))
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return read_run(write(tmp_path_factory.mktemp("runs") / "run", items("piqa", 400, 1, noise=1)))
+
+
+@pytest.fixture
+def choices(run: Run) -> Choices:
+    return read_choices(run)
+
+
+@pytest.mark.parametrize("bounds", [(0.1, 0.5, 1.0), (-0.5, 0.0, 0.5)])
+def test_histogram_is_the_librarys(bounds: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(0)
+    numbers = np.concatenate([rng.integers(-64, 64, 300) / 64, bounds])  # whose sums are exact in any order
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    array = ArrayHistogram("x", "Some.", bounds, label=("model", ("a", "b")), registry=ours)
+    array.observe(numbers[:100], 0)
+    array.observe(numbers[100:], 0)
+    one = Histogram("x", "Some.", ["model"], buckets=bounds, registry=theirs)
+    one.labels("b")
+    for number in numbers:
+        one.labels("a").observe(number)
+    # Where there are values below 0 the sum could fall, which Prometheus would take for a restart: it is left out.
+    left_out = ("_created",) if bounds[0] > 0 else ("_created", "_sum", "_count")
+    text = [line for line in generate_latest(theirs).decode().splitlines() if not any(x in line for x in left_out)]
+    assert sorted(generate_latest(ours).decode().splitlines()) == sorted(text)
+
+
+def test_counters_are_what_eval_says_of_the_same_items(run: Run, choices: Choices) -> None:
+    watched = monitor()
+    seen = observations(run, np.random.default_rng(1))
+    for observation in seen:
+        watched.observe(observation)
+    found = values(watched)
+    assert value(found, "qconf_comparisons_total") == 400
+    assert value(found, "qconf_compared_tokens_total") == value(found, "qconf_token_kl_nats_count") == 2000
+    assert value(found, "qconf_items_total", labelled="true") == 400
+    everything = np.concatenate([each.tokens.values for each in seen])
+    table = dict(zip(STATISTICS, everything.T, strict=True))
+    assert value(found, "qconf_token_kl_nats_sum") == pytest.approx(table["kl"].sum())
+    differ = (table["base_argmax"] != table["quantized_argmax"]).sum()
+    assert value(found, "qconf_top_token_disagreements_total") == differ > 0
+    kinds = flip_kinds(choices)
+    for kind in ("right_to_wrong", "wrong_to_right", "wrong_to_other_wrong"):
+        assert value(found, "qconf_flips_total", kind=kind) == kinds[kind].sum() > 0
+    for name, answers in (("base", choices.base), ("quantized", choices.quantized)):
+        assert value(found, "qconf_answers_total", model=name, correct="true") == answers.correct.sum()
+        assert value(found, "qconf_choice_confidence_sum", model=name) == pytest.approx(answers.confidence.sum())
+        expected = brier(answers.shares, choices.labels)
+        assert value(found, "qconf_brier_score_total", model=name) / 400 == pytest.approx(expected)
+        assert value(found, "qconf_window_brier_score", model=name) == pytest.approx(expected)
+        error = ece(answers.confidence, answers.correct)
+        assert value(found, "qconf_window_ece", model=name) == pytest.approx(error)
+        gaps = [
+            value(found, "qconf_calibration_hits_total", model=name, bin=f"{k:02}")
+            - value(found, "qconf_calibration_confidence_total", model=name, bin=f"{k:02}")
+            for k in range(1, 16)
+        ]
+        assert sum(map(abs, gaps)) / 400 == pytest.approx(error)
+
+
+def test_items_without_a_label_count_as_such() -> None:
+    watched = monitor()
+    watched.observe(Observation(rows(np.random.default_rng(2), 3), Item((0, 1), (0.6, 0.7), UNLABELLED, (0, 0))))
+    found = values(watched)
+    assert value(found, "qconf_items_total", labelled="false") == 1
+    assert value(found, "qconf_flips_total", kind="unlabelled") == 1
+    assert value(found, "qconf_window_labelled_items") == 0
+    assert not any(name == "qconf_window_ece" for name, _ in found)
+    assert sum(number for (name, _), number in found.items() if name == "qconf_answers_total") == 0
+
+
+def test_drift_is_that_of_the_command(run: Run, tmp_path: Path) -> None:
+    reference = write(tmp_path / "reference", items("piqa", 500, 5))
+    watched = monitor(reference)
+    for observation in observations(run, np.random.default_rng(3)):
+        watched.observe(observation)
+    frozen = read_reference(reference).reference
+    offline = frozen.distances(frozen.sums(run_samples(run)))
+    found = values(watched)
+    assert len(offline) == 3
+    for (unit, quantity), distance in offline.items():
+        labels = {"unit": unit, "quantity": quantity}
+        for name in ("psi", "js", "ks"):
+            assert value(found, f"qconf_drift_{name}", **labels) == pytest.approx(getattr(distance, name))
+            threshold = value(found, f"qconf_drift_{name}_threshold", **labels)
+            assert threshold == pytest.approx(getattr(distance, f"{name}_threshold"))
+        assert value(found, "qconf_drift_samples", side="window", **labels) == 400
+        assert value(found, "qconf_drift_samples", side="reference", **labels) == 500
+    assert value(found, "qconf_reference_info", run=str(reference), same_pair="false") == 1
+
+
+def test_drift_of_tokens_is_that_of_the_corpus(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", [window("text", i) for i in range(60)], tokens("text", 60, 20, 7))
+    watched = monitor(corpus)
+    table = read_run(corpus).tokens
+    assert table is not None
+    columns = np.stack([table[name].to_numpy().astype(np.float64) for name in STATISTICS], axis=1)
+    for text in np.split(columns, 60):
+        watched.observe(Observation(Rows(text), None))
+    found = values(watched)
+    for quantity in ("kl", "base_confidence", "quantized_confidence", "confidence_delta"):
+        assert value(found, "qconf_drift_psi", unit="token", quantity=quantity) == 0
+        assert value(found, "qconf_drift_ks_threshold", unit="token", quantity=quantity) > 0
+    assert value(found, "qconf_drift_samples", unit="token", quantity="kl", side="window") == 1200
+
+
+def test_item_kl_is_the_mean_over_its_tokens() -> None:
+    rng = np.random.default_rng(8)
+    item = Item((0, 0), (0.5, 0.5), 0, (0, 0))
+    parts = [rows(rng, count) for count in (4, 0, 7, 2)]
+    kinds: Sequence[Item | None] = (item, item, None, item)
+    samples = Observations([Observation(*each) for each in zip(parts, kinds, strict=True)]).samples()
+    # The item without a token has no KL.
+    assert samples["item", "kl"].values == pytest.approx([parts[0]["kl"].mean(), parts[3]["kl"].mean()])
+    assert samples["token", "kl"].values == pytest.approx(parts[2]["kl"])
+    assert len(samples["item", "base_confidence"].values) == 3
+
+
+def test_a_window_slides_by_count_and_by_time() -> None:
+    sums = SlidingSums(2, most=200, seconds=1000)
+    for number in range(500):
+        sums.add(np.array([1.0, number]), 1, now=0)
+    count, total = sums.total(0)
+    assert 200 - sums.step <= count <= 200
+    assert total.tolist() == [count, sum(range(500 - count, 500))]
+    sums.add(np.array([1.0, 0]), 1, now=900)
+    assert sums.total(1000)[0] == count + 1 - sums.step  # 201 were too many
+    assert sums.total(1000.1)[0] == 1
+    assert sums.total(1900.1)[0] == 0
+    assert sums.total(5000)[1].tolist() == [0, 0]
+
+
+def test_the_newest_part_is_never_dropped_for_its_size() -> None:
+    sums = SlidingSums(1, most=1, seconds=10)
+    for number in range(3):
+        sums.add(np.array([float(number)]), 1, now=number)
+    assert (sums.total(3)[0], sums.total(3)[1].tolist()) == (1, [2])
+    assert SlidingSums(1, most=PARTS * 7, seconds=1).step == 7
+
+
+def test_the_window_survives_a_restart(run: Run, tmp_path: Path) -> None:
+    def gauges(watched: Monitor) -> Values:
+        return {key: number for key, number in values(watched).items() if "_window" in key[0] or "_drift" in key[0]}
+
+    state = tmp_path / "state"
+    make_state_folder(state)
+    first = monitor(run.path, state)
+    seen = observations(run, np.random.default_rng(4))
+    for observation in seen:
+        first.observe(observation)
+    first.save()
+    before = gauges(first)
+    assert gauges(monitor(run.path, state)) == before
+    assert value(before, "qconf_window_comparisons") == 400
+    # Another pair, or another reference, begins anew, and the first one's window stays where it is.
+    for other in (monitor(run.path, state, digest="other"), monitor(None, state)):
+        assert value(values(other), "qconf_window_comparisons") == 0
+        other.observe(seen[0])
+        other.save()
+    assert gauges(monitor(run.path, state)) == before
+    assert len(list(state.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half a file"])
+def test_a_damaged_state_is_refused(run: Run, tmp_path: Path, damage: bytes) -> None:
+    monitor(run.path, tmp_path).save()
+    next(tmp_path.glob("window-*.npz")).write_bytes(damage)
+    with pytest.raises(StartError, match=r"window-.*\.npz is damaged .*: delete it to begin with an empty window"):
+        monitor(run.path, tmp_path)
+
+
+def test_settings_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(StartError, match=r"--reference: cannot read .*manifest\.json"):
+        load_reference(tmp_path)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(StartError, match=f"--state-dir {file} cannot be written to: File exists"):
+        make_state_folder(file)
+    state = tmp_path / "state"
+    state.mkdir()
+    watched = monitor(folder=state)
+    shutil.rmtree(state)
+    watched.save()  # a full or vanished disk must not end the service
+    assert "--state-dir cannot be written to: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.fixture
+def exposed(run: Run) -> Monitor:
+    watched = monitor(run.path)
+    for observation in observations(run, np.random.default_rng(6)):
+        watched.observe(observation)
+    return watched
+
+
+def test_both_formats_have_the_same_samples(exposed: Monitor) -> None:
+    text, plain = exposed.exposition("*/*")
+    openmetrics, negotiated = exposed.exposition("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+    assert plain.startswith("text/plain")
+    assert negotiated.startswith("application/openmetrics-text; version=1.0.0")
+
+    def samples(families: Iterable[Metric]) -> set[tuple[str, str]]:
+        return {
+            (sample.name, str(sorted(sample.labels.items())))
+            for family in families
+            for sample in family.samples
+            if sample.name.startswith("qconf_") and not sample.name.endswith("_created")
+        }
+
+    ours = samples(parse_text(text.decode()))
+    assert ours == samples(parse_openmetrics(openmetrics.decode()))  # type: ignore[no-untyped-call]
+    assert len(ours) > 200
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
+def test_promtool_finds_no_fault_with_names_and_help(exposed: Monitor) -> None:
+    lines = [line for line in exposed.exposition("")[0].decode().splitlines() if "qconf_" in line]
+    text = "\n".join(line for line in lines if "_created" not in line) + "\n"
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -1,0 +1,253 @@
+"""Real Prometheus and Alertmanager watch a real server while the real client replays traffic, as in production.
+
+The demo pair's items are drawn at random into a reference and into traffic like it; then traffic is of one task alone.
+"""
+
+import json
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from demo.local_server import running_server
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+WINDOW = 600
+"""All of a replay: the bench sends long items first, so that part of one is unlike the whole."""
+SECONDS = 120
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("prometheus") and shutil.which("prometheus-alertmanager")),
+    reason="Prometheus and Alertmanager (Debian: prometheus, prometheus-alertmanager) are not installed",
+)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A server, and those who watch it."""
+
+    server: str
+    prometheus: str
+    alertmanager: str
+    folder: Path
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """What Prometheus answers now."""
+        reply = httpx.get(f"{self.prometheus}/api/v1/query", params={"query": expression}).json()
+        assert reply["status"] == "success", (expression, reply)
+        result: list[dict[str, Any]] = reply["data"]["result"]
+        return result
+
+    def number(self, expression: str) -> float:
+        """The only value of an expression; NaN where it has none."""
+        found = self.query(expression)
+        assert len(found) <= 1, found
+        return float(found[0]["value"][1]) if found else float("nan")
+
+    def firing(self) -> set[str]:
+        """Names of the alerts that Prometheus has firing."""
+        return {each["metric"]["alertname"] for each in self.query('ALERTS{alertstate="firing"}')}
+
+    def replay(self, name: str, items: list[dict[str, Any]]) -> None:
+        """Sends items with the bench, and waits until Prometheus has seen all."""
+        before = self.number("qconf_comparisons_total")
+        bench(self.server, self.folder / name, items)
+        wait_until(lambda: self.number("qconf_comparisons_total") == before + len(items), "all is scraped")
+
+
+def bench(url: str, out: Path, items: list[dict[str, Any]]) -> None:
+    data = out.with_suffix(".jsonl")
+    data.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    command = [sys.executable, "-m", "client.bench", "--url", url, "--data", str(data), "--out", str(out), "--quiet"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {SECONDS} s: {what}"
+        time.sleep(0.5)
+
+
+def demo_items() -> dict[str, list[dict[str, Any]]]:
+    """The demo's items by task."""
+    found = {}
+    for file in sorted((ROOT / "demo" / "tasks").glob("*/items.jsonl")):
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        found[file.parent.name] = [{name: line[name] for name in ("prompt", "choices", "label")} for line in lines]
+    return found
+
+
+@contextmanager
+def running(*command: str, ready: str) -> Iterator[None]:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or answers(ready), f"{command[0]} answers at {ready}")
+            assert process.poll() is None, f"{command[0]} ended with {process.returncode}"
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def configured(folder: Path, server: str, alertmanager: str) -> Path:
+    """The shipped configuration with other addresses, a second between scrapes, and alerts that fire at once."""
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager.removeprefix("http://")]
+    (job,) = config["scrape_configs"]
+    job["static_configs"][0]["targets"] = [server.removeprefix("http://")]
+    for source in (DEPLOY / "prometheus").glob("rules/*.yml"):
+        rules = yaml.safe_load(source.read_text(encoding="utf-8"))
+        for group in rules["groups"]:
+            group["interval"] = "1s"
+            for rule in group["rules"]:
+                rule.pop("for", None)
+        target = folder / "rules" / source.name
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(yaml.safe_dump(rules), encoding="utf-8")
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return folder / "prometheus.yml"
+
+
+@pytest.fixture(scope="module")
+def watched(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """All of it running, after traffic like the reference."""
+    folder = tmp_path_factory.mktemp("watched")
+    everything = [item for items in demo_items().values() for item in items]
+    random.Random(0).shuffle(everything)
+    bench(server_url, folder / "reference", everything[:700])
+    prometheus, alertmanager = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    with ExitStack() as stack:
+        reference = ["--reference", str(folder / "reference"), "--window-comparisons", str(WINDOW)]
+        server = stack.enter_context(running_server("--demo", *reference)).url
+        stack.enter_context(
+            running(
+                "prometheus-alertmanager",
+                f"--config.file={DEPLOY / 'prometheus' / 'alertmanager.yml'}",
+                f"--storage.path={folder / 'alertmanager'}",
+                f"--web.listen-address={alertmanager.removeprefix('http://')}",
+                "--cluster.listen-address=",
+                ready=f"{alertmanager}/-/ready",
+            )
+        )
+        stack.enter_context(
+            running(
+                "prometheus",
+                f"--config.file={configured(folder, server, alertmanager)}",
+                f"--storage.tsdb.path={folder / 'prometheus'}",
+                f"--web.listen-address={prometheus.removeprefix('http://')}",
+                ready=f"{prometheus}/-/ready",
+            )
+        )
+        found = Watched(server, prometheus, alertmanager, folder)
+        wait_until(lambda: found.number("qconf_comparisons_total") == 0, "the first scrape")
+        found.replay("alike", everything[700 : 700 + WINDOW])
+        yield found
+
+
+def test_traffic_like_the_reference_is_no_drift(watched: Watched) -> None:
+    distances = watched.query("qconf_drift_psi")
+    assert len(distances) == 4
+    assert watched.query("qconf_drift_psi > on (instance, unit, quantity) qconf_drift_psi_threshold") == []
+    samples = watched.query('qconf_drift_samples{side="window"}')
+    assert [float(each["value"][1]) for each in samples] == [WINDOW] * 4
+    assert watched.firing() == set()
+
+
+@pytest.fixture(scope="module")
+def shifted(watched: Watched) -> Watched:
+    """The same, after traffic of a single task."""
+    watched.replay("boolq", 2 * demo_items()["demo_boolq"])
+    return watched
+
+
+def test_another_mix_fires_the_alert_and_alertmanager_has_it(shifted: Watched) -> None:
+    wait_until(lambda: "QconfDrift" in shifted.firing(), "QconfDrift fires")
+    assert "QconfDown" not in shifted.firing()
+
+    def received() -> list[dict[str, Any]]:
+        alerts: list[dict[str, Any]] = httpx.get(f"{shifted.alertmanager}/api/v2/alerts").json()
+        return [alert for alert in alerts if alert["labels"]["alertname"] == "QconfDrift"]
+
+    wait_until(lambda: bool(received()), "Alertmanager has it")
+    assert {alert["labels"]["unit"] for alert in received()} == {"item"}
+    assert all(alert["annotations"]["summary"] and alert["annotations"]["action"] for alert in received())
+
+
+def rules(kind: str) -> list[dict[str, str]]:
+    files = (DEPLOY / "prometheus" / "rules").glob("*.yml")
+    groups = [group for file in files for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]]
+    return [rule for group in groups for rule in group["rules"] if kind in rule]
+
+
+def test_every_recording_rule_has_data(shifted: Watched) -> None:
+    names = [rule["record"] for rule in rules("record")]
+    assert len(names) > 10
+
+    def empty() -> list[str]:
+        return [name for name in names if not shifted.query(name)]
+
+    wait_until(lambda: not empty(), "every recording rule has data")
+
+
+def test_every_alert_has_its_data(shifted: Watched) -> None:
+    """An alert that does not fire has no data; with "bool" behind each comparison it has, where its operands do."""
+    for rule in rules("alert"):
+        assert (rule["alert"] == "QconfAbsent") == ("absent" in rule["expr"])
+        expression = re.sub(r" (>|>=|==|<|<=|!=) (?=on |\d|\w)", r" \1 bool ", rule["expr"])
+        assert expression != rule["expr"] or rule["alert"] == "QconfAbsent"
+        assert bool(shifted.query(expression)) == (rule["alert"] != "QconfAbsent"), rule["alert"]
+
+
+def expressions() -> list[tuple[str, str]]:
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "qconf.json").read_text(encoding="utf-8"))
+    panels = [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    return panels + [("annotation", each["expr"]) for each in dashboard["annotations"]["list"] if "expr" in each]
+
+
+@pytest.mark.parametrize(("title", "expression"), expressions())
+def test_every_panel_has_data(shifted: Watched, title: str, expression: str) -> None:
+    for name, value in {"$__rate_interval": "1m", "$instance": ".*", "$model": ".*", "$job": "qconf"}.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression
+    wait_until(lambda: bool(shifted.query(expression)), f"{title} has data")
+    values = [float(each["value"][1]) for each in shifted.query(expression)]
+    assert not all(value != value for value in values), values
+
+
+def test_the_readme_says_how_to_ask_and_prometheus_answers(shifted: Watched) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
+    queries = [query.strip() for block in examples for query in re.split(r"^#.*$", block, flags=re.MULTILINE)]
+    queries = [query for query in queries if query]
+    assert len(queries) >= 8
+    for query in queries:
+        assert shifted.query(query), query
