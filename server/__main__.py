@@ -75,7 +75,7 @@ async def _serve(settings: "Settings", listener: socket.socket) -> int:
         settings.model, settings.quantized, settings.revision, settings.quantized_revision, settings.allow_unquantized
     )
 
-    from server.monitor import Monitor, load_reference, make_state_folder
+    from server.monitoring.monitor import Monitor, load_reference, make_state_folder
 
     reference = None if settings.reference is None else load_reference(settings.reference)
     if settings.state_dir is not None:

@@ -14,8 +14,8 @@ from server import __version__
 from server.completions import Completion, CompletionRequest, complete
 from server.errors import InvalidRequest, RequestError
 from server.limits import BodyLimitMiddleware, ClientGone, until_disconnect
-from server.metrics import CLIENT_CLOSED_REQUEST, Metrics, MetricsMiddleware, route_of
-from server.monitor import Monitor
+from server.monitoring.monitor import Monitor
+from server.monitoring.service_metrics import CLIENT_CLOSED_REQUEST, MetricsMiddleware, ServiceMetrics, route_of
 from server.schema import (
     BatchReply,
     BatchRequest,
@@ -64,7 +64,7 @@ def create_app(service: Service, monitor: Monitor, max_body_bytes: int) -> FastA
     return app
 
 
-def _add_comparisons(app: FastAPI, service: Service, metrics: Metrics) -> None:
+def _add_comparisons(app: FastAPI, service: Service, metrics: ServiceMetrics) -> None:
     # FastAPI's own 422 would promise another shape of error in the documentation.
     @app.post("/compare", response_model=Comparison, responses=ERRORS | {422: ERRORS[400]})
     async def compare(body: CompareRequest, request: Request) -> Response:
@@ -88,7 +88,7 @@ def _add_comparisons(app: FastAPI, service: Service, metrics: Metrics) -> None:
         return _json(BatchReply(results=results))
 
 
-def _add_tools(app: FastAPI, service: Service, metrics: Metrics) -> None:
+def _add_tools(app: FastAPI, service: Service, metrics: ServiceMetrics) -> None:
     """Routes that other tools speak, with the fields that OpenAI and vLLM give them."""
 
     @app.post("/v1/completions", response_model=Completion, responses=ERRORS | {422: ERRORS[400]})
@@ -149,7 +149,7 @@ def _add_operations(app: FastAPI, service: Service, monitor: Monitor) -> None:
 
     @app.get("/metrics")
     async def prometheus(request: Request) -> Response:
-        """Metrics for Prometheus, in its text format or in that of OpenMetrics, as the Accept header asks."""
+        """ServiceMetrics for Prometheus, in its text format or in that of OpenMetrics, as the Accept header asks."""
         body, content_type = monitor.exposition(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 

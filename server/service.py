@@ -14,8 +14,8 @@ from server.comparison import MODELS, choice, continuations, joined, summary, to
 from server.digest import model_digest
 from server.engine import RETRY_AFTER, EngineInfo, TwinEngine
 from server.errors import Overloaded, Unavailable
-from server.monitor import Monitor
-from server.observation import Item, Observation
+from server.monitoring.monitor import Monitor
+from server.monitoring.observation import Item, Observation
 from server.schema import (
     Both,
     CompareRequest,

@@ -19,11 +19,11 @@ from eval.choices import Choices, read_choices
 from eval.reference import read_reference, run_samples
 from server.comparison import MODELS
 from server.errors import StartError
-from server.histogram import ArrayHistogram
-from server.monitor import Monitor, load_reference, make_state_folder
-from server.observation import UNLABELLED, Item, Observation, Observations
+from server.monitoring.histogram import ArrayHistogram
+from server.monitoring.monitor import Monitor, load_reference, make_state_folder
+from server.monitoring.observation import UNLABELLED, Item, Observation, Observations
+from server.monitoring.sliding import PARTS, SlidingSums
 from server.schema import ModelInfo, ModelList, ServerInfo
-from server.sliding import PARTS, SlidingSums
 from server.twin.rows import STATISTICS, Rows
 from tests.synthetic_run import items, tokens, window, write
 

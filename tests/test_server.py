@@ -226,11 +226,68 @@ def test_models_health_docs_and_metrics(server_url: str) -> None:
     assert 'qconf_request_duration_seconds_bucket{le="+Inf",route="/compare"}' in metrics
 
 
+def series(url: str) -> set[str]:
+    """All series that the server itself exports."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return {line.rpartition(" ")[0] for line in lines if line.startswith("qconf_")}
+
+
+def counted(url: str, name: str) -> float:
+    """The value of a series."""
+    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
+    return float(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2])
+
+
+def test_hostile_input_adds_no_series(server_url: str) -> None:
+    def hostile(seed: str) -> None:
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", f"X{len(seed)}"):
+            for path in ("/", "/compare", "/compare/batch", "/metrics", "/v1/completions", "/docs/"):
+                httpx.request(method, f"{server_url}{path}{seed}/%0a%22{seed}?a={seed}", headers={b"x": seed.encode()})
+                httpx.request(method, f"{server_url}{path}", json={"prompt": 7, seed: seed})
+        for body in (b"", b"{", seed.encode(), b"\xff", b'{"prompt": "\\ud800"}', b"x" * (17 * 2**20)):
+            httpx.post(f"{server_url}/compare", content=body)
+        httpx.post(f"{server_url}/compare/batch", json={"requests": [{"prompt": "a", seed: 1}, {"prompt": [10**9]}]})
+        httpx.post(f"{server_url}/v1/completions", json={"model": seed, "prompt": "a", "max_tokens": 1})
+        compare(server_url, prompt=seed, continuations=[seed, f"{seed}{seed}"], label=1)
+
+    hostile("first")
+    before = series(server_url)
+    hostile('second\u2028"')
+    assert series(server_url) == before
+    assert 'qconf_rejections_total{reason="request_too_large"}' in before
+    assert any('route="unmatched"' in each for each in before)
+
+
+def test_what_is_counted(server_url: str) -> None:
+    names = [f'qconf_tokens_total{{kind="{kind}"}}' for kind in ("scored", "computed", "cached")]
+    names += [f'qconf_request_{part}_seconds_count{{route="/compare/batch"}}' for part in ("queue", "engine")]
+    names += ["qconf_comparisons_total", 'qconf_rejections_total{reason="invalid_request_error"}']
+    httpx.post(f"{server_url}/compare/batch", json={"requests": [{"prompt": "a"}, {}]})  # makes the series
+    before = [counted(server_url, name) for name in names]
+    prompt = [2 + i % 300 for i in range(100)]
+    # The prompt is given, so that its blocks are in the cache when the choices follow.
+    entries = [{"prompt": prompt, "continuations": [[5, 6], [7]]}, {"prompt": "a", "label": 3}, {}]
+    reply = httpx.post(f"{server_url}/compare/batch", json={"requests": entries}).json()["results"]
+    after = [counted(server_url, name) for name in names]
+    scored, computed, cached, queue, engine, comparisons, refused = (b - a for a, b in zip(before, after, strict=True))
+    assert scored == 99 + 2 + 1
+    assert computed == reply[0]["usage"]["computed_tokens"]
+    assert cached == 100 + 102 + 101 - computed > 0
+    assert (queue, engine, comparisons, refused) == (1, 1, 1, 2)
+    timing = reply[0]["timing"]
+    assert 0 <= timing["queue_ms"] < timing["total_ms"]
+    assert timing["tokenize_ms"] + timing["queue_ms"] + timing["engine_ms"] <= timing["total_ms"]
+    assert counted(server_url, "qconf_tokens_in_flight") == counted(server_url, "qconf_sequences_in_flight") == 0
+    assert counted(server_url, "qconf_engine_up") == 1
+    assert "vllm:prefix_cache_queries_total" in httpx.get(f"{server_url}/metrics").text
+
+
 def test_dropped_connection_aborts_its_work(server: LocalServer) -> None:
     """A client that leaves is counted, and those after it do not wait for what it asked."""
     entries = [{"prompt": [2 + (i + j) % 500 for j in range(400)]} for i in range(500)]
     body = json.dumps({"requests": entries}).encode()
     address = urlsplit(server.url)
+    aborted = counted(server.url, "qconf_aborted_requests_total")
     with socket.create_connection((address.hostname, address.port)) as connection:
         head = (
             f"POST /compare/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
@@ -242,4 +299,5 @@ def test_dropped_connection_aborts_its_work(server: LocalServer) -> None:
     while counter not in httpx.get(f"{server.url}/metrics", timeout=60).text:
         assert time.monotonic() < deadline
         time.sleep(0.2)
+    assert counted(server.url, "qconf_aborted_requests_total") == aborted + 1
     compare(server.url, prompt="the stone")

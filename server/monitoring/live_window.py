@@ -16,9 +16,9 @@ from eval.arrays import Floats
 from eval.calibration import BINS, bin_of
 from eval.drift import Distance, Key, Reference
 from server.comparison import MODELS
-from server.confidence_metrics import BIN_EDGES
-from server.observation import Observations
-from server.sliding import SlidingSums
+from server.monitoring.confidence_metrics import BIN_EDGES
+from server.monitoring.observation import Observations
+from server.monitoring.sliding import SlidingSums
 
 PER_MODEL = 3 * BINS + 1
 """Sums per model: labelled items, right answers and confidence by bin, then the Brier score."""

@@ -23,7 +23,7 @@ REASONS = {error.status: error.type for error in (InvalidRequest, TooLarge, Over
 """Why a request is refused, by the status of the reply."""
 
 
-class Metrics:
+class ServiceMetrics:
     """The metrics of the service. Labels take values from lists that clients cannot add to."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -109,7 +109,7 @@ def route_of(scope: Scope) -> str:
 class MetricsMiddleware:
     """Counts and times every request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServiceMetrics) -> None:
         self._app = app
         self._metrics = metrics
 

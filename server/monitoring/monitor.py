@@ -12,11 +12,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from eval.drift import Reference
-from server.confidence_metrics import ConfidenceMetrics
 from server.errors import StartError
-from server.live_window import LiveWindow
-from server.metrics import Metrics
-from server.observation import Observation, Observations
+from server.monitoring.confidence_metrics import ConfidenceMetrics
+from server.monitoring.live_window import LiveWindow
+from server.monitoring.observation import Observation, Observations
+from server.monitoring.service_metrics import ServiceMetrics
 from server.schema import ModelList
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Monitor:
     ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(REGISTRY)  # vLLM's own, and those of the process
-        self.metrics = Metrics(self._registry)
+        self.metrics = ServiceMetrics(self._registry)
         self.metrics.describe(models)
         digests = tuple(model.digest for model in models.data)
         if reference is not None:
