@@ -31,7 +31,7 @@ from server.schema import (
     TokenizerInfo,
     problem,
 )
-from server.service import Service
+from server.service import Answer, Service
 from server.tokenization import PairTokenizer
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -70,9 +70,9 @@ def _add_comparisons(app: FastAPI, service: Service, metrics: ServiceMetrics) ->
     async def compare(body: CompareRequest, request: Request) -> Response:
         """Score a prompt, or continuations of it, under both models."""
         with service.admitted(_sequences(body)):
-            reply = await until_disconnect(request, service.compare(body))
-        metrics.timed(route_of(request.scope), reply.timing)
-        return _json(reply)
+            answer = await until_disconnect(request, service.compare(body))
+        metrics.timed(route_of(request.scope), answer.timing)
+        return _json(answer.json)
 
     @app.post("/compare/batch", response_model=BatchReply, responses=ERRORS | {422: ERRORS[400]})
     async def compare_batch(body: BatchRequest, request: Request) -> Response:
@@ -81,11 +81,12 @@ def _add_comparisons(app: FastAPI, service: Service, metrics: ServiceMetrics) ->
         with service.admitted(sum(_sequences(e) for e in entries if isinstance(e, CompareRequest))):
             results = await until_disconnect(request, _answer_all(service, entries))
         for result in results:
-            if isinstance(result, Comparison):
+            if isinstance(result, Answer):
                 metrics.timed(route_of(request.scope), result.timing)
             else:
-                metrics.rejections.labels(result.error.type).inc()
-        return _json(BatchReply(results=results))
+                metrics.rejections.labels(result.type).inc()
+        parts = [each.json if isinstance(each, Answer) else _error_json(each) for each in results]
+        return _json(b'{"object":"list","results":[' + b",".join(parts) + b"]}")
 
 
 def _add_tools(app: FastAPI, service: Service, metrics: ServiceMetrics) -> None:
@@ -97,7 +98,7 @@ def _add_tools(app: FastAPI, service: Service, metrics: ServiceMetrics) -> None:
         with service.admitted(len(body.prompts())):
             reply = await until_disconnect(request, complete(service, body))
         metrics.timed(route_of(request.scope), reply.timing)
-        return _json(reply)
+        return _json(reply.model_dump_json().encode())
 
     @app.get("/v1/models")
     async def models() -> ModelList:
@@ -158,8 +159,12 @@ def _sequences(request: CompareRequest) -> int:
     return len(request.continuations or [None])
 
 
-def _json(reply: Comparison | BatchReply | Completion) -> Response:
-    return Response(reply.model_dump_json(), media_type="application/json")
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def _error_json(error: ErrorDetail) -> bytes:
+    return ErrorReply(error=error).model_dump_json().encode()
 
 
 def _parse_entry(entry: dict[str, Any]) -> CompareRequest | ErrorDetail:
@@ -169,14 +174,14 @@ def _parse_entry(entry: dict[str, Any]) -> CompareRequest | ErrorDetail:
         return problem(error.errors())
 
 
-async def _answer_all(service: Service, entries: list[CompareRequest | ErrorDetail]) -> list[Comparison | ErrorReply]:
-    async def answer(entry: CompareRequest | ErrorDetail) -> Comparison | ErrorReply:
+async def _answer_all(service: Service, entries: list[CompareRequest | ErrorDetail]) -> list[Answer | ErrorDetail]:
+    async def answer(entry: CompareRequest | ErrorDetail) -> Answer | ErrorDetail:
         if isinstance(entry, ErrorDetail):
-            return ErrorReply(error=entry)
+            return entry
         try:
             return await service.compare(entry)
         except RequestError as error:
-            return ErrorReply(error=error.detail)
+            return error.detail
 
     return await asyncio.gather(*(answer(entry) for entry in entries))
 

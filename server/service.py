@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from server import __version__
@@ -90,6 +91,14 @@ class Stopwatch:
         )
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A Comparison as JSON, which is made where it does not hold up the event loop."""
+
+    json: bytes
+    timing: Timing
+
+
 class Service:
     """Answers comparisons with one engine; the monitor is told of each."""
 
@@ -141,18 +150,20 @@ class Service:
         """Run a function of the tokenizer on the tokenizer's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, function, self._tokenizer)
 
-    async def compare(self, request: CompareRequest) -> Comparison:
+    async def compare(self, request: CompareRequest) -> Answer:
         """Score what the request asks for under both models. Cancelling aborts the work."""
         watch = Stopwatch()
         sequences = await self.with_tokenizer(lambda tokenizer: tokenizer.sequences(request))
         watch.tokenized()
         prompt, candidates = await self._score_all(sequences, request)
         watch.scored(candidates if prompt is None else [prompt])
-        reply = await self.with_tokenizer(
-            lambda tokenizer: self._reply(request, sequences, prompt, candidates, tokenizer)
-        )
-        reply.timing = watch.timing()
-        return reply
+
+        def answer(tokenizer: PairTokenizer) -> Answer:
+            reply = self._reply(request, sequences, prompt, candidates, tokenizer)
+            reply.timing = watch.timing()
+            return Answer(reply.model_dump_json().encode(), reply.timing)
+
+        return await self.with_tokenizer(answer)
 
     async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> Rows:
         """The engine's score of a sequence, counted."""

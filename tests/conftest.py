@@ -1,11 +1,17 @@
-"""Fixtures of all tests."""
+"""Fixtures of all tests.
 
+Engines run without torch.compile, which would add seconds to each of many starts; tests/test_engine.py has it on.
+"""
+
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from demo.local_server import LocalServer, running_server
+
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -1,7 +1,7 @@
 """Tiny random pairs of every family, and the same models in transformers as an oracle.
 
-The quantized half is made by plain rounding in GPTQ's file format (or that of compressed-tensors), written here from
-the format's description, so that the test does not depend on the quantizer. Weights are representable in bfloat16 and
+The quantized half is made by plain rounding in GPTQ's file format (or that of compressed-tensors), written from the
+format's description, so that the test does not depend on the quantizer. Weights are representable in bfloat16 and
 in float16, so that both engines' dtypes start from the same numbers as the oracle.
 """
 
@@ -25,6 +25,8 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from benchmarks.random_pair import gptq_config, pack_gptq, pack_words, quantize, representable
 
 TOKENIZER = Path(__file__).parent / "fixtures" / "autogptq-0.7.1-base"
 VOCABULARY = 1024
@@ -98,7 +100,7 @@ def make_pair(
         for parameter in model.parameters():
             if parameter.dim() == 1:  # biases and norms start at 0 and 1, which would hide a mistake in them
                 parameter.add_(torch.randn_like(parameter) * 0.05)
-            parameter.copy_(_representable(parameter))
+            parameter.copy_(representable(parameter))
     base, quantized = folder / "base", folder / "quantized"
     model.save_pretrained(base)
     twin = _model(config)
@@ -142,26 +144,6 @@ def _write_quantized(
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def quantize(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales (out, groups) and levels 0 to 15 (out, in) of a weight (out, in) rounded around a zero point of 8."""
-    groups = weight.view(len(weight), -1, group_size)
-    scales = _representable(groups.abs().amax(-1, keepdim=True) / 7)
-    levels = (groups / scales).round().clamp(-8, 7) + 8
-    return scales[..., 0], levels.view_as(weight).to(torch.int64)
-
-
-def pack_gptq(scales: torch.Tensor, levels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """GPTQ's tensors: inputs before outputs, eight levels to a word along the inputs."""
-    (out_features, in_features), groups = levels.shape, scales.shape[1]
-    zeros = torch.full((groups, out_features), 7)  # the format stores the zero point less one
-    return {
-        "qweight": _pack(levels).T,
-        "qzeros": _pack(zeros),
-        "scales": scales.T,
-        "g_idx": (torch.arange(in_features) // (in_features // groups)).int(),
-    }
-
-
 def dequantize(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     """GPTQ's layout, by hand: eight 4-bit levels to a word, inputs along rows; stored zero points are one too small."""
     shifts = torch.arange(0, 32, 4)
@@ -175,12 +157,7 @@ def dequantize(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
 
 def pack_compressed_tensors(scales: torch.Tensor, levels: torch.Tensor) -> dict[str, torch.Tensor]:
     """The tensors of compressed-tensors' format "pack-quantized"."""
-    return {"weight_packed": _pack(levels), "weight_scale": scales, "weight_shape": torch.tensor(levels.shape)}
-
-
-def gptq_config(group_size: int) -> dict[str, Any]:
-    """How GPTQ checkpoints describe themselves."""
-    return {"quant_method": "gptq", "bits": 4, "group_size": group_size, "desc_act": False, "sym": True}
+    return {"weight_packed": pack_words(levels), "weight_scale": scales, "weight_shape": torch.tensor(levels.shape)}
 
 
 def compressed_tensors_config(group_size: int) -> dict[str, Any]:
@@ -197,14 +174,3 @@ def compressed_tensors_config(group_size: int) -> dict[str, Any]:
 
 PACKERS = {"gptq": pack_gptq, "compressed-tensors": pack_compressed_tensors}
 CONFIGS = {"gptq": gptq_config, "compressed-tensors": compressed_tensors_config}
-
-
-def _pack(codes: torch.Tensor) -> torch.Tensor:
-    """Eight 4-bit codes along the last dimension to one int32, the first in the lowest bits."""
-    words = (codes.view(*codes.shape[:-1], -1, 8) << torch.arange(0, 32, 4)).sum(-1)
-    return words.to(torch.int32)
-
-
-def _representable(tensor: torch.Tensor) -> torch.Tensor:
-    """Nearest values that both bfloat16 and float16 hold exactly."""
-    return tensor.bfloat16().half().bfloat16().float()

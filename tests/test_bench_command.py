@@ -99,6 +99,8 @@ def test_ctrl_c_ends_the_command_cleanly(tasks: Path, tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
             text=True,
             stderr=-1,
+            # Shells have what they start in the background ignore it, and all that this starts would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         while not fake.bodies("/compare"):
             time.sleep(0.05)

@@ -23,18 +23,21 @@ TOLERANCE = 0.02
 
 @pytest.fixture(scope="module")
 def auto_gptq() -> Iterator[LocalServer]:
-    """A checkpoint that auto-gptq 0.7.1 wrote, with its base, in chunks far shorter than the prompts."""
-    with running_server(
-        "--model",
-        str(FIXTURES / "autogptq-0.7.1-base"),
-        "--quantized",
-        str(FIXTURES / "autogptq-0.7.1-quantized"),
-        "--max-num-batched-tokens",
-        "64",
-        "--max-num-seqs",
-        "16",
-    ) as server:
-        yield server
+    """A checkpoint that auto-gptq 0.7.1 wrote, with its base, in chunks far shorter than the prompts; compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHDYNAMO_DISABLE", "0")
+        patch.setenv("TORCH_LOGS", "recompiles")
+        with running_server(
+            "--model",
+            str(FIXTURES / "autogptq-0.7.1-base"),
+            "--quantized",
+            str(FIXTURES / "autogptq-0.7.1-quantized"),
+            "--max-num-batched-tokens",
+            "64",
+            "--max-num-seqs",
+            "16",
+        ) as server:
+            yield server
 
 
 def score(url: str, **request: Any) -> dict[str, Any]:
@@ -48,6 +51,14 @@ def columns(prompt: dict[str, Any]) -> list[float]:
     """All numbers of a sequence in one list."""
     per_model = [prompt[model][name] for model in ("base", "quantized") for name in ("logprobs", "entropy")]
     return [value for column in (*per_model, prompt["kl"], prompt["js"]) for value in column[1:]]
+
+
+def test_nothing_is_compiled_on_a_request(auto_gptq: LocalServer) -> None:
+    for length in (2, 3, 17, 64, 65, 66, 90):
+        score(auto_gptq.url, prompt=SEQUENCES[0][:length], top_logprobs=length % 4)
+    printed = auto_gptq.log.read_text(encoding="utf-8")
+    assert "are not compiled" not in printed
+    assert "Recompiling function" not in printed
 
 
 def test_alone_or_in_a_batch_of_64(auto_gptq: LocalServer) -> None:

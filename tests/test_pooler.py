@@ -37,9 +37,10 @@ class Request:
     def expected(self, head: Logits) -> torch.Tensor:
         """All its rows at once."""
         base, quantized = head(self.hidden[self.start : -1])
-        parts = [statistics(base, quantized, self.ids[self.start + 1 :])]
+        rows, norm_base, norm_quantized = statistics(base, quantized, self.ids[self.start + 1 :])
+        parts = [rows]
         if self.top:
-            parts += [likeliest(base, self.top), likeliest(quantized, self.top)]
+            parts += [likeliest(base, norm_base, self.top), likeliest(quantized, norm_quantized, self.top)]
         return torch.cat(parts, -1)
 
 
@@ -64,7 +65,7 @@ def step(pooler: TwinPooler, work: list[tuple[Request, int, int]]) -> list[torch
 
 
 def test_chunks_of_several_requests_join_to_whole_rows(head: Logits) -> None:
-    pooler = TwinPooler(head, VOCABULARY)
+    pooler = TwinPooler(head, statistics, VOCABULARY)
     long, short, later = Request(30, 4, 3, 1), Request(7, 0, 0, 2), Request(12, 5, 1, 3)
     first = step(pooler, [(long, 0, 10), (short, 0, 7)])
     second = step(pooler, [(long, 10, 29), (later, 0, 3)])
@@ -77,13 +78,13 @@ def test_chunks_of_several_requests_join_to_whole_rows(head: Logits) -> None:
 
 def test_tokens_from_the_prefix_cache_have_no_rows(head: Logits) -> None:
     request = Request(20, 3, 0, 4)
-    (rows,) = step(TwinPooler(head, VOCABULARY), [(request, 16, 20)])
+    (rows,) = step(TwinPooler(head, statistics, VOCABULARY), [(request, 16, 20)])
     assert rows is not None
     torch.testing.assert_close(rows, request.expected(head)[-3:])
 
 
 def test_a_single_token_has_nothing_to_score(head: Logits) -> None:
-    (rows,) = step(TwinPooler(head, VOCABULARY), [(Request(1, 0, 0, 5), 0, 1)])
+    (rows,) = step(TwinPooler(head, statistics, VOCABULARY), [(Request(1, 0, 0, 5), 0, 1)])
     assert rows is not None
     assert rows.shape == (0, WIDTH)
 
@@ -96,7 +97,7 @@ def test_logits_are_never_held_for_more_positions_than_the_bound(vocabulary: int
         asked.append(len(hidden))
         return torch.zeros(len(hidden), 10), torch.zeros(len(hidden), 10)
 
-    pooler = TwinPooler(head, vocabulary)
+    pooler = TwinPooler(head, statistics, vocabulary)
     length = 2000
     request = Request(length, 0, 0, 6)
     request.ids %= 10
@@ -117,5 +118,5 @@ def test_warm_up_requests_of_vllm(head: Logits) -> None:
         pooling_states=[PoolingStates() for _ in lengths],
     )
     metadata.build_pooling_cursor(lengths, torch.from_numpy(lengths), torch.device("cpu"))
-    outputs = TwinPooler(head, VOCABULARY).forward(torch.randn(10, 2 * HIDDEN), metadata)
+    outputs = TwinPooler(head, statistics, VOCABULARY).forward(torch.randn(10, 2 * HIDDEN), metadata)
     assert all(rows is not None and rows.shape == (2, WIDTH) for rows in outputs)

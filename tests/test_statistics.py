@@ -1,14 +1,26 @@
 """The statistics against float64 textbook definitions on the same logits: within 1e-6 nats or 0.1 %."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 
+from server.twin.compiled import Compiled
 from server.twin.rows import STATISTICS, WIDTH
-from server.twin.statistics import likeliest, statistics
+from server.twin.statistics import likeliest
+from server.twin.statistics import statistics as plain
 from tests.oracle import from_logits
 
 ABSOLUTE, RELATIVE = 1e-6, 1e-3
 POSITIONS = 6
+Function = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+@pytest.fixture(scope="module", params=["as it is", "compiled"])
+def statistics(request: pytest.FixtureRequest) -> Iterator[Function]:
+    """The function, and what the engine makes of it."""
+    with torch._dynamo.config.patch(disable=False):
+        yield plain if request.param == "as it is" else Compiled(plain)
 
 
 def logits(case: str, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,10 +45,10 @@ def logits(case: str, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("vocabulary", [1_000, 32_000, 150_000])
 @pytest.mark.parametrize("case", ["random", "near-identical", "peaked", "disjoint"])
-def test_against_float64(case: str, vocabulary: int, dtype: torch.dtype) -> None:
+def test_against_float64(statistics: Function, case: str, vocabulary: int, dtype: torch.dtype) -> None:
     base, quantized = (each.to(dtype) for each in logits(case, vocabulary))
     targets = torch.tensor([3, 0, vocabulary - 1, *[int(i) for i in base[3:].argmax(-1)]])
-    rows = statistics(base, quantized, targets)
+    rows, *_ = statistics(base, quantized, targets)
     want = from_logits(base, quantized, targets)
     expected = {name: getattr(want, name) for name in STATISTICS if not name.endswith(("confidence", "argmax"))} | {
         f"{model}_confidence": getattr(want, f"{model}_logprobs").max(-1).values.exp()
@@ -52,38 +64,60 @@ def test_against_float64(case: str, vocabulary: int, dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("case", ["random", "peaked", "disjoint"])
-def test_model_with_itself_is_exactly_zero(case: str) -> None:
+def test_model_with_itself_is_exactly_zero(statistics: Function, case: str) -> None:
     base, _ = logits(case, 32_000)
-    rows = statistics(base, base.clone(), torch.zeros(POSITIONS, dtype=torch.int64))
+    rows, *_ = statistics(base, base.clone(), torch.zeros(POSITIONS, dtype=torch.int64))
     for name in ("kl", "reverse_kl", "js"):
         assert (rows[:, STATISTICS.index(name)] == 0).all()
 
 
-def test_divergences_are_finite_and_bounded_where_nothing_overlaps() -> None:
+def test_divergences_are_finite_and_bounded_where_nothing_overlaps(statistics: Function) -> None:
     base, quantized = torch.zeros(1, 1000), torch.zeros(1, 1000)
     base[0, 1], quantized[0, 2] = 1e4, 1e4
-    rows = statistics(base, quantized, torch.tensor([1]))
+    rows, *_ = statistics(base, quantized, torch.tensor([1]))
     assert rows.isfinite().all()
     assert rows[0, STATISTICS.index("js")].item() == pytest.approx(0.6931472, rel=1e-6)
     assert rows[0, STATISTICS.index("kl")].item() == pytest.approx(1e4, rel=1e-6)
 
 
-def test_a_next_token_that_ties_for_the_first_place_is_the_likeliest() -> None:
+def test_a_next_token_that_ties_for_the_first_place_is_the_likeliest(statistics: Function) -> None:
     logits = torch.tensor([[2.0, 5.0, 1.0, 5.0]]).repeat(3, 1).to(torch.bfloat16)
-    rows = statistics(logits, logits.clone(), torch.tensor([3, 1, 0]))
+    rows, *_ = statistics(logits, logits.clone(), torch.tensor([3, 1, 0]))
     for name in ("base_argmax", "quantized_argmax"):
         assert rows[:2, STATISTICS.index(name)].tolist() == [3, 1]
         assert rows[2, STATISTICS.index(name)].item() in (1, 3)
 
 
-def test_likeliest_are_sorted_and_normalised() -> None:
+def test_likeliest_are_sorted_and_normalised(statistics: Function) -> None:
     base, _ = logits("random", 1_000)
-    rows = likeliest(base, 20)
+    _, normalizer, _ = statistics(base, base.clone(), base.argmax(-1))
+    rows = likeliest(base, normalizer, 20)
     values, ids = base.double().log_softmax(-1).topk(20, -1)
     assert (rows[:, :20].long() == ids).all()
     assert (rows[:, 20:].double() - values).abs().max() < 1e-5
 
 
-def test_columns() -> None:
+def test_columns(statistics: Function) -> None:
     base, quantized = logits("random", 1_000)
-    assert statistics(base, quantized, torch.zeros(POSITIONS, dtype=torch.int64)).shape == (POSITIONS, WIDTH)
+    rows, *_ = statistics(base, quantized, torch.zeros(POSITIONS, dtype=torch.int64))
+    assert rows.shape == (POSITIONS, WIDTH)
+
+
+def test_the_likeliest_tokens_logprob_is_the_same_to_the_bit(statistics: Function) -> None:
+    base, quantized = (each.bfloat16() for each in logits("random", 32_000))
+    rows, normalizer, _ = statistics(base, quantized, base.argmax(-1))
+    top = likeliest(base, normalizer, 3)
+    assert (top[:, 3] == rows[:, STATISTICS.index("base_logprob")]).all()
+    assert (top[:, 0] == rows[:, STATISTICS.index("base_argmax")]).all()
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    def branches(x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if x.sum() > 0 else x
+
+    with torch._dynamo.config.patch(disable=False):
+        function = Compiled(branches)
+        assert [function(torch.ones(3)).tolist(), function(torch.zeros(3)).tolist()] == [[2, 2, 2], [0, 0, 0]]
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert printed.startswith("qconf: statistics are not compiled, and slower (")

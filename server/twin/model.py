@@ -19,7 +19,9 @@ from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.model_executor.models.interfaces_base import VllmModelForPooling
 
 from server.twin.bloom import repack_packed_qkv
+from server.twin.compiled import Compiled
 from server.twin.pooler import TwinPooler
+from server.twin.statistics import statistics
 
 BASE, QUANTIZED = "base.", "quantized."
 
@@ -52,7 +54,8 @@ class Twin(nn.Module, VllmModelForPooling):
         self.secondary_weights = [
             DefaultModelLoader.Source(quantized.model, revision=quantized.revision, prefix=QUANTIZED)
         ]
-        self.pooler = TwinPooler(self.compute_both_logits, vllm_config.model_config.get_vocab_size())
+        vocab_size = vllm_config.model_config.get_vocab_size()
+        self.pooler = TwinPooler(self.compute_both_logits, Compiled(statistics), vocab_size)
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Token embeddings of the base model (vLLM asks every model for them; the pair itself does not use them)."""

@@ -9,10 +9,12 @@ from vllm.tasks import PoolingTask
 from vllm.v1.pool.metadata import PoolingMetadata
 
 from server.twin.rows import WIDTH
-from server.twin.statistics import likeliest, statistics
+from server.twin.statistics import likeliest
 
 Logits = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """From the pair's hidden states to the logits of both models."""
+Statistics = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""From logits and next tokens to rows and normalizers."""
 LOGITS_IN_FLIGHT = 2**25
 """Logits of one model held at once; with POSITIONS, what bounds the pooler's memory."""
 POSITIONS = (64, 512)
@@ -27,9 +29,10 @@ def request_options(start: int, top: int) -> dict[str, int]:
 class TwinPooler(Pooler):
     """Pooler of the task "token_classify": one row per position that has a next token, from the request's start on."""
 
-    def __init__(self, both_logits: Logits, vocab_size: int) -> None:
+    def __init__(self, both_logits: Logits, statistics: Statistics, vocab_size: int) -> None:
         super().__init__()
         self.both_logits = both_logits
+        self.statistics = statistics
         fewest, most = POSITIONS
         self.chunk = max(fewest, min(most, LOGITS_IN_FLIGHT // vocab_size))
 
@@ -61,11 +64,15 @@ class TwinPooler(Pooler):
     ) -> torch.Tensor:
         rows = hidden_states.new_empty((len(indices), WIDTH + 4 * top), dtype=torch.float32)
         for i in range(0, len(indices), self.chunk):
-            base, quantized = self.both_logits(hidden_states[indices[i : i + self.chunk]])
-            parts = [statistics(base, quantized, targets[i : i + self.chunk])]
+            chunk = indices[i : i + self.chunk]
+            # A compiler makes a function of its own for one row: rather than have it do so on a request, ask for two.
+            padded = [0, 0] if len(chunk) == 1 else slice(None)
+            base, quantized = self.both_logits(hidden_states[chunk[padded]])
+            found, norm_base, norm_quantized = self.statistics(base, quantized, targets[i : i + self.chunk][padded])
+            parts = [found]
             if top:
-                parts += [likeliest(base, top), likeliest(quantized, top)]
-            torch.cat(parts, -1, out=rows[i : i + self.chunk])
+                parts += [likeliest(base, norm_base, top), likeliest(quantized, norm_quantized, top)]
+            rows[i : i + self.chunk] = torch.cat(parts, -1)[: len(chunk)]
         return rows
 
 

@@ -4,7 +4,7 @@ With a, b the logits less their row maxima, log s = log sum(exp(a)), p = softmax
 quantized one, and r = log q - log p:
 
 * log-probability of token t: a[t] - log s. Subtracting the maximum first keeps both terms small where p[t] is near 1.
-* likeliest token: the next token itself where it is one of several with the largest logit.
+* likeliest token: the next token itself where it is one of several with the largest logit, else the first of them.
 * entropy: log s - sum(p a); both terms are non-negative, so nothing cancels.
 * KL(p || q) = sum((q - p) - p r). The sum of q - p is zero, so this is the definition, sum(-p r), with a control
   term that makes every summand non-negative and removes, to first order, the rounding error that log s brings into r.
@@ -14,72 +14,87 @@ quantized one, and r = log q - log p:
 
 |q - p| is max(p, q) (1 - exp(-|r|)), which never overflows and keeps its digits where p and q nearly agree. Equal
 logits give r = 0 in every entry and so exactly 0 for all three divergences.
+
+Written to be compiled: expressions of whole rows, from which the compiler makes three passes over the 16-bit logits
+(largest; sum of exponentials; all else) that hold nothing of the vocabulary's size. Without, it is correct and slow.
 """
 
 import torch
 
 
-def statistics(base: torch.Tensor, quantized: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Columns STATISTICS for logits of shape (positions, vocabulary) and the ids of the next tokens, (positions,)."""
-    a, log_s_base, confidence_base, argmax_base = _shifted(base)
-    b, log_s_quantized, confidence_quantized, argmax_quantized = _shifted(quantized)
+def statistics(
+    base: torch.Tensor, quantized: torch.Tensor, target: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Columns STATISTICS for logits of shape (positions, vocabulary) and the ids of the next tokens, (positions,).
+
+    With them come the logits' normalizers, base and quantized, for ``likeliest``.
+    """
     target = target[:, None]
-    at_target_base, at_target_quantized = a.gather(-1, target), b.gather(-1, target)
-    logprob_base, logprob_quantized = at_target_base - log_s_base, at_target_quantized - log_s_quantized
-    # Logits of 16 bits often tie for the first place; a next token that shares it counts as the likeliest.
-    argmax_base = torch.where(at_target_base == 0, target, argmax_base)
-    argmax_quantized = torch.where(at_target_quantized == 0, target, argmax_quantized)
-
-    p, q = (a - log_s_base).exp_(), (b - log_s_quantized).exp_()
-    entropy_base = log_s_base - _dot(p, a)
-    entropy_quantized = log_s_quantized - _dot(q, b)
-
-    r = b.sub_(a).sub_(log_s_quantized - log_s_base)
+    a, norm_base, confidence_base, argmax_base = _shifted(base, target)
+    b, norm_quantized, confidence_quantized, argmax_quantized = _shifted(quantized, target)
+    log_s_base, log_s_quantized = norm_base[:, 1:], norm_quantized[:, 1:]
+    p, q = (a - log_s_base).exp(), (b - log_s_quantized).exp()
+    r = (b - a) - (log_s_quantized - log_s_base)
     magnitude = r.abs()
     shrink = torch.expm1(-magnitude)
-    difference = torch.copysign(torch.maximum(p, q).mul_(shrink), r)  # q - p
-    kl = _total(difference - p * r)
-    reverse_kl = _total((q * r).sub_(difference))
-    common = torch.minimum(p, q).mul_(magnitude)
-    js = _total(p.add_(q).mul_(shrink.mul_(0.5).log1p_()).add_(common).mul_(-0.5))
-    return torch.cat(
+    difference = torch.copysign(torch.maximum(p, q) * shrink, r)  # q - p
+    rows = torch.cat(
         [
-            logprob_base,
-            logprob_quantized,
-            kl,
-            reverse_kl,
-            js,
-            entropy_base,
-            entropy_quantized,
+            a.gather(-1, target) - log_s_base,
+            b.gather(-1, target) - log_s_quantized,
+            _total(difference - p * r),
+            _total(q * r - difference),
+            _total(-0.5 * ((p + q) * _log_half(shrink) + torch.minimum(p, q) * magnitude)),
+            log_s_base - (p * a).sum(-1, keepdim=True),
+            log_s_quantized - (q * b).sum(-1, keepdim=True),
             confidence_base,
             confidence_quantized,
-            argmax_base.float(),
-            argmax_quantized.float(),
+            argmax_base,
+            argmax_quantized,
         ],
         -1,
     )
+    return rows, norm_base, norm_quantized
 
 
-def likeliest(logits: torch.Tensor, k: int) -> torch.Tensor:
-    """Ids, then log-probabilities, of the k likeliest tokens: shape (positions, 2k)."""
-    shifted, log_s, _, _ = _shifted(logits)
-    values, ids = shifted.topk(k, -1)
-    return torch.cat([ids.float(), values - log_s], -1)
+def likeliest(logits: torch.Tensor, normalizer: torch.Tensor, k: int) -> torch.Tensor:
+    """Ids, then log-probabilities, of the k likeliest tokens: shape (positions, 2k).
+
+    Log-probabilities are to the bit what ``statistics``, whose normalizer it takes, says of the same tokens.
+    """
+    values, ids = logits.topk(k, -1)
+    return torch.cat([ids.float(), values.float() - normalizer[:, :1] - normalizer[:, 1:]], -1)
 
 
-def _shifted(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits less their maximum, log of their summed exponentials, largest probability and the token that has it."""
+def _shifted(
+    logits: torch.Tensor, target: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits less their maximum; that, and the log of the summed exponentials of the rest; confidence; argmax."""
     logits = logits.float()
-    maximum, argmax = logits.max(-1, keepdim=True)
+    maximum = logits.amax(-1, keepdim=True)
+    # Logits of 16 bits often tie for the first place. (argmax itself takes a compiled CPU longer than all the rest.)
+    vocabulary = logits.shape[-1]
+    ids = torch.arange(vocabulary, dtype=torch.int32, device=logits.device)
+    first = torch.where(logits == maximum, ids, vocabulary).amin(-1, keepdim=True)
+    argmax = torch.where(logits.gather(-1, target) == maximum, target, first)
     shifted = logits - maximum
     total = shifted.exp().sum(-1, keepdim=True)
-    return shifted, total.log(), total.reciprocal(), argmax
+    return shifted, torch.cat([maximum, total.log()], -1), total.reciprocal(), argmax.float()
 
 
-def _dot(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return (x * y).sum(-1, keepdim=True)
+def _log_half(shrink: torch.Tensor) -> torch.Tensor:
+    """log((1 + exp(-x)) / 2) from exp(-x) - 1, for x not below 0, within 1e-7 of itself.
+
+    2 atanh(w), w = (exp(-x) - 1) / (exp(-x) + 3), which is between -1/3 and 0, by its series; log1p is slower.
+    """
+    w = shrink / (shrink + 4)
+    square = w * w
+    series = torch.zeros_like(w)
+    for power in range(15, 0, -2):
+        series = series * square + 1 / power
+    return 2 * w * series
 
 
 def _total(x: torch.Tensor) -> torch.Tensor:
     """Sum of a divergence's summands, of which rounding may make a few as good as zero negative."""
-    return x.sum(-1, keepdim=True).clamp_(min=0)
+    return x.sum(-1, keepdim=True).clamp(min=0)
