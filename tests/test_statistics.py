@@ -1,6 +1,7 @@
 """The statistics against float64 textbook definitions on the same logits: within 1e-6 nats or 0.1 %."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,10 +17,18 @@ POSITIONS = 6
 Function = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
+@contextmanager
+def compiling() -> Iterator[None]:
+    """With torch.compile, which tests/conftest.py turns off."""
+    with pytest.MonkeyPatch.context() as patch, torch._dynamo.config.patch(disable=False):
+        patch.setenv("TORCHDYNAMO_DISABLE", "0")
+        yield
+
+
 @pytest.fixture(scope="module", params=["as it is", "compiled"])
 def statistics(request: pytest.FixtureRequest) -> Iterator[Function]:
     """The function, and what the engine makes of it."""
-    with torch._dynamo.config.patch(disable=False):
+    with compiling():
         yield plain if request.param == "as it is" else Compiled(plain)
 
 
@@ -115,7 +124,7 @@ def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str
     def branches(x: torch.Tensor) -> torch.Tensor:
         return x + 1 if x.sum() > 0 else x
 
-    with torch._dynamo.config.patch(disable=False):
+    with compiling():
         function = Compiled(branches)
         assert [function(torch.ones(3)).tolist(), function(torch.zeros(3)).tolist()] == [[2, 2, 2], [0, 0, 0]]
     printed = capsys.readouterr().err
