@@ -41,12 +41,12 @@ def columns(url: str, prompt: str) -> dict[str, Floats]:
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_the_numbers_are_those_of_one_device(server_url: str, parallel: tuple[str, str], prompt: str) -> None:
-    """Copies compute the same; shards add up in another order, in bfloat16: its last bit is 1/256 of a logit."""
+    """Copies compute the same; shards add up in another order, in bfloat16: logits from 16 to 32 then move by 1/8."""
     one, two = columns(server_url, prompt), columns(parallel[1], prompt)
     for name, expected in one.items():
-        tolerance = {"kl": 0.01, "js": 0.003}.get(name, 0.12)
-        np.testing.assert_allclose(two[name], expected, atol=tolerance, err_msg=name)
-        assert np.abs(two[name] - expected).mean() < tolerance / 3, name
+        largest, mean = (0.05, 0.01) if name in ("kl", "js") else (0.26, 0.03)
+        np.testing.assert_allclose(two[name], expected, rtol=0, atol=largest, err_msg=name)
+        assert np.abs(two[name] - expected).mean() < mean, name
 
 
 def test_requests_are_shared_out(parallel: tuple[str, str]) -> None:
