@@ -332,10 +332,10 @@ def unit(case: str) -> str:
 def show(figures: dict[str, Figure], ratios: dict[str, dict[str, float]], growth: list[dict[str, Any]]) -> None:
     """Print all tables."""
     if figures:
-        print(f"{'case':14}{'':47}{'median':>10}{'min':>10}{'max':>10}  {'unit':11}{'p50':>9}{'p99':>9}")
+        print(f"{'case':14}{'':47}{'median':>10}{'min':>10}{'max':>10}  {'unit':11}{'p50':>10}{'p99':>10}")
     for case, figure in figures.items():
-        rates = "".join(f"{value:10,.1f}" for value in spread(figure.rates).values())
-        latencies = "".join(f"{value:6,.0f} ms" for n in (50, 99) if (value := figure.percentile(n)) is not None)
+        rates = "".join(f"{value:10,.{1 if value >= 100 else 2}f}" for value in spread(figure.rates).values())
+        latencies = "".join(f"{value:7,.0f} ms" for n in (50, 99) if (value := figure.percentile(n)) is not None)
         print(f"{case:14}{CASES[case]:47}{rates}  {unit(case):11}{latencies}")
     for name, values in ratios.items():
         print(f"{name:28}{values['median']:8.3g} ({values['min']:.3g}-{values['max']:.3g})")
