@@ -1,5 +1,6 @@
 """The HTTP interface of a real server with the demo pair."""
 
+import contextlib
 import json
 import socket
 import time
@@ -244,8 +245,11 @@ def test_hostile_input_adds_no_series(server_url: str) -> None:
             for path in ("/", "/compare", "/compare/batch", "/metrics", "/v1/completions", "/docs/"):
                 httpx.request(method, f"{server_url}{path}{seed}/%0a%22{seed}?a={seed}", headers={b"x": seed.encode()})
                 httpx.request(method, f"{server_url}{path}", json={"prompt": 7, seed: seed})
-        for body in (b"", b"{", seed.encode(), b"\xff", b'{"prompt": "\\ud800"}', b"x" * (17 * 2**20)):
+        for body in (b"", b"{", seed.encode(), b"\xff", b'{"prompt": "\\ud800"}'):
             httpx.post(f"{server_url}/compare", content=body)
+        # The server closes a connection whose body is too large, and its answer may be lost with what was on its way.
+        with contextlib.suppress(httpx.TransportError):
+            httpx.post(f"{server_url}/compare", content=b"x" * (17 * 2**20))
         httpx.post(f"{server_url}/compare/batch", json={"requests": [{"prompt": "a", seed: 1}, {"prompt": [10**9]}]})
         httpx.post(f"{server_url}/v1/completions", json={"model": seed, "prompt": "a", "max_tokens": 1})
         compare(server_url, prompt=seed, continuations=[seed, f"{seed}{seed}"], label=1)
