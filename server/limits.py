@@ -13,6 +13,7 @@ from server.errors import TooLarge
 from server.schema import ErrorReply
 
 T = TypeVar("T")
+DRAIN_SECONDS = 2
 
 
 class ClientGone(Exception):
@@ -71,6 +72,15 @@ class BodyLimitMiddleware:
             with contextlib.suppress(TooLarge):
                 await self._app(scope, counted, watched)
         if too_large:
+            await _drain(receive)
             error = TooLarge(f"the body has more than the {self._max_bytes} bytes that are accepted")
             reply = JSONResponse(ErrorReply(error=error.detail).model_dump(), error.status, {"connection": "close"})
             await reply(scope, receive, send)
+
+
+async def _drain(receive: Receive) -> None:
+    """Reads on for a moment: a connection that is closed while its client still sends loses the answer too."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
+                pass
