@@ -166,6 +166,10 @@ def parse_engine_args(arguments: list[str]) -> argparse.Namespace:
             "enforce_eager": True,
             "use_tqdm_on_load": False,
         }
+        # vLLM would start a process more, which imports for ten seconds, and keep a core free; that process is for
+        # those who bind each device's threads to cores.
+        if "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     else:
         defaults |= {"dtype": "float16"}
     parser.set_defaults(**defaults)

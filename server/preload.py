@@ -24,6 +24,8 @@ def preload_libraries() -> None:
         return
     _check_libnuma()
     _check_shared_memory()
+    # By default OpenMP's threads keep their cores busy for 200 ms after each piece of work; vLLM uses 5.
+    os.environ.setdefault("KMP_BLOCKTIME", "5")
     present = os.environ.get(VARIABLE, "")
     missing = [path for path in _libraries() if Path(path).name.split(".")[0] not in present]
     if missing:
