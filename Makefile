@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TORCH := torch==2.13.0+cpu
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo serve test lint bench demo-pair lock clean
+.PHONY: setup demo serve test image lint bench demo-pair lock clean
 
 setup: $(VENV)/.runtime  ## Install what serving, replaying and reporting need
 
@@ -19,10 +19,15 @@ serve: setup  ## Serve the demo pair until Ctrl-C; ARGS goes to the server
 test: $(VENV)/.dev  ## Run all tests; ARGS goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
+image:  ## Build the image; BASE and IMAGE as in the Dockerfile's first lines, ARGS goes to docker build
+	docker build --tag $(or $(IMAGE),qconf-server) $(if $(BASE),--build-arg BASE=$(BASE)) \
+	  --build-arg REVISION=$(shell git rev-parse HEAD) $(ARGS) .
+
 lint: $(VENV)/.dev  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 bench: $(VENV)/.dev  ## Measure throughput beside plain vLLM (half an hour on two cores); ARGS goes to the benchmark
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
@@ -45,12 +50,15 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	touch $@
 
 # pip knows no overrides, which leave out packages that another's metadata asks for; uv does.
-LOCK := uv pip compile pyproject.toml --override requirements/not-needed.txt --python-version 3.11 \
+LOCK := uv pip compile --override requirements/not-needed.txt --python-version 3.11 \
   --python-platform x86_64-manylinux_2_28 --find-links $(or $(WHEELS),.) --generate-hashes --no-emit-package torch \
   --no-header --no-annotate --quiet
 lock:  ## Resolve the requirements anew (needs uv; WHEELS names a folder with the CPU build of torch)
-	$(LOCK) --extra cpu --extra bench --extra report --extra quantize --extra dev -o requirements/dev.txt
-	$(LOCK) --extra cpu --extra bench --extra report -c requirements/dev.txt -o requirements/cpu.txt
+	$(LOCK) pyproject.toml --extra cpu --extra bench --extra report --extra quantize --extra dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra cpu --extra bench --extra report -c requirements/dev.txt -o requirements/cpu.txt
+	$(LOCK) pyproject.toml --extra cpu -c requirements/dev.txt -o requirements/image.txt
+	$(LOCK) pyproject.toml --extra server -c requirements/dev.txt -o requirements/server.txt
+	$(LOCK) --group pyproject.toml:bill -o requirements/bill.txt
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from server import __version__
 from server.errors import StartError
+from server.memory import killed_for_memory
 from server.preload import preload_libraries
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ async def _serve(settings: "Settings", listener: socket.socket) -> int:
             keeper.cancel()
             monitor.save()
         if not service.is_ready:
-            print("qconf-server: error: the engine has died", file=sys.stderr)
+            reason = ": ".join(filter(None, ["the engine has died", killed_for_memory()]))
+            print(f"qconf-server: error: {reason}", file=sys.stderr)
             return 1
     return 0
 

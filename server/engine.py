@@ -33,6 +33,7 @@ from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 from server.checkpoint import Pair
 from server.errors import NotFinite, RequestError, StartError, Unavailable
+from server.memory import killed_for_memory
 from server.twin.model import quantized_model_config
 from server.twin.plugin import ARCHITECTURE
 from server.twin.pooler import request_options
@@ -195,7 +196,7 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
                 config, disable_log_stats=namespace.disable_log_stats, stat_loggers=[lambda *_: queue_times]
             )
         except Exception as error:
-            reason = failure.read_text(encoding="utf-8") if failure.exists() else str(error)
+            reason = failure.read_text(encoding="utf-8") if failure.exists() else killed_for_memory() or str(error)
             raise StartError(f"vLLM cannot load the pair: {_one_line(reason)}") from error
         engine = TwinEngine(llm, config, info, queue_times)
         try:

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from server.errors import StartError
+from server.memory import check_memory
 
 VARIABLE = "LD_PRELOAD"
 SHARED_MEMORY = "/dev/shm"
@@ -20,6 +21,7 @@ def preload_libraries() -> None:
 
     The dynamic linker reads LD_PRELOAD only when a program starts, hence the new start; the process id stays.
     """
+    check_memory()
     if not _is_cpu_build():
         return
     _check_libnuma()
