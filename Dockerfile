@@ -52,6 +52,7 @@ RUN --mount=type=bind,target=/source,rw \
 
 USER 10001:10001
 WORKDIR /cache
+# vLLM, Triton, CUDA and the hub keep caches in the home folder; this one can be written, and is still there tomorrow.
 ENV HOME=/cache QCONF_HOST=0.0.0.0 QCONF_PORT=8000
 VOLUME ["/cache", "/state"]
 EXPOSE 8000

@@ -35,7 +35,7 @@ from server.checkpoint import Pair
 from server.errors import NotFinite, RequestError, StartError, Unavailable
 from server.memory import killed_for_memory
 from server.twin.model import quantized_model_config
-from server.twin.plugin import ARCHITECTURE
+from server.twin.plugin import ARCHITECTURE, FAILURE_VARIABLE
 from server.twin.pooler import request_options
 from server.twin.rows import WIDTH, Rows
 
@@ -189,7 +189,8 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
     _keep_plugin_enabled()
     with tempfile.TemporaryDirectory(prefix="qconf-") as folder:
         failure = Path(folder) / "failure"
-        config, info = _configure(pair, namespace, failure)
+        os.environ[FAILURE_VARIABLE] = str(failure)
+        config, info = _configure(pair, namespace)
         queue_times = QueueTimes()
         try:
             llm = AsyncLLM.from_vllm_config(
@@ -206,7 +207,7 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
             engine.shutdown()  # on the event loop: its reader must not see the processes end
 
 
-def _configure(pair: Pair, namespace: argparse.Namespace, failure: Path) -> tuple[VllmConfig, EngineInfo]:
+def _configure(pair: Pair, namespace: argparse.Namespace) -> tuple[VllmConfig, EngineInfo]:
     """Build both models' configurations, so that what vLLM refuses is refused before weights load."""
     namespace.model, namespace.revision = pair.base.name, pair.base.revision
     args = AsyncEngineArgs.from_cli_args(namespace)
@@ -220,7 +221,6 @@ def _configure(pair: Pair, namespace: argparse.Namespace, failure: Path) -> tupl
         "qconf_quantized": pair.quantized.name,
         "qconf_quantized_revision": pair.quantized.revision,
         "qconf_overrides": overrides,
-        "qconf_failure": str(failure),
     }
     try:
         config = args.create_engine_config()

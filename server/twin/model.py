@@ -3,11 +3,8 @@
 Touches vLLM's internals; tested on 0.32; 0.26 has the same interfaces.
 """
 
-import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,23 +31,21 @@ class Twin(nn.Module, VllmModelForPooling):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         config = vllm_config.model_config.hf_config
-        with reported_failure(config.qconf_failure):
-            self.failure = config.qconf_failure
-            self.base = initialize_model(
-                vllm_config=vllm_config.with_hf_config(config, architectures=config.qconf_architectures),
-                prefix=BASE.rstrip("."),
-            )
-            model = vllm_config.model_config
-            quantized = quantized_model_config(model, model.max_model_len)
-            self.quantized = initialize_model(
-                vllm_config=replace(
-                    vllm_config,
-                    model_config=quantized,
-                    quant_config=VllmConfig.get_quantization_config(quantized, vllm_config.load_config),
-                ),
-                prefix=QUANTIZED.rstrip("."),
-            )
-            repack_packed_qkv(self.quantized)
+        self.base = initialize_model(
+            vllm_config=vllm_config.with_hf_config(config, architectures=config.qconf_architectures),
+            prefix=BASE.rstrip("."),
+        )
+        model = vllm_config.model_config
+        quantized = quantized_model_config(model, model.max_model_len)
+        self.quantized = initialize_model(
+            vllm_config=replace(
+                vllm_config,
+                model_config=quantized,
+                quant_config=VllmConfig.get_quantization_config(quantized, vllm_config.load_config),
+            ),
+            prefix=QUANTIZED.rstrip("."),
+        )
+        repack_packed_qkv(self.quantized)
         self.secondary_weights = [
             DefaultModelLoader.Source(quantized.model, revision=quantized.revision, prefix=QUANTIZED)
         ]
@@ -81,12 +76,11 @@ class Twin(nn.Module, VllmModelForPooling):
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Hand each model the tensors of its own checkpoint; returns the names of the parameters that were set."""
         loaded: set[str] = set()
-        with reported_failure(self.failure):
-            # vLLM reads one checkpoint after the other, so neither is ever held in memory whole.
-            for is_quantized, group in groupby(weights, key=lambda weight: weight[0].startswith(QUANTIZED)):
-                model, prefix = (self.quantized, QUANTIZED) if is_quantized else (self.base, BASE)
-                names = model.load_weights((name.removeprefix(QUANTIZED), tensor) for name, tensor in group)
-                loaded |= {prefix + name for name in names}
+        # vLLM reads one checkpoint after the other, so neither is ever held in memory whole.
+        for is_quantized, group in groupby(weights, key=lambda weight: weight[0].startswith(QUANTIZED)):
+            model, prefix = (self.quantized, QUANTIZED) if is_quantized else (self.base, BASE)
+            names = model.load_weights((name.removeprefix(QUANTIZED), tensor) for name, tensor in group)
+            loaded |= {prefix + name for name in names}
         return loaded
 
 
@@ -107,13 +101,3 @@ def quantized_model_config(base: ModelConfig, max_model_len: int | None) -> Mode
         hf_overrides=dict(config.qconf_overrides),
         runner="generate",
     )
-
-
-@contextmanager
-def reported_failure(path: str) -> Iterator[None]:
-    """Leave the reason of a failure in a file: the server's process sees only that some engine process ended."""
-    try:
-        yield
-    except Exception as error:
-        Path(path).write_text(traceback.format_exception_only(error)[-1].strip(), encoding="utf-8")
-        raise
