@@ -28,6 +28,7 @@ lint: $(VENV)/.dev  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck --external-sources .ci/run .ci/image requirements/system.sh
 
 bench: $(VENV)/.dev  ## Measure throughput beside plain vLLM (half an hour on two cores); ARGS goes to the benchmark
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
