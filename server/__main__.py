@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -105,6 +106,9 @@ async def _serve(settings: "Settings", listener: socket.socket) -> int:
                 timeout_graceful_shutdown=settings.grace_seconds,
             )
         )
+        # What was imported stays; else the collector walks it again and again, and the event loop waits half a second.
+        gc.collect()
+        gc.freeze()
         watcher = asyncio.create_task(_watch(service, server, listener, started))
         keeper = asyncio.create_task(monitor.keep())
         try:
