@@ -154,7 +154,7 @@ def test_killed_and_started_again(container: Container) -> None:
 
 
 def test_sigterm_finishes_running_work_and_exits_with_zero(container: Container) -> None:
-    entries = [{"prompt": [2 + (i + j) % 400 for j in range(300)], "detail": "summary"} for i in range(200)]
+    entries = [{"prompt": [2 + (i + j) % 400 for j in range(300)], "detail": "summary"} for i in range(50)]
     replies: list[httpx.Response] = []
     worker = threading.Thread(
         target=lambda: replies.append(
