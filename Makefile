@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TORCH := torch==2.13.0+cpu
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo serve test image lint bench demo-pair lock clean
+.PHONY: setup demo serve test image lint bench gpu-check demo-pair lock clean
 
 setup: $(VENV)/.runtime  ## Install what serving, replaying and reporting need
 
@@ -32,6 +32,10 @@ lint: $(VENV)/.dev  ## Check style and types
 
 bench: $(VENV)/.dev  ## Measure throughput beside plain vLLM (half an hour on two cores); ARGS goes to the benchmark
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
+
+# Without network, so in the environment that is there, not in one with vLLM's CPU build.
+gpu-check:  ## Check everything on this machine's GPU with PYTHON (half an hour); ARGS goes to the check
+	$(PYTHON) -m benchmarks.acceptance $(ARGS)
 
 demo-pair: $(VENV)/.dev  ## Make the demo pair and its tasks again (about 20 minutes on two cores)
 	$(BIN)/python -m demo

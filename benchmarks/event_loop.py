@@ -58,7 +58,7 @@ def serve(lateness: Path) -> None:
             finally:
                 beat.cancel()
 
-    program._serve = observed
+    program._serve = observed  # type: ignore[assignment]  # it is not told how many arguments there are
     sys.exit(program.main())
 
 

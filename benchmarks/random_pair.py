@@ -189,6 +189,17 @@ def pack_gptq(scales: torch.Tensor, levels: torch.Tensor) -> dict[str, torch.Ten
     }
 
 
+def dequantize(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """The weight (out, in) of a layer in a GPTQ checkpoint, by hand: stored zero points are one too small."""
+    qweight, qzeros, scales = (tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales"))
+    shifts = torch.arange(0, 32, 4, device=qweight.device)
+    levels = (qweight[:, None, :] >> shifts[None, :, None] & 15).flatten(0, 1)
+    zeros = (qzeros[:, :, None] >> shifts & 15).flatten(1) + 1
+    group = tensors[f"{name}.g_idx"].long()
+    weight: torch.Tensor = scales[group].float() * (levels - zeros[group])
+    return weight.T
+
+
 def gptq_config(group_size: int) -> dict[str, Any]:
     """How GPTQ checkpoints describe themselves."""
     return {"quant_method": "gptq", "bits": 4, "group_size": group_size, "desc_act": False, "sym": True}

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+LOGPROB_TOLERANCE = {"bfloat16": 0.03, "float16": 0.005}
+"""What log-probabilities in 16 bits may be off by, as demanded, where models are tiny and logits of order 1."""
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -24,7 +27,7 @@ class Expected:
 @torch.no_grad()
 def expected(base: PreTrainedModel, quantized: PreTrainedModel, token_ids: list[int]) -> Expected:
     """Statistics of both models over the sequence."""
-    ids = torch.tensor([token_ids])
+    ids = torch.tensor([token_ids], device=base.device)
     return from_logits(base(ids).logits[0, :-1], quantized(ids).logits[0, :-1], ids[0, 1:])
 
 
@@ -44,3 +47,17 @@ def from_logits(base: torch.Tensor, quantized: torch.Tensor, targets: torch.Tens
         base_logprobs=b,
         quantized_logprobs=q,
     )
+
+
+def tolerances(kl: torch.Tensor, dtype: str) -> dict[str, torch.Tensor]:
+    """What each quantity may be off by, position by position, where the exact KL is ``kl``.
+
+    The engine's activations carry 8 (11) bits, and its logits are rounded to them, so each log-ratio r = log q - log p
+    is off by independent noise of a standard deviation of about sigma; entropies move by at most the largest shift of a
+    log-probability. KL is sum(p f(r)) with f(r) about r^2/2, so noise moves it by about sqrt(2 KL) sigma + sigma^2:
+    that, with sigma the log-probability tolerance, is its bound, and a quarter of it that of JS.
+    """
+    sigma = torch.full_like(kl, LOGPROB_TOLERANCE[dtype])
+    divergence = (2 * kl.clamp(min=0)).sqrt() * sigma + sigma**2
+    per_model = {f"{model}_{name}": sigma for model in ("base", "quantized") for name in ("logprob", "entropy")}
+    return per_model | {"kl": divergence, "reverse_kl": divergence, "js": divergence / 4}

@@ -144,17 +144,6 @@ def _write_quantized(
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def dequantize(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """GPTQ's layout, by hand: eight 4-bit levels to a word, inputs along rows; stored zero points are one too small."""
-    shifts = torch.arange(0, 32, 4)
-    qweight, qzeros, scales = (tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales"))
-    levels = (qweight[:, None, :] >> shifts[None, :, None] & 15).flatten(0, 1)
-    zeros = (qzeros[:, :, None] >> shifts & 15).flatten(1) + 1
-    group = tensors[f"{name}.g_idx"].long()
-    weight: torch.Tensor = scales[group].float() * (levels - zeros[group])
-    return weight.T
-
-
 def pack_compressed_tensors(scales: torch.Tensor, levels: torch.Tensor) -> dict[str, torch.Tensor]:
     """The tensors of compressed-tensors' format "pack-quantized"."""
     return {"weight_packed": pack_words(levels), "weight_scale": scales, "weight_shape": torch.tensor(levels.shape)}

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from benchmarks.random_pair import dequantize
 from demo import words
 from demo.items import CHOICES, Item, make_items
 from demo.train import FULL, TOY, new_model, spread_channels
 from demo.world import World
-from tests.pairs import dequantize
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "demo"

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.random_pair import dequantize
 from server.quantize import main
-from tests.pairs import dequantize
 
 ROOT = Path(__file__).parents[1]
 WORDS = "the river runs past an old mill where seven men grind corn and talk about rain until night falls"

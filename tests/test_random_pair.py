@@ -6,9 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.random_pair import GROUP_SIZE, SIZES, RandomPair, make_pair, vocabulary
+from benchmarks.random_pair import GROUP_SIZE, SIZES, RandomPair, dequantize, make_pair, vocabulary
 from server.checkpoint import read_pair
-from tests.pairs import dequantize
 
 VOCABULARY = 1024
 

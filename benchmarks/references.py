@@ -1,0 +1,147 @@
+"""What is right: transformers in float32 on the base, and on the twin's weights by plain arithmetic.
+
+The tolerances are those of tests/oracle.py (0.03 in bfloat16, 0.005 in float16 on log-probabilities), which hold where
+models are tiny and logits of order 1. Where one is exceeded, transformers in the same 16 bits tells what they cost this
+model: rounding grows with depth and with the logits (of 16, bfloat16 has steps of 0.125), and a few positions of a
+trained model are so ill-conditioned that they lose a hundred times the mean. The largest error is then one draw from a
+heavy tail, in which a threefold difference between two right programs means nothing; the mean over hundreds of
+positions is stable. So the mean decides, at up to MEAN_MARGIN times that of transformers, and of the largest error only
+a multiple is refused that rounding does not explain, such as one wrong row among many right ones.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from benchmarks.random_pair import DTYPES, RandomPair, dequantize
+from benchmarks.throughput import Drawn
+from server.settings import DEMO_PAIR
+from tests.oracle import expected, tolerances
+
+LENGTHS = (2, 61, 300, 1000)
+MEAN_MARGIN, MAX_MARGIN = 1.5, 10
+PACKED = ("qweight", "qzeros", "scales", "g_idx")
+
+T = TypeVar("T")
+Columns = dict[str, npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A sequence, and what is right of each of its tokens but the first.
+
+    By dtype: what each number may be off by in any case, and what transformers is off by.
+    """
+
+    ids: list[int]
+    want: Columns
+    allowed: dict[str, Columns]
+    peer: dict[str, Columns]
+
+    def last(self, count: int, dtype: str) -> tuple[Columns, Columns, Columns]:
+        """All three, of so many tokens at the end."""
+        want, allowed, peer = (
+            {name: column[-count:] for name, column in columns.items()}
+            for columns in (self.want, self.allowed[dtype], self.peer[dtype])
+        )
+        return want, allowed, peer
+
+
+def in_process(function: Callable[..., T], *arguments: Any) -> T:
+    """The result of a function that uses the GPU, whose memory is free again afterwards."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def references(pair: RandomPair, vocabulary: int) -> list[Reference]:
+    """Sequences of all lengths: text that the demo pair knows, or random tokens."""
+    disable_progress_bar()
+    is_demo = pair.base == DEMO_PAIR / "base"
+    sequences = demo_texts() if is_demo else [Drawn(vocabulary, 1, n).ids(Random(n), n) for n in LENGTHS]
+    exact = columns_of(pair, torch.float32, sequences)
+    rounded = {name: columns_of(pair, dtype, sequences) for name, dtype in DTYPES.items()}
+    return [
+        Reference(
+            ids,
+            want,
+            {dtype: _arrays(tolerances(torch.from_numpy(want["kl"]), dtype)) for dtype in rounded},
+            {dtype: {name: np.abs(found[i][name] - want[name]) for name in want} for dtype, found in rounded.items()},
+        )
+        for i, (ids, want) in enumerate(zip(sequences, exact, strict=True))
+    ]
+
+
+def demo_texts() -> list[list[int]]:
+    """Items of its tasks with their answers, one task for each length."""
+    tokenizer, sequences = AutoTokenizer.from_pretrained(DEMO_PAIR / "base"), []
+    for length, file in zip(LENGTHS, sorted((DEMO_PAIR.parent / "tasks").glob("*/items.jsonl")), strict=False):
+        items = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        text = " ".join(f"{item['prompt']} {item['choices'][item['label']]}" for item in items)
+        sequences.append(tokenizer(text)["input_ids"][:length])
+    return sequences
+
+
+def columns_of(pair: RandomPair, dtype: torch.dtype, sequences: list[list[int]]) -> list[Columns]:
+    """What transformers says of the sequences in that dtype."""
+    base, quantized = load(pair.base, pair.base, dtype), load(pair.base, pair.quantized, dtype)
+    found = []
+    for ids in sequences:
+        one = expected(base, quantized, ids)
+        found.append(_arrays({name: getattr(one, name) for name in tolerances(one.kl, "float16")}))
+    return found
+
+
+def load(base: Path, half: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """One half of a pair, with plain weights and plain attention, on the GPU if there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation="eager")
+    tensors = {name: each for file in half.glob("*.safetensors") for name, each in load_file(file, device).items()}
+    packed = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
+    plain = {name: each for name, each in tensors.items() if name.rpartition(".")[2] not in PACKED}
+    weights = plain | {f"{name}.weight": dequantize(tensors, name) for name in packed}
+    torch.nn.Module.to(model, device)
+    model.load_state_dict(weights, strict=False)  # a tied head is in no checkpoint
+    return model
+
+
+def _arrays(tensors: dict[str, torch.Tensor]) -> Columns:
+    return {name: each.cpu().numpy() for name, each in tensors.items()}
+
+
+def joined(parts: Iterable[Columns]) -> Columns:
+    """Of several sequences, one after the other."""
+    first, *others = parts
+    return {name: np.concatenate([first[name], *(part[name] for part in others)]) for name in first}
+
+
+def judged(got: Columns, want: Columns, allowed: Columns, peer: Columns) -> tuple[dict[str, Any], list[str]]:
+    """Figures per column, and what is wrong with them; ``peer`` is what transformers is off by in the same dtype."""
+    figures: dict[str, Any] = {}
+    problems = []
+    for name in want:
+        error = np.abs(got[name] - want[name])
+        if not np.isfinite(error).all():
+            figures[name] = {"missing": int((~np.isfinite(error)).sum())}
+            problems.append(f"{name} is missing or not finite at {figures[name]['missing']} positions")
+            continue
+        ours, theirs = ({"max": float(each.max()), "mean": float(each.mean())} for each in (error, peer[name]))
+        figures[name] = ours | {f"transformers_{key}": value for key, value in theirs.items()}
+        figures[name]["within_tolerance"] = float((error <= allowed[name]).mean())
+        if figures[name]["within_tolerance"] == 1:
+            continue
+        for key, margin in (("mean", MEAN_MARGIN), ("max", MAX_MARGIN)):
+            if ours[key] > margin * theirs[key]:
+                problems.append(f"{name}: {key} error {ours[key]:.2g}, of transformers {theirs[key]:.2g}")
+    return figures, problems
