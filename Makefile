@@ -30,7 +30,7 @@ lint: $(VENV)/.dev  ## Check style and types
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck --external-sources .ci/run .ci/image requirements/system.sh
 
-bench: $(VENV)/.dev  ## Measure throughput beside plain vLLM (half an hour on two cores); ARGS goes to the benchmark
+bench: $(VENV)/.dev  ## Measure throughput beside plain vLLM (a quarter of an hour on two cores); ARGS goes to the benchmark
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
 
 # Without network, so in the environment that is there, not in one with vLLM's CPU build.

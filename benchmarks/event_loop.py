@@ -111,13 +111,13 @@ def kinds(client: httpx.AsyncClient) -> dict[str, Any]:
         "16 requests of 1,000 tokens, top 20": lambda number: single(number, 16, 1000, top_logprobs=20),
         "a batch of 64 of 256 tokens, tokens": lambda number: batch(number, 64, 256),
         "a batch of 1,000 of 100 tokens, summary": lambda number: batch(number, 1000, 100, detail="summary"),
-        "a refused body of 15 MiB": lambda number: [refused(client, number)],
+        "a refused body of 8 MiB": lambda number: [refused(client, number)],
     }
 
 
 async def refused(client: httpx.AsyncClient, number: int) -> None:
     """As large a body as is read, of which nothing is scored."""
-    body = json.dumps({"prompt": [number] * (5 * 2**20)})
+    body = json.dumps({"prompt": [number] * (8 * 2**20 // 3 - 100)})
     assert (await client.post("/compare", content=body)).status_code == 400
 
 

@@ -34,7 +34,7 @@ from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 from server.checkpoint import Pair
 from server.errors import NotFinite, RequestError, StartError, Unavailable
 from server.memory import killed_for_memory
-from server.twin.model import quantized_model_config
+from server.twin.model import import_models, quantized_model_config
 from server.twin.plugin import ARCHITECTURE, FAILURE_VARIABLE
 from server.twin.pooler import request_options
 from server.twin.rows import WIDTH, Rows
@@ -213,6 +213,7 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
 
 def _configure(pair: Pair, namespace: argparse.Namespace) -> tuple[VllmConfig, EngineInfo]:
     """Build both models' configurations, so that what vLLM refuses is refused before weights load."""
+    import_models([ARCHITECTURE])
     namespace.model, namespace.revision = pair.base.name, pair.base.revision
     args = AsyncEngineArgs.from_cli_args(namespace)
     # vLLM computes the logits of pooling models in float32, those of others in the model's dtype. Both halves get the

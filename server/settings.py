@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    max_body_bytes: int = Field(16 * 2**20, ge=1024, description="Largest request body accepted.")
+    max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest request body accepted.")
     max_sequences: int = Field(4096, ge=1, description="Sequences in flight beyond which requests are refused (429).")
     reference: Path | None = Field(None, description="Run folder that live traffic is held against: drift metrics.")
     window_comparisons: int = Field(

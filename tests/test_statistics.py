@@ -130,3 +130,12 @@ def test_what_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert printed.startswith("qconf: statistics are not compiled, and slower (")
+
+
+def test_without_a_compiler(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    function = Compiled(torch.square)
+    assert [function(torch.full((3,), 2.0)).tolist() for _ in range(2)] == [[4, 4, 4]] * 2
+    assert capsys.readouterr().err == (
+        "qconf: statistics are not compiled, and slower (there is no C++ compiler no-such-compiler)\n"
+    )

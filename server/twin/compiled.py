@@ -1,5 +1,7 @@
 """Compilation at start, never on a user's request: C++ on a CPU, Triton on a GPU."""
 
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -24,6 +26,8 @@ class Compiled(Generic[T]):
         if self._works is False:
             return self._function(*tensors)
         try:
+            if self._works is None and tensors[0].device.type == "cpu":
+                _find_compiler()
             result = self._compiled(*tensors)
         except Exception as error:
             if self._works:
@@ -34,3 +38,10 @@ class Compiled(Generic[T]):
             return self._function(*tensors)
         self._works = True
         return result
+
+
+def _find_compiler() -> None:
+    """Raise an error where torch would raise one only after seconds of work for the compiler."""
+    name = os.environ.get("CXX", "g++")
+    if shutil.which(name) is None:
+        raise FileNotFoundError(f"there is no C++ compiler {name}")

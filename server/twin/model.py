@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from vllm import ModelRegistry
 from vllm.config import ModelConfig, VllmConfig
 from vllm.config.utils import replace
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.model_executor.models.interfaces_base import VllmModelForPooling
+from vllm.platforms import current_platform
 
 from server.twin.bloom import repack_packed_qkv
 from server.twin.compiled import Compiled
@@ -90,6 +92,7 @@ def quantized_model_config(base: ModelConfig, max_model_len: int | None) -> Mode
     Without a context length it is the longest that the checkpoint allows; one that is longer raises ValueError.
     """
     config = base.hf_config
+    import_models(config.qconf_architectures)
     return ModelConfig(
         model=config.qconf_quantized,
         revision=config.qconf_quantized_revision,
@@ -101,3 +104,13 @@ def quantized_model_config(base: ModelConfig, max_model_len: int | None) -> Mode
         hf_overrides=dict(config.qconf_overrides),
         runner="generate",
     )
+
+
+def import_models(architectures: list[str]) -> None:
+    """On a CPU, let vLLM look at the classes in this process.
+
+    It would in a new one for each, which takes eight seconds the first time, lest CUDA be initialized here.
+    """
+    for name in architectures if current_platform.is_cpu() else []:
+        if name in ModelRegistry.models:
+            ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
