@@ -6,15 +6,16 @@ is not known here: after one start that does not count, files come from the page
 
 import argparse
 import json
-import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from statistics import median
 
-OPTIONS = ("--network=host", "--shm-size=1g", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges",
-           "--tmpfs=/tmp:exec")  # fmt: skip
+from demo.local_server import free_port
+
+HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp:exec")
+RUN = ("--network=host", "--shm-size=1g", *HARDENED)
 LONGEST_SECONDS = 600
 
 
@@ -33,11 +34,9 @@ def main() -> None:
 
 def start(image: str) -> float:
     """Seconds from ``docker run`` to an answer of ``/ready``."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     started = time.perf_counter()
-    name = docker("run", "--detach", *OPTIONS, image, "--demo", "--port", str(port)).split()[-1]
+    name = docker("run", "--detach", *RUN, image, "--demo", "--port", str(port)).split()[-1]
     try:
         while time.perf_counter() - started < LONGEST_SECONDS:
             try:

@@ -19,10 +19,10 @@ from typing import Any
 
 import httpx
 
+from benchmarks.throughput import Drawn
 from demo.local_server import READY
 
 BEAT_SECONDS = 0.002
-CONTEXT = 1024
 VOCABULARY = 400
 """The demo pair's; ids above it are refused."""
 
@@ -92,8 +92,7 @@ def kinds(client: httpx.AsyncClient) -> dict[str, Any]:
     """From its name to the requests of a round."""
 
     def prompts(number: int, count: int, length: int) -> list[list[int]]:
-        rng = random.Random(f"{number} {count} {length}")
-        return [[rng.randrange(2, VOCABULARY) for _ in range(length)] for _ in range(count)]
+        return Drawn(VOCABULARY, count, length).sequences(random.Random(f"{number} {count} {length}"))
 
     async def post(path: str, body: dict[str, Any]) -> None:
         (await client.post(path, json=body)).raise_for_status()

@@ -6,7 +6,6 @@ without a bridge will do.
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -19,30 +18,28 @@ from typing import Any
 import httpx
 import pytest
 
-from demo.local_server import LocalServer
+from benchmarks.cold_start import RUN
+from demo.local_server import LocalServer, free_port
 from server import __version__
 from tests.conftest import FIXTURES
 
 ROOT = Path(__file__).parent.parent
 IMAGE = os.environ.get("QCONF_IMAGE", "")
-HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp:exec")
-RUN = ("--network=host", "--shm-size=1g", *HARDENED)
 PROMPT = {
     "prompt": "Emma is feeding the animals in the barn",
     "continuations": [" in Greyport.", " at sea."],
     "top_logprobs": 3,
 }
 PACKAGES = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()), sep='\\n')"
-
 HUNGRY = "blocks = [b'x' * 2**24 for _ in range(200)]"
 
 pytestmark = pytest.mark.skipif(not IMAGE, reason="no image: .ci/run builds one where a Docker engine can run")
 
 
-def docker(*arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """A command of Docker's; what it printed, its errors among it."""
     run = subprocess.run(
-        ["docker", *arguments], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, **options
+        ["docker", *arguments], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600
     )
     assert run.returncode == 0 or not check, run.stdout
     return run
@@ -51,13 +48,6 @@ def docker(*arguments: str, check: bool = True, **options: Any) -> subprocess.Co
 def inspect(name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(docker("inspect", name).stdout)[0]
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)

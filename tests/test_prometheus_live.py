@@ -7,7 +7,6 @@ import json
 import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from demo.local_server import running_server
+from demo.local_server import free_port, running_server
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -108,13 +107,6 @@ def answers(url: str) -> bool:
         return httpx.get(url).is_success
     except httpx.TransportError:
         return False
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def configured(folder: Path, server: str, alertmanager: str) -> Path:
