@@ -34,6 +34,8 @@ from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 from server.checkpoint import Pair
 from server.errors import NotFinite, RequestError, StartError, Unavailable
 from server.memory import killed_for_memory
+from server.processor import fast_dtype
+from server.twin.cpu import prepare_cpu
 from server.twin.model import import_models, quantized_model_config
 from server.twin.plugin import ARCHITECTURE, FAILURE_VARIABLE
 from server.twin.pooler import request_options
@@ -165,7 +167,7 @@ def parse_engine_args(arguments: list[str]) -> argparse.Namespace:
     if current_platform.is_cpu():
         # Compiling takes longer than most work on a CPU is worth. vLLM's own cache would take most of the memory.
         defaults |= {
-            "dtype": "bfloat16",
+            "dtype": fast_dtype(),
             "block_size": CPU_BLOCK_SIZE,
             "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
             "enforce_eager": True,
@@ -213,6 +215,7 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
 
 def _configure(pair: Pair, namespace: argparse.Namespace) -> tuple[VllmConfig, EngineInfo]:
     """Build both models' configurations, so that what vLLM refuses is refused before weights load."""
+    prepare_cpu()
     import_models([ARCHITECTURE])
     namespace.model, namespace.revision = pair.base.name, pair.base.revision
     args = AsyncEngineArgs.from_cli_args(namespace)
