@@ -169,28 +169,29 @@ def _random(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: 
     return (torch.randn(shape, generator=generator, device=device) * DEVIATION).to(dtype)
 
 
-def quantize(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales (out, groups) and levels 0 to 15 (out, in) of a weight (out, in) rounded around a zero point of 8."""
-    groups = weight.view(len(weight), -1, group_size)
-    scales = representable(groups.abs().amax(-1, keepdim=True) / 7)
-    levels = (groups / scales).round().clamp(-8, 7) + 8
+def quantize(weight: torch.Tensor, group_size: int, bits: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales (out, groups) and levels from 1 (out, in) of a weight (out, in), rounded around the middle level."""
+    groups, zero = weight.view(len(weight), -1, group_size), 2 ** (bits - 1)
+    scales = representable(groups.abs().amax(-1, keepdim=True) / (zero - 1))
+    levels = (groups / scales).round().clamp(1 - zero, zero - 1) + zero
     return scales[..., 0], levels.view_as(weight).to(torch.int64)
 
 
-def pack_gptq(scales: torch.Tensor, levels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """GPTQ's tensors: inputs before outputs, eight levels to a word along the inputs."""
+def pack_gptq(scales: torch.Tensor, levels: torch.Tensor, bits: int = 4) -> dict[str, torch.Tensor]:
+    """GPTQ's tensors: inputs before outputs, the levels of a word along the inputs."""
     (out_features, in_features), groups = levels.shape, scales.shape[1]
-    zeros = torch.full((groups, out_features), 7, device=levels.device)  # the format stores the zero point less one
+    # The format stores the zero point less one.
+    zeros = torch.full((groups, out_features), 2 ** (bits - 1) - 1, device=levels.device)
     return {
-        "qweight": pack_words(levels).T,
-        "qzeros": pack_words(zeros),
+        "qweight": pack_words(levels, bits).T,
+        "qzeros": pack_words(zeros, bits),
         "scales": scales.T,
         "g_idx": (torch.arange(in_features) // (in_features // groups)).int(),
     }
 
 
 def dequantize(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """The weight (out, in) of a layer in a GPTQ checkpoint, by hand: stored zero points are one too small."""
+    """The weight (out, in) of a layer in a 4-bit GPTQ checkpoint, by hand: stored zero points are one too small."""
     qweight, qzeros, scales = (tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales"))
     shifts = torch.arange(0, 32, 4, device=qweight.device)
     levels = (qweight[:, None, :] >> shifts[None, :, None] & 15).flatten(0, 1)
@@ -200,15 +201,15 @@ def dequantize(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     return weight.T
 
 
-def gptq_config(group_size: int) -> dict[str, Any]:
+def gptq_config(group_size: int, bits: int = 4) -> dict[str, Any]:
     """How GPTQ checkpoints describe themselves."""
-    return {"quant_method": "gptq", "bits": 4, "group_size": group_size, "desc_act": False, "sym": True}
+    return {"quant_method": "gptq", "bits": bits, "group_size": group_size, "desc_act": False, "sym": True}
 
 
-def pack_words(codes: torch.Tensor) -> torch.Tensor:
-    """Eight 4-bit codes along the last dimension to one int32, the first in the lowest bits."""
-    shifts = torch.arange(0, 32, 4, device=codes.device)
-    return (codes.view(*codes.shape[:-1], -1, 8) << shifts).sum(-1).to(torch.int32)
+def pack_words(codes: torch.Tensor, bits: int = 4) -> torch.Tensor:
+    """Codes along the last dimension packed to int32, as many to a word as it holds, the first in the lowest bits."""
+    shifts = torch.arange(0, 32, bits, device=codes.device)
+    return (codes.view(*codes.shape[:-1], -1, 32 // bits) << shifts).sum(-1).to(torch.int32)
 
 
 def representable(tensor: torch.Tensor) -> torch.Tensor:

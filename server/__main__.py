@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from server import __version__
 from server.errors import StartError
-from server.memory import killed_for_memory
 from server.preload import preload_libraries
 
 if TYPE_CHECKING:
@@ -73,6 +72,8 @@ async def _serve(settings: "Settings", listener: socket.socket) -> int:
     assert settings.quantized is not None
     started = time.perf_counter()
     _say(f"qconf {__version__}: {settings.model} and {settings.quantized}")
+    if settings.demo:
+        _say("this is the bundled demo pair: give --model and --quantized to serve your own")
     pair = read_pair(
         settings.model, settings.quantized, settings.revision, settings.quantized_revision, settings.allow_unquantized
     )
@@ -87,7 +88,7 @@ async def _serve(settings: "Settings", listener: socket.socket) -> int:
     from server.engine import parse_engine_args, running_engine
     from server.service import Service, model_list
 
-    async with running_engine(pair, parse_engine_args(list(settings.engine_args))) as engine:
+    async with running_engine(pair, parse_engine_args(list(settings.engine_args), demo=settings.demo)) as engine:
         info = engine.info
         _say(f"vLLM {info.vllm_version} on {info.device}, {info.dtype}, context {info.max_model_len} tokens")
         models = model_list(pair, info)
@@ -118,7 +119,7 @@ async def _serve(settings: "Settings", listener: socket.socket) -> int:
             keeper.cancel()
             monitor.save()
         if not service.is_ready:
-            reason = ": ".join(filter(None, ["the engine has died", killed_for_memory()]))
+            reason = ": ".join(filter(None, ["the engine has died", engine.failure]))
             print(f"qconf-server: error: {reason}", file=sys.stderr)
             return 1
     return 0
@@ -165,6 +166,7 @@ def _silence_libraries() -> None:
     # In every process of vLLM, torch and vLLM warn of their own deprecations and of what a machine does not have.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_LOGS", "-torch")  # errors only
 
 
 def _sentence(error: ValidationError) -> str:

@@ -46,10 +46,16 @@ class Checkpoint:
         return self.config.get("_commit_hash") or self.revision
 
     @property
+    def quantization_config(self) -> dict[str, Any] | None:
+        """How the checkpoint describes its quantization."""
+        return self.config.get("quantization_config") or self.config.get("compression_config")
+
+    @property
     def quantization(self) -> str | None:
         """The quantization method that the checkpoint states, such as "gptq"."""
-        config = self.config.get("quantization_config") or self.config.get("compression_config")
-        return None if config is None else str(config.get("quant_method", "unknown"))
+        return (
+            None if self.quantization_config is None else str(self.quantization_config.get("quant_method", "unknown"))
+        )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import vllm
 from vllm import PoolingParams
-from vllm.config import VllmConfig
+from vllm.config import LoadConfig, ModelConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import GenerationError
 from vllm.inputs import TokensInput
 from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -31,11 +33,11 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
-from server.checkpoint import Pair
+from server.checkpoint import Checkpoint, Pair
 from server.errors import NotFinite, RequestError, StartError, Unavailable
 from server.memory import killed_for_memory
 from server.processor import fast_dtype
-from server.twin.cpu import prepare_cpu
+from server.twin.cpu import allow_float32, check_servable
 from server.twin.model import import_models, quantized_model_config
 from server.twin.plugin import ARCHITECTURE, FAILURE_VARIABLE
 from server.twin.pooler import request_options
@@ -44,7 +46,12 @@ from server.twin.rows import WIDTH, Rows
 CPU_BLOCK_SIZE = 32
 """Tokens per block of the prefix cache on CPU. vLLM's 128 there would share little of a typical prompt."""
 CPU_KV_CACHE_BYTES = 2**30
+DEMO_GPU_MEMORY = {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 2**28}
+"""The share that must be free at start, and the cache; both can be set."""
 SHUTDOWN_SECONDS = 20
+GPTQ_SERVED = "GPTQ is served with 4 or 8 bits, symmetric, without desc_act unless the group size is -1"
+MISSING_OPERATOR = re.compile(r"'_OpNamespace' '\w+' object has no attribute '(\w+)'")
+"""What torch says when an operator is called that no library has registered."""
 RETRY_AFTER = 30
 """Seconds after which a client may try again where the engine has died and the server with it."""
 
@@ -63,8 +70,11 @@ class EngineInfo:
 class TwinEngine:
     """Scores token sequences under both models of a pair."""
 
-    def __init__(self, llm: AsyncLLM, config: VllmConfig, info: EngineInfo, queue_times: "QueueTimes") -> None:
+    def __init__(
+        self, llm: AsyncLLM, config: VllmConfig, info: EngineInfo, queue_times: "QueueTimes", failure: Path
+    ) -> None:
         self._llm = llm
+        self._failure = failure
         self._queue_times = queue_times
         self._ids = itertools.count()
         self._door = asyncio.Lock()
@@ -113,7 +123,7 @@ class TwinEngine:
                         return Rows(output.outputs.data.numpy(), len(token_ids) - cached, cached, await queue_seconds)
         except EngineDeadError as error:
             raise Unavailable("the engine has died", retry_after=RETRY_AFTER) from error
-        except EngineGenerateError as error:
+        except (EngineGenerateError, GenerationError) as error:  # the latter from vLLM 0.33 on
             raise RequestError(f"the engine failed on the request: {error}") from error
         raise RuntimeError("the engine ended a request without an answer")
 
@@ -121,6 +131,11 @@ class TwinEngine:
     def is_alive(self) -> bool:
         """Whether the engine's processes run."""
         return not self._llm.errored
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine died, in one sentence, if that is known."""
+        return engine_failure(self._failure)
 
     def shutdown(self) -> None:
         """Stop the engine's processes."""
@@ -160,8 +175,11 @@ class QueueTimes(StatLoggerBase):
         """Nothing to say."""
 
 
-def parse_engine_args(arguments: list[str]) -> argparse.Namespace:
-    """vLLM's engine arguments, by its own parser; the process exits with code 2 on an argument it does not know."""
+def parse_engine_args(arguments: list[str], *, demo: bool = False) -> argparse.Namespace:
+    """Parse vLLM's engine arguments; the process exits with code 2 on an argument that vLLM does not know.
+
+    The demo pair is small: on a GPU it takes little of the memory by default, where vLLM would take nearly all.
+    """
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(prog="qconf-server [engine arguments]"))
     defaults: dict[str, object] = {"enable_prefix_caching": True}
     if current_platform.is_cpu():
@@ -178,7 +196,7 @@ def parse_engine_args(arguments: list[str]) -> argparse.Namespace:
         if "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     else:
-        defaults |= {"dtype": "float16"}
+        defaults |= {"dtype": "float16"} | (DEMO_GPU_MEMORY if demo else {})
     parser.set_defaults(**defaults)
     namespace: argparse.Namespace = parser.parse_args(arguments)
     return namespace
@@ -198,24 +216,29 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
         os.environ[FAILURE_VARIABLE] = str(failure)
         config, info = _configure(pair, namespace)
         queue_times = QueueTimes()
-        try:
-            llm = AsyncLLM.from_vllm_config(
-                config, disable_log_stats=namespace.disable_log_stats, stat_loggers=[lambda *_: queue_times]
-            )
-        except Exception as error:
-            reason = failure.read_text(encoding="utf-8") if failure.exists() else killed_for_memory() or str(error)
-            raise StartError(f"vLLM cannot load the pair: {_one_line(reason)}") from error
-        engine = TwinEngine(llm, config, info, queue_times)
-        try:
-            await engine.score([0, 0])  # the first request of a process compiles for seconds; not on a user's time
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                llm = AsyncLLM.from_vllm_config(
+                    config, disable_log_stats=namespace.disable_log_stats, stat_loggers=[lambda *_: queue_times]
+                )
+                engine = TwinEngine(llm, config, info, queue_times, failure)
+                stack.callback(engine.shutdown)  # on the event loop: its reader must not see the processes end
+                await engine.score([0, 0])  # the first request of a process compiles for seconds; not on a user's time
+            except Exception as error:
+                raise StartError(
+                    f"vLLM cannot run the pair: {engine_failure(failure) or _reason(str(error))}"
+                ) from error
             yield engine
-        finally:
-            engine.shutdown()  # on the event loop: its reader must not see the processes end
+
+
+def engine_failure(file: Path) -> str | None:
+    """Why the engine's processes ended, in one sentence, if that is known; ``file`` is where they leave a reason."""
+    return _reason(file.read_text(encoding="utf-8")) if file.exists() else killed_for_memory()
 
 
 def _configure(pair: Pair, namespace: argparse.Namespace) -> tuple[VllmConfig, EngineInfo]:
     """Build both models' configurations, so that what vLLM refuses is refused before weights load."""
-    prepare_cpu()
+    allow_float32()
     import_models([ARCHITECTURE])
     namespace.model, namespace.revision = pair.base.name, pair.base.revision
     args = AsyncEngineArgs.from_cli_args(namespace)
@@ -239,9 +262,9 @@ def _configure(pair: Pair, namespace: argparse.Namespace) -> tuple[VllmConfig, E
                 args.max_model_len = free.max_model_len
                 config = args.create_engine_config()
         quantized = quantized_model_config(config.model_config, config.model_config.max_model_len)
-        VllmConfig.get_quantization_config(quantized, config.load_config)
     except (ValueError, NotImplementedError) as error:
-        raise StartError(f"vLLM refuses the pair: {_one_line(str(error))}") from error
+        raise StartError(f"vLLM refuses the pair: {_reason(str(error))}") from error
+    _check_quantization(pair.quantized, quantized, config.load_config)
     return config, EngineInfo(
         vllm_version=vllm.__version__,
         device=current_platform.device_name,
@@ -251,15 +274,32 @@ def _configure(pair: Pair, namespace: argparse.Namespace) -> tuple[VllmConfig, E
     )
 
 
+def _check_quantization(checkpoint: Checkpoint, config: ModelConfig, load: LoadConfig) -> None:
+    """Refuse what vLLM cannot serve here, with what would help."""
+    try:
+        check_servable(checkpoint.quantization_config or {})
+        VllmConfig.get_quantization_config(config, load)
+    except (ValueError, NotImplementedError) as error:
+        hint = f"; {GPTQ_SERVED}" if checkpoint.quantization == "gptq" else ""
+        raise StartError(f"vLLM refuses {checkpoint.name}: {_reason(str(error))}{hint}") from error
+
+
 def _keep_plugin_enabled() -> None:
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and "qconf" not in allowed.split(","):
         os.environ["VLLM_PLUGINS"] = f"{allowed},qconf"
 
 
-def _one_line(message: str) -> str:
-    """The part of vLLM's message that says why: pydantic wraps it into several lines."""
-    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
-    reasons = [line for line in lines if line.startswith("Value error, ")]
-    line = (reasons or lines or ["no reason given"])[0]
-    return line.removeprefix("Value error, ").partition(" [type=")[0]
+def _reason(message: str) -> str:
+    """The part of vLLM's message that says why, on one line: pydantic and the choice of kernels take several."""
+    if missing := MISSING_OPERATOR.search(message):
+        return (
+            f"vLLM's build for this processor has no kernel {missing[1]}, which the checkpoint needs: "
+            "serve it on another CPU or on a GPU, or quantize it with GPTQ"
+        )
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()] or ["no reason given"]
+    values = [line for line in lines if line.startswith("Value error, ")]
+    line = values[0] if values else lines[0]
+    if line.endswith("Reasons:"):
+        line = " ".join([line, "; ".join(lines[1:])])
+    return line.removeprefix("Value error, ").partition(" [type=")[0].rstrip(".")

@@ -21,6 +21,7 @@ from typing import Any
 
 from server import __version__
 from server.calibration_text import QuantizeError, sequences
+from server.processor import fast_dtype
 
 BITS = (2, 3, 4, 8)
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -197,12 +198,26 @@ def run_gptq(source: Path, folder: Path, batch: list[list[int]], args: argparse.
         act_group_aware=False,  # on by default, but newer than the paper
         offload_to_disk=False,  # else the path of a temporary folder ends up in config.json
     )
+    kept, computed = (getattr(torch, name) for name in (args.dtype, compute_dtype(args.dtype)))
     inputs = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in batch]
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes logs/ where it runs
-        model = gptqmodel.GPTQModel.load(str(source), settings, dtype=getattr(torch, args.dtype))
+        model = gptqmodel.GPTQModel.load(str(source), settings, dtype=computed)
         model.quantize(inputs, batch_size=args.batch_size)
+        for parameter in model.model.parameters():  # what is not quantized
+            parameter.data = parameter.data.to(kept)
+        model.model.config.dtype = kept
         model.save(str(folder))
     (folder / "quant_log.csv").unlink(missing_ok=True)
+
+
+def compute_dtype(dtype: str) -> str:
+    """Return the dtype in which layers run and are quantized: on a CPU without fast arithmetic in ``dtype``, float32.
+
+    float32 holds every 16-bit weight exactly, so that nothing is lost.
+    """
+    import torch
+
+    return dtype if torch.cuda.is_available() or dtype == fast_dtype() else "float32"
 
 
 def source_dtype(source: Path) -> str:

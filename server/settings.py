@@ -28,7 +28,7 @@ class Settings(BaseSettings):
 
     model: str | None = Field(None, description="Full-precision model: a folder or a hub name.")
     quantized: str | None = Field(None, description="Its quantized twin: a folder or a hub name.")
-    demo: bool = Field(False, description="Serve the bundled demo pair.")
+    demo: bool = Field(False, description="Serve the bundled demo pair, as without --model and --quantized.")
     revision: str | None = Field(None, description="Hub revision of the full-precision model.")
     quantized_revision: str | None = Field(None, description="Hub revision of the quantized model.")
     allow_unquantized: bool = Field(
@@ -52,13 +52,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _pair(self) -> Self:
-        if self.demo:
-            if self.model or self.quantized:
-                raise ValueError("--demo takes the bundled pair: leave out --model and --quantized")
+        if self.demo and (self.model or self.quantized):
+            raise ValueError("--demo takes the bundled pair: leave out --model and --quantized")
+        if not (self.model or self.quantized):
+            self.demo = True
             self.model, self.quantized = str(DEMO_PAIR / "base"), str(DEMO_PAIR / "quantized")
         for name in ("model", "quantized"):
-            if getattr(self, name) is None:
+            if not getattr(self, name):
                 raise ValueError(
-                    f"--{name} is missing: expected a folder or a hub name (or --demo for the bundled pair)"
+                    f"--{name} is missing: expected a folder or a hub name (without both, the bundled pair is served)"
                 )
         return self

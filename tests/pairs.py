@@ -7,7 +7,9 @@ in float16, so that both engines' dtypes start from the same numbers as the orac
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +90,86 @@ class TinyPair:
     quantized_model: PreTrainedModel
 
 
+@dataclass(frozen=True)
+class Format:
+    """How a quantized checkpoint is written: tensors of a layer from scales, levels and bits; its description."""
+
+    pack: Callable[[torch.Tensor, torch.Tensor, int], dict[str, torch.Tensor]]
+    describe: Callable[[int, int], dict[str, Any]]
+
+
+def pack_compressed_tensors(scales: torch.Tensor, levels: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
+    """The tensors of compressed-tensors' format "pack-quantized"."""
+    return {
+        "weight_packed": pack_words(levels, bits),
+        "weight_scale": scales,
+        "weight_shape": torch.tensor(levels.shape),
+    }
+
+
+def pack_asymmetric(scales: torch.Tensor, levels: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
+    """The same with zero points."""
+    levels, zeros = shifted(scales, levels, bits)
+    packed = pack_compressed_tensors(scales, levels, bits)
+    return packed | {"weight_zero_point": pack_words(zeros.T, bits).T}
+
+
+def compressed_tensors_config(group_size: int, bits: int, symmetric: bool = True) -> dict[str, Any]:
+    """How compressed-tensors checkpoints describe themselves."""
+    weights = {
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": symmetric,
+        "strategy": "group",
+        "group_size": group_size,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        "ignore": ["lm_head"],
+    }
+
+
+def pack_awq(scales: torch.Tensor, levels: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
+    """AWQ's tensors: inputs before outputs, the levels of a word along the outputs, even ones before odd ones."""
+    levels, zeros = shifted(scales, levels, bits)
+
+    def packed(codes: torch.Tensor) -> torch.Tensor:
+        return pack_words(codes.unflatten(-1, (-1, 8))[..., [0, 2, 4, 6, 1, 3, 5, 7]].flatten(-2), bits)
+
+    return {"qweight": packed(levels.T), "qzeros": packed(zeros.T), "scales": scales.T}
+
+
+def awq_config(group_size: int, bits: int) -> dict[str, Any]:
+    """How AWQ checkpoints describe themselves."""
+    return {"quant_method": "awq", "bits": bits, "group_size": group_size, "zero_point": True, "version": "gemm"}
+
+
+def shifted(scales: torch.Tensor, levels: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same weights with zero points (out, groups) that alternate between the middle level and the one below."""
+    shift = (torch.arange(scales.shape[0])[:, None] + torch.arange(scales.shape[1])) % 2
+    moved = levels.unflatten(1, (scales.shape[1], -1)) - shift[..., None]
+    return moved.flatten(1), 2 ** (bits - 1) - shift
+
+
+FORMATS = {
+    "gptq": Format(pack_gptq, gptq_config),
+    "awq": Format(pack_awq, awq_config),
+    "compressed-tensors": Format(pack_compressed_tensors, compressed_tensors_config),
+    "compressed-tensors-asymmetric": Format(pack_asymmetric, partial(compressed_tensors_config, symmetric=False)),
+}
+
+
 def make_pair(
-    folder: Path, family: str, group_size: int = 128, tied: bool = False, method: str = "gptq", **settings: Any
+    folder: Path,
+    family: str,
+    group_size: int = 128,
+    tied: bool = False,
+    method: str = "gptq",
+    bits: int = 4,
+    **settings: Any,
 ) -> TinyPair:
     """Write a pair to a folder. ``settings`` go to the quantization config as they are."""
     torch.manual_seed(0)
@@ -105,7 +185,7 @@ def make_pair(
     model.save_pretrained(base)
     twin = _model(config)
     twin.load_state_dict(model.state_dict())
-    _write_quantized(twin, base, quantized, group_size, method, settings)
+    _write_quantized(twin, base, quantized, group_size, FORMATS[method], bits, settings)
     for target in (base, quantized):
         for file in TOKENIZER.glob("tokenizer*"):
             shutil.copy(file, target)
@@ -119,7 +199,13 @@ def _model(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def _write_quantized(
-    model: PreTrainedModel, base: Path, folder: Path, group_size: int, method: str, settings: dict[str, Any]
+    model: PreTrainedModel,
+    base: Path,
+    folder: Path,
+    group_size: int,
+    form: Format,
+    bits: int,
+    settings: dict[str, Any],
 ) -> None:
     """Round the model's linear layers in place and write them packed."""
     folder.mkdir()
@@ -128,9 +214,10 @@ def _write_quantized(
         if isinstance(module, nn.Linear) and "lm_head" not in name:
             weight = tensors.pop(f"{name}.weight")
             group = weight.shape[1] if group_size == -1 else group_size
-            scales, levels = quantize(weight, group)
-            module.weight.data = ((levels - 8).view(len(weight), -1, group) * scales[..., None]).view_as(weight)
-            packed = PACKERS[method](scales, levels)
+            scales, levels = quantize(weight, group, bits)
+            steps = (levels - 2 ** (bits - 1)).view(len(weight), -1, group)
+            module.weight.data = (steps * scales[..., None]).view_as(weight)
+            packed = form.pack(scales, levels, bits)
             tensors |= {f"{name}.{key}": value for key, value in packed.items()}
     if model.config.tie_word_embeddings:
         tensors.pop("lm_head.weight")
@@ -140,26 +227,5 @@ def _write_quantized(
     }
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((base / "config.json").read_text())
-    config["quantization_config"] = CONFIGS[method](group_size) | settings
+    config["quantization_config"] = form.describe(group_size, bits) | settings
     (folder / "config.json").write_text(json.dumps(config))
-
-
-def pack_compressed_tensors(scales: torch.Tensor, levels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The tensors of compressed-tensors' format "pack-quantized"."""
-    return {"weight_packed": pack_words(levels), "weight_scale": scales, "weight_shape": torch.tensor(levels.shape)}
-
-
-def compressed_tensors_config(group_size: int) -> dict[str, Any]:
-    """How compressed-tensors checkpoints describe themselves."""
-    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group_size}
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
-        "ignore": ["lm_head"],
-    }
-
-
-PACKERS = {"gptq": pack_gptq, "compressed-tensors": pack_compressed_tensors}
-CONFIGS = {"gptq": gptq_config, "compressed-tensors": compressed_tensors_config}

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+_FOLDER = Path(__file__).parent
 AVX2 = {
-    "PYTHONPATH": str(Path(__file__).parent / "avx2"),
+    "PYTHONPATH": str(_FOLDER / "avx2"),
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
 }
-"""Of a CPU without AVX-512, for processes that are yet to start; without effect on one that has none."""
+"""Variables of a process that is to take the machine for one without AVX-512; no effect where it has none."""
+AVX2_WITHOUT_KERNEL = AVX2 | {"PYTHONPATH": str(_FOLDER / "avx2_no_fallback")}
+"""The same, and the server does not bring its own kernel for packed weights."""

@@ -46,8 +46,8 @@ def test_compose_accepts_the_file(profile: str) -> None:
     assert services[f"server-{profile}"]["networks"]["default"]["aliases"] == ["qconf"]
 
 
-def test_the_cpu_serves_the_demo_pair_unless_told_otherwise() -> None:
-    assert config("--profile", "cpu")["services"]["server-cpu"]["command"] == "--demo"
+def test_arguments_and_models_reach_the_server() -> None:
+    assert not config("--profile", "cpu")["services"]["server-cpu"].get("command")
     told = config("--profile", "cpu", QCONF_ARGS="--max-model-len 512", QCONF_MODEL="base")["services"]["server-cpu"]
     assert (told["command"], told["environment"]["QCONF_MODEL"]) == ("--max-model-len 512", "base")
 

@@ -136,7 +136,7 @@ def test_quantized_with_a_shorter_context(pair_folder: Path, tmp_path: Path) -> 
 
 
 def test_missing_model() -> None:
-    assert "--model is missing" in refusal()
+    assert "--model is missing" in refusal("--quantized", "somewhere")
     assert "--quantized is missing" in refusal("--model", "somewhere")
 
 

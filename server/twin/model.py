@@ -19,7 +19,7 @@ from vllm.platforms import current_platform
 
 from server.twin.bloom import repack_packed_qkv
 from server.twin.compiled import Compiled
-from server.twin.cpu import prepare_cpu
+from server.twin.cpu import choose_kernels
 from server.twin.pooler import TwinPooler
 from server.twin.statistics import statistics
 
@@ -33,7 +33,7 @@ class Twin(nn.Module, VllmModelForPooling):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
-        prepare_cpu()
+        choose_kernels(vllm_config.model_config.dtype)
         config = vllm_config.model_config.hf_config
         self.base = initialize_model(
             vllm_config=vllm_config.with_hf_config(config, architectures=config.qconf_architectures),

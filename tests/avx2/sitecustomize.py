@@ -12,4 +12,4 @@ def _without_avx512() -> dict[str, object]:
     return {name: value for name, value in _capabilities().items() if not name.startswith(("avx512", "amx", "avx10"))}
 
 
-torch.cpu.get_capabilities = _without_avx512
+vars(torch.cpu)["get_capabilities"] = _without_avx512
