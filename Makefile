@@ -2,8 +2,6 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check --quiet
-TORCH := torch==2.13.0+cpu
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: setup demo serve test image lint bench gpu-check demo-pair lock clean
@@ -11,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 setup: $(VENV)/.runtime  ## Install what serving, replaying and reporting need
 
 demo: setup  ## Serve the demo pair, replay its tasks, print the table
-	$(BIN)/python -m demo.run
+	@$(BIN)/python -m demo.run
 
 serve: setup  ## Serve the demo pair until Ctrl-C; ARGS goes to the server
 	$(BIN)/python -m server --demo $(ARGS)
@@ -40,19 +38,13 @@ gpu-check:  ## Check everything on this machine's GPU with PYTHON (half an hour)
 demo-pair: $(VENV)/.dev  ## Make the demo pair and its tasks again (about 20 minutes on two cores)
 	$(BIN)/python -m demo
 
-# The package index has no CPU build of torch for Linux; where no local folder offers one, PyTorch's own index does.
-# The lock lists every package, so nothing is resolved here: pip installs exactly the hashed files.
-$(VENV)/.runtime: requirements/cpu.txt pyproject.toml
-	sh requirements/system.sh
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) install $(TORCH) || $(PIP) install $(TORCH) --index-url https://download.pytorch.org/whl/cpu
-	$(PIP) install --no-deps --require-hashes -r requirements/cpu.txt
-	$(PIP) install --no-deps --no-build-isolation --editable .
-	touch $@
+$(VENV)/.runtime: requirements/cpu.txt requirements/install.py pyproject.toml
+	@$(PYTHON) requirements/install.py $(VENV) requirements/cpu.txt
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
-	$(PIP) install --no-deps --require-hashes -r requirements/dev.txt
-	touch $@
+	@$(PYTHON) requirements/install.py $(VENV) requirements/dev.txt
+	@touch $@
 
 # pip knows no overrides, which leave out packages that another's metadata asks for; uv does.
 LOCK := uv pip compile --override requirements/not-needed.txt --python-version 3.11 \

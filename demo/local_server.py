@@ -19,7 +19,7 @@ STOP_SECONDS = 60
 
 
 class ServerDidNotStart(Exception):
-    """The server ended, or was not ready in time; the message holds what it printed."""
+    """The server ended, or was not ready in time; the message holds what it printed, its reason in the last line."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(*arguments: str, port: int = 0) -> Iterator[LocalServer]:
-    """``python -m server`` on this machine, on a free port if none is given, ready to answer."""
+def running_server(*arguments: str, port: int = 0, log: Path | None = None) -> Iterator[LocalServer]:
+    """``python -m server`` on this machine, on a free port if none is given, ready to answer.
+
+    ``log`` is a file for what it prints, to be kept.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "server.log"
+        log = log or Path(folder) / "server.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 [sys.executable, "-m", "server", "--port", str(port), *arguments],
@@ -77,4 +80,5 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
         if process.poll() is not None:
             break
         time.sleep(0.2)
-    raise ServerDidNotStart(f"exit code {process.poll()}:\n{log.read_text(errors='replace')}")
+    ended = "not ready in time" if process.poll() is None else f"exit code {process.poll()}"
+    raise ServerDidNotStart(f"{ended}:\n{log.read_text(errors='replace').strip()}")

@@ -1,5 +1,6 @@
 """``make demo``: serve the demo pair, replay its tasks, print the table, write a report, print a gate's verdict."""
 
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -8,29 +9,39 @@ from pathlib import Path
 from demo.local_server import ServerDidNotStart, running_server
 
 DEMO = Path(__file__).parent
+PYTHON = os.path.relpath(sys.executable)
 
 
 def main() -> int:
     """Returns the exit code of the replay; the verdict is there to be read."""
     out = Path("runs") / f"demo-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}"
-    print("Starting the server with the demo pair on vLLM ...", flush=True)
+    log = out.with_suffix(".server.log")
+    log.parent.mkdir(exist_ok=True)
+    print("Starting the server with the demo pair on vLLM (half a minute on two cores) ...", flush=True)
     try:
-        with running_server("--demo") as server:
+        with running_server("--demo", log=log) as server:
             tasks = ["--tasks", "demo", "--include-path", str(DEMO / "tasks")]
             code = run("client.bench", "--url", server.url, *tasks, "--out", str(out))
     except ServerDidNotStart as error:
-        print(f"The server did not start: {error}", file=sys.stderr)
+        reason = str(error).splitlines()[-1].removeprefix("qconf-server: error: ")
+        print(f"The server did not start: {reason} (all that it printed: {log})", file=sys.stderr)
         return 1
-    if code == 0:
-        print(f"\npython -m eval report {out} --out {out}/report.html", flush=True)
-        run("eval", "report", str(out), "--out", str(out / "report.html"))
-        print(f"\npython -m eval gate {out} --config demo/gate.toml", flush=True)
-        run("eval", "gate", str(out), "--config", str(DEMO / "gate.toml"))
+    if code:
+        print(f"The replay did not finish; what the server printed is in {log}", file=sys.stderr)
+        return code
+    run("eval", "report", str(out), "--out", str(out / "report.html"), show=True)
+    run("eval", "gate", str(out), "--config", str(DEMO / "gate.toml"), show=True)
+    print(
+        f"\nNext: open {out}/report.html in a browser; {PYTHON} -m eval table {out} prints every statistic;\n"
+        "README.md says how to serve a pair of your own."
+    )
     return code
 
 
-def run(*module: str) -> int:
-    """Runs a module as a command; returns its exit code."""
+def run(*module: str, show: bool = False) -> int:
+    """Run a module as a command, shown before its output if asked; returns its exit code."""
+    if show:
+        print(f"\n{PYTHON} -m {' '.join(module)}", flush=True)
     return subprocess.run([sys.executable, "-m", *module], check=False).returncode
 
 

@@ -25,8 +25,10 @@ def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_the_demo_pair_is_served_in_float32_by_the_build_for_avx2() -> None:
-    with running_server("--demo") as server:
+def test_without_arguments_the_demo_pair_is_served_in_float32_by_the_build_for_avx2() -> None:
+    with running_server() as server:
+        said = [line for line in server.log.read_text().splitlines() if "demo" in line and line.startswith("this")]
+        assert said == ["this is the bundled demo pair: give --model and --quantized to serve your own"]
         models = httpx.get(f"{server.url}/v1/models").json()["data"]
         assert {model["dtype"] for model in models} == {"float32"}
         processes = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.random_pair import dequantize
 from server.quantize import main
+from tests.processors import AVX2
 
 ROOT = Path(__file__).parents[1]
 WORDS = "the river runs past an old mill where seven men grind corn and talk about rain until night falls"
@@ -66,11 +67,11 @@ def calibration(model: Path, text: str) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
-def quantized(model: Path, calibration: Path) -> Path:
-    out = model.parent / "quantized"
+@pytest.fixture(scope="module", params=[{}, AVX2], ids=["this-machine", "without-avx512"])
+def quantized(model: Path, calibration: Path, request: pytest.FixtureRequest) -> Path:
+    out = model.parent / f"quantized-{request.param_index}"
     settings = ("--samples", SAMPLES, "--sequence-length", LENGTH)
-    done = run(model, out, "--calibration", calibration, *settings)
+    done = run(model, out, "--calibration", calibration, *settings, **request.param)
     assert done.returncode == 0, done.stderr
     assert "calibration sequences" in done.stderr  # what it is at can be seen
     return out

@@ -94,7 +94,8 @@ BAD_QUANTIZED: dict[str, tuple[Callable[[Path], None], str]] = {
     "broken-config": (lambda folder: (folder / "config.json").write_text("{"), "configuration of"),  # type: ignore[dict-item]
     "no-folder": (shutil.rmtree, "there is no folder"),
     "desc-act": (lambda folder: change_quantization(folder, desc_act=True), "desc_act=True"),
-    "asymmetric": (lambda folder: change_quantization(folder, sym=False), "sym=False"),
+    "asymmetric": (lambda folder: change_quantization(folder, sym=False), "sym=False; GPTQ is served with 4 or 8 bits"),
+    "3-bits": (lambda folder: change_quantization(folder, bits=3), "bits=3"),
 }
 
 
@@ -138,6 +139,23 @@ def test_quantized_with_a_shorter_context(pair_folder: Path, tmp_path: Path) -> 
 def test_missing_model() -> None:
     assert "--model is missing" in refusal("--quantized", "somewhere")
     assert "--quantized is missing" in refusal("--model", "somewhere")
+
+
+def test_the_demo_says_why_its_server_did_not_start(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "demo.run"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env=os.environ | {"QCONF_MODEL": "mine"},
+    )
+    assert run.returncode == 1
+    (log,) = (tmp_path / "runs").glob("*.server.log")
+    assert run.stderr.splitlines()[-1] == (
+        "The server did not start: --demo takes the bundled pair: leave out --model and --quantized "
+        f"(all that it printed: {log.relative_to(tmp_path)})"
+    )
 
 
 def test_port_in_use(pair_folder: Path) -> None:

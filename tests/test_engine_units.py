@@ -1,0 +1,46 @@
+"""Parts of server/engine.py that no engine need run for."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server.engine import QueueTimes, TwinEngine, parse_engine_args
+from server.errors import RequestError
+
+FULL = 0.92
+"""vLLM's own share of a GPU's memory."""
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.engine.current_platform", SimpleNamespace(is_cpu=lambda: False))
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_the_demo_pair_takes_little_of_a_gpu() -> None:
+    demo = parse_engine_args([], demo=True)
+    assert (demo.gpu_memory_utilization, demo.kv_cache_memory_bytes) == (0.1, 2**28)
+    assert parse_engine_args(["--gpu-memory-utilization", "0.5"], demo=True).gpu_memory_utilization == 0.5
+    mine = parse_engine_args([])
+    assert (mine.gpu_memory_utilization, mine.kv_cache_memory_bytes) == (FULL, None)
+
+
+@pytest.mark.parametrize("module", ["vllm.exceptions.GenerationError", "vllm.v1.engine.exceptions.EngineGenerateError"])
+async def test_a_failed_generation_is_an_error_of_the_request(module: str, tmp_path: Path) -> None:
+    """vLLM raises the one up to 0.32, the other from 0.33 on."""
+    path, _, name = module.rpartition(".")
+    error = getattr(__import__(path, fromlist=[name]), name)
+
+    class Failing:
+        async def encode(self, *_: object, **__: object) -> AsyncIterator[Any]:
+            raise error("it broke")
+            yield
+
+    config: Any = SimpleNamespace(cache_config=SimpleNamespace(enable_prefix_caching=False, block_size=32))
+    llm: Any = Failing()
+    info: Any = None
+    with pytest.raises(RequestError, match="the engine failed on the request: it broke"):
+        await TwinEngine(llm, config, info, QueueTimes(), tmp_path / "failure").score([1, 2, 3])
