@@ -46,7 +46,7 @@ from server.twin.rows import WIDTH, Rows
 CPU_BLOCK_SIZE = 32
 """Tokens per block of the prefix cache on CPU. vLLM's 128 there would share little of a typical prompt."""
 CPU_KV_CACHE_BYTES = 2**30
-DEMO_GPU_MEMORY = {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 2**28}
+DEMO_GPU_MEMORY: dict[str, object] = {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 2**28}
 """The share that must be free at start, and the cache; both can be set."""
 SHUTDOWN_SECONDS = 20
 GPTQ_SERVED = "GPTQ is served with 4 or 8 bits, symmetric, without desc_act unless the group size is -1"
@@ -196,7 +196,8 @@ def parse_engine_args(arguments: list[str], *, demo: bool = False) -> argparse.N
         if "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     else:
-        defaults |= {"dtype": "float16"} | (DEMO_GPU_MEMORY if demo else {})
+        defaults["dtype"] = "float16"
+        defaults |= DEMO_GPU_MEMORY if demo else {}
     parser.set_defaults(**defaults)
     namespace: argparse.Namespace = parser.parse_args(arguments)
     return namespace

@@ -69,7 +69,7 @@ def calibration(model: Path, text: str) -> Path:
 
 @pytest.fixture(scope="module", params=[{}, AVX2], ids=["this-machine", "without-avx512"])
 def quantized(model: Path, calibration: Path, request: pytest.FixtureRequest) -> Path:
-    out = model.parent / f"quantized-{request.param_index}"
+    out = model.parent / f"quantized-{len(request.param)}"
     settings = ("--samples", SAMPLES, "--sequence-length", LENGTH)
     done = run(model, out, "--calibration", calibration, *settings, **request.param)
     assert done.returncode == 0, done.stderr
