@@ -3,18 +3,25 @@
 A case is a made-up benchmark and a limit. It is replayed many times in random order: where its mean is well within the
 limit, for the items that it takes; where its mean is just beyond the limit or on it, for the share of wrong verdicts.
 Beside that stands the share of wrong verdicts of who looks at an ordinary 95 % interval after every item.
+
+With ``--run`` and ``--rules``, the items of a whole run are drawn in many orders instead.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from scipy import stats  # type: ignore[import-untyped]
 
+from client.items import Item
+from client.results import ItemResult, read_run
+from client.standing import Standing
+from client.until import Until, load_rules
 from eval.arrays import Floats
 from eval.sequential import Asymptotic, Betting, Limits
 
@@ -141,13 +148,47 @@ def main() -> None:
     """Prints a row for each case."""
     parser = argparse.ArgumentParser(description="What --until saves, and how often it is wrong.")
     parser.add_argument("--replays", type=int, default=1000)
+    parser.add_argument("--run", type=Path, help="a whole run, to be drawn in many orders")
+    parser.add_argument("--rules", type=Path, help="what it is judged by")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.run:
+        redraw(options.run, options.rules, options.replays)
+        return
     print("| case | items | settled at: median, 90th percentile | wrong pass | wrong fail | wrong pass, looking |")
     print("| --- | --- | --- | --- | --- | --- |")
     results = [simulate(case, options.replays) for case in CASES]
     if options.json:
         options.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+
+
+def redraw(run: Path, rules: Path, replays: int) -> None:
+    """Draws the items of a run in many orders; prints a row for each rule, and one for all of them."""
+    rows = {(row.task, row.doc_id): row for row in read_run(run).items()}
+    items = [_item(row) for row in rows.values()]
+    found: dict[str, list[Standing]] = {}
+    kept = []
+    for seed in range(replays):
+        until = Until(load_rules(rules), items, seed)
+        for item in until.queue():
+            until.add(rows[item.task, item.doc_id])
+        kept.append(len(until.kept))
+        for standing in until.standings():
+            found.setdefault(f"{standing.name} {standing.at_least} {standing.at_most}", []).append(standing)
+    print("| rule | verdicts | settled at: median, 90th percentile |")
+    print("| --- | --- | --- |")
+    for name, standings in found.items():
+        counts = Counter(standing.outcome for standing in standings)
+        print(f"| {name} | {dict(counts)} | {_settled([each.used / each.of for each in standings])} |")
+    print(f"| all | | {_settled([count / len(items) for count in kept])} |")
+
+
+def _item(row: ItemResult) -> Item:
+    return Item(**{each.name: getattr(row, each.name) for each in fields(Item) if hasattr(row, each.name)})
+
+
+def _settled(shares: Sequence[float] | Floats) -> str:
+    return f"{100 * np.median(shares):.0f} %, {100 * np.quantile(shares, 0.9):.0f} %"
 
 
 def simulate(case: Case, replays: int) -> Result:
@@ -168,7 +209,7 @@ def simulate(case: Case, replays: int) -> Result:
         wrong_pass_looking=looking / replays,
     )
     print(
-        f"| {case.name} | {case.items:,} | {100 * result.median:.0f} %, {100 * result.p90:.0f} % | "
+        f"| {case.name} | {case.items:,} | {_settled(shares)} | "
         f"{share(passes, replays)} | {share(fails, replays)} | {share(looking, replays)} |",
         flush=True,
     )

@@ -3,6 +3,8 @@
 import asyncio
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,6 @@ from client.standing import Outcome, Standing, standings_of
 from client.summary import Scoreboard
 from client.until import Until, drawn_order
 from eval.gate import Rule
-from eval.run_analysis import analyse_run
 from tests.fake_server import FakeServer, error, noise
 from tests.test_bench_command import bench, listening
 
@@ -150,7 +151,13 @@ def test_a_replay_ends_when_its_rule_is_settled(options: BenchOptions) -> None:
     row = next(line.split() for line in text.splitlines() if line.startswith("flips of overall"))
     assert row[3:] == ["≤", "0.05", "pass", "0.0000", "[0.0000,", f"{rule.high:.4f}]", str(rule.used), "of", str(ITEMS)]
     assert f"{rule.used} items in " in text
-    assert analyse_run(options.out, resamples=10).tasks["mine"].items == rule.used
+    arguments = [str(options.out), "--config", str(options.until), "--resamples", "100"]
+    judged = subprocess.run(
+        [sys.executable, "-m", "eval", "gate", *arguments], capture_output=True, text=True, check=False
+    )
+    note = f"note: {options.out} stopped when its rules were settled, after {rule.used} of {ITEMS} items"
+    assert judged.stderr.startswith(note)
+    assert "flips of overall" in judged.stdout
 
 
 def test_when_replies_come_changes_nothing(options: BenchOptions) -> None:
