@@ -147,7 +147,7 @@ CASES = (
 def main() -> None:
     """Prints a row for each case."""
     parser = argparse.ArgumentParser(description="What --until saves, and how often it is wrong.")
-    parser.add_argument("--replays", type=int, default=1000)
+    parser.add_argument("--replays", type=int, default=500)
     parser.add_argument("--run", type=Path, help="a whole run, to be drawn in many orders")
     parser.add_argument("--rules", type=Path, help="what it is judged by")
     parser.add_argument("--json", type=Path)
@@ -155,7 +155,7 @@ def main() -> None:
     if options.run:
         redraw(options.run, options.rules, options.replays)
         return
-    print("| case | items | settled at: median, 90th percentile | wrong pass | wrong fail | wrong pass, looking |")
+    print("| case | items | settled after: median, 90th percentile | wrong pass | wrong fail | wrong pass, looking |")
     print("| --- | --- | --- | --- | --- | --- |")
     results = [simulate(case, options.replays) for case in CASES]
     if options.json:
@@ -175,7 +175,7 @@ def redraw(run: Path, rules: Path, replays: int) -> None:
         kept.append(len(until.kept))
         for standing in until.standings():
             found.setdefault(f"{standing.name} {standing.at_least} {standing.at_most}", []).append(standing)
-    print("| rule | verdicts | settled at: median, 90th percentile |")
+    print("| rule | verdicts | settled after: median, 90th percentile |")
     print("| --- | --- | --- |")
     for name, standings in found.items():
         counts = Counter(standing.outcome for standing in standings)
