@@ -34,7 +34,7 @@ def load_rules(path: Path) -> list[Rule]:
 
 
 def drawn_order(items: Sequence[Item], seed: int) -> list[Item]:
-    """The items in random order, as SHA-256 of seed, task and document sorts them: the same everywhere, for ever."""
+    """The items in random order: by the SHA-256 of seed, task and document, which no library's version changes."""
 
     def rank(item: Item) -> bytes:
         return hashlib.sha256(f"{seed}\n{item.task}\n{item.doc_id}".encode()).digest()

@@ -19,11 +19,13 @@ from client.bench_load import BenchOptions
 from client.bench_run import RuleFailed, Stopped, run_bench
 from client.data import load_data
 from client.display import LiveDisplay
+from client.evaluation import part_of
 from client.items import Item, TaskError
 from client.replay import blank
 from client.results import ItemResult, RunError, read_run
 from client.standing import Outcome, Standing, standings_of
 from client.summary import Scoreboard
+from client.tasks import LoadedTasks
 from client.until import Until, drawn_order
 from eval.gate import Rule
 from tests.fake_server import FakeServer, error, noise
@@ -343,6 +345,14 @@ def test_tasks_that_no_rule_can_judge_are_refused(options: BenchOptions, tmp_pat
     rules = write_rules(tmp_path, 'statistic = "flips"\ntask = "mine"\nat_most = 0.1')
     with pytest.raises(TaskError, match=r"'other' cannot be replayed .*: no rule is on it"):
         run(replace(options, data=[mine, write_items(tmp_path, "other")], until=rules), answering(lambda _: False))
+
+
+def test_metrics_of_groups_are_those_of_whole_groups(options: BenchOptions) -> None:
+    task = load_data(options.data[0], delimiter=" ", limit=3)
+    loaded = LoadedTasks([task], {"group": object()})
+    part = part_of(loaded, {("mine", 0), ("mine", 2)})
+    assert (documents(part.tasks[0].items), part.groups) == ([0, 2], {})
+    assert part_of(loaded, {("mine", number) for number in range(3)}) == loaded
 
 
 def test_the_order_is_random_whatever_the_seed(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_the_asymptotic_sequence_is_that_of_its_formula(batch: int) -> None:
 
 @pytest.mark.parametrize("shape", [0.5, 2.0])
 def test_the_asymptotic_sequence_is_hardly_ever_wrong(shape: float) -> None:
-    """Gamma with a skewness of 2.8 and of 1.4. The guarantee is asymptotic: 4 % are borne where 2.5 are meant."""
+    """Gamma with a skewness of 2.8 and of 1.4. The guarantee is asymptotic: 4 % are accepted where 2.5 % are meant."""
     rng, wrong = np.random.default_rng(0), [0, 0]
     for _ in range(REPLAYS):
         values = rng.gamma(shape, 1.0, 1000)
