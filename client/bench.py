@@ -2,7 +2,7 @@
 
 from client.extras import run_command
 
-PACKAGES = {"datasets", "lm_eval", "numpy", "pyarrow", "rich", "typer"}
+PACKAGES = {"datasets", "lm_eval", "numpy", "pyarrow", "rich", "scipy", "typer"}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from client.api import DEFAULT_URL
 from client.bench_load import BenchOptions
-from client.bench_run import Interrupted, Stopped, run_bench
+from client.bench_run import Interrupted, RuleFailed, Stopped, run_bench
 from client.corpus import DEFAULT_WINDOW
 from client.errors import QconfError
 from client.items import TaskError
@@ -19,6 +19,7 @@ from client.results import RunError
 
 SOME_FAILED = 1
 REFUSED = 2
+RULE_FAILED = 3
 INTERRUPTED = 130
 
 # A table has room in a file: only terminals are narrow.
@@ -95,17 +96,29 @@ def bench(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out; start it where there is none.")
     ] = False,
+    until: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rules as for 'eval gate' (TOML): draw items in random order, and stop when every rule is settled."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the random order of --until.", show_default="0", min=0)
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only the final tables.")] = False,
 ) -> None:
     """Replay lm-eval tasks, items of your own or a text against a qconf server and compare both models.
 
-    Exit codes: 0 all went well, 1 some items failed or the server went away, 2 nothing could be done, 130 interrupted.
+    Exit codes: 0 all went well, 1 some items failed or the server went away, 2 nothing could be done, 3 a rule of
+    --until failed, 130 interrupted.
     """
     names = split_names(tasks)
     if not (names or data or corpus):
         raise typer.BadParameter("nothing to replay: expected --tasks, --data or --corpus")
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out, the folder of the run to go on with")
+    if seed is not None and until is None:
+        raise typer.BadParameter(f"--seed is {seed}: only the order of --until has a seed")
     if stride is not None and stride >= (window or DEFAULT_WINDOW):
         raise typer.BadParameter(
             f"--stride is {stride}, expected less than a window, {window or DEFAULT_WINDOW} tokens"
@@ -128,12 +141,16 @@ def bench(
         out=out or Path("runs") / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
         resume=resume,
         quiet=quiet,
+        until=until,
+        seed=seed or 0,
     )
     console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
     try:
         failed = run_bench(options, console)
     except (QconfError, TaskError, RunError) as exc:
         raise _exit(f"error: {exc}", REFUSED) from exc
+    except RuleFailed as exc:
+        raise _exit(str(exc), RULE_FAILED) from exc
     except Interrupted as exc:
         raise _exit(str(exc), INTERRUPTED) from exc
     except Stopped as exc:

@@ -8,7 +8,7 @@ from client.api import Client
 from client.corpus import DEFAULT_WINDOW, load_corpus
 from client.data import load_data
 from client.items import LoadedTask, TaskError
-from client.results import Settings, Subject, TaskRecord
+from client.results import Settings, Subject, TaskRecord, UntilSettings
 from client.tasks import LoadedTasks, load_tasks
 from server.schema import Both, ModelInfo, ServerInfo
 
@@ -34,6 +34,8 @@ class BenchOptions:
     out: Path
     resume: bool
     quiet: bool
+    until: Path | None = None
+    seed: int = 0
 
 
 def load(options: BenchOptions, client: Client) -> LoadedTasks:
@@ -65,7 +67,11 @@ def load(options: BenchOptions, client: Client) -> LoadedTasks:
 
 
 def subject_of(
-    options: BenchOptions, server: ServerInfo, models: Both[ModelInfo], tasks: Sequence[LoadedTask]
+    options: BenchOptions,
+    server: ServerInfo,
+    models: Both[ModelInfo],
+    tasks: Sequence[LoadedTask],
+    until: UntilSettings | None = None,
 ) -> Subject:
     """What a run measures."""
     return Subject(
@@ -81,6 +87,7 @@ def subject_of(
             delimiter=options.delimiter,
             window=options.window,
             stride=options.stride,
+            until=until,
         ),
         tasks=[
             TaskRecord(

@@ -1,12 +1,14 @@
 """What the bench prints before and after a replay."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from client.evaluation import Evaluation
-from client.results import Subject, Timing
+from client.results import Drawn, Subject, Timing
+from client.standing import Standing, rules_table
 from client.summary import Scoreboard
 from client.table import corpus_table, metrics_table, summary_table
 
@@ -22,6 +24,8 @@ def print_heading(console: Console, url: str, subject: Subject, done: int) -> No
     grid.add_row("server", f"{url} (qconf {server.version}, vLLM {server.vllm}, {server.device})")
     before = f", {done} of them done before" if done else ""
     grid.add_row("tasks", f"{len(subject.tasks)}, {sum(task.items for task in subject.tasks)} items{before}")
+    if until := subject.settings.until:
+        grid.add_row("until", f"its rules are settled; items in random order, seed {until.seed}")
     console.print(grid, "")
 
 
@@ -48,6 +52,16 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
             markup=False,
             highlight=False,
         )
+
+
+def print_rules(console: Console, standings: Sequence[Standing], drawn: Drawn | None) -> None:
+    """The rules of a replay that stops when they are settled, if it was one."""
+    if drawn is None:
+        return
+    if drawn.items < drawn.of:
+        said = f"Only {drawn.items} of {drawn.of} items were drawn: the tables above are of these."
+        console.print(said, highlight=False, soft_wrap=True)
+    console.print(rules_table(standings), "")
 
 
 def print_end(console: Console, timing: Timing, items: int, out: Path) -> None:

@@ -1,7 +1,7 @@
 """What a person sees while a replay runs: a live screen on a terminal, a line now and then elsewhere, or nothing."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -11,12 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.table import Table
 from rich.text import Text
 
+from client.standing import STYLES, Outcome
 from client.summary import Scoreboard, Tally
 from client.table import divergence, flips, pair
 
 LINE_EVERY = 5.0
 # Lines of the screen that are not rows of the table.
 FRAME_LINES = 8
+
+Rules = Callable[[], Sequence[tuple[str, Outcome]]]
+"""Each rule by name, and what became of it so far; none where all items are replayed."""
 
 
 class Display(Protocol):
@@ -27,10 +31,13 @@ class Display(Protocol):
     def advance(self) -> None: ...
 
 
-def make_display(console: Console, scoreboard: Scoreboard, sizes: dict[str, int], quiet: bool) -> Display:
+def make_display(
+    console: Console, scoreboard: Scoreboard, sizes: dict[str, int], quiet: bool, rules: Rules = list
+) -> Display:
     if quiet:
         return NoDisplay()
-    return LiveDisplay(console, scoreboard, sizes) if console.is_terminal else PlainDisplay(console, scoreboard, sizes)
+    kind = LiveDisplay if console.is_terminal else PlainDisplay
+    return kind(console, scoreboard, sizes, rules)
 
 
 class NoDisplay:
@@ -42,13 +49,14 @@ class NoDisplay:
 
 
 class PlainDisplay:
-    """A line every few seconds, for logs."""
+    """A line every few seconds, and one for each rule that is settled, for logs."""
 
     def __init__(
         self,
         console: Console,
         scoreboard: Scoreboard,
         sizes: dict[str, int],
+        rules: Rules = list,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
@@ -56,6 +64,8 @@ class PlainDisplay:
         self._total = sum(sizes.values())
         # Items of an earlier session, which say nothing about the speed of this one.
         self._before = scoreboard.overall.done
+        self._rules = rules
+        self._settled = _settled(rules)
         self._clock = clock
         self._started = self._printed = clock()
 
@@ -64,17 +74,32 @@ class PlainDisplay:
         return nullcontext()
 
     def advance(self) -> None:
+        self._print_settled()
         now = self._clock()
         if now - self._printed < LINE_EVERY and self._overall.done < self._total:
             return
         self._printed = now
         self._console.print(self._line(now - self._started), highlight=False, soft_wrap=True)
 
+    def _print_settled(self) -> None:
+        settled = _settled(self._rules)
+        for number, (name, outcome) in settled.items():
+            if number not in self._settled:
+                line = f"{self._overall.done}/{self._total} items, {name}: {outcome}"
+                self._console.print(line, highlight=False, soft_wrap=True)
+        self._settled = settled
+
     def _line(self, elapsed: float) -> str:
         done = self._overall.done
         rate = (done - self._before) / elapsed if elapsed > 0 else 0.0
-        left = f", {(self._total - done) / rate:.0f} s left" if rate and done < self._total else ""
+        most = "at most " if self._rules() else ""
+        left = f", {most}{(self._total - done) / rate:.0f} s left" if rate and done < self._total else ""
         return f"{done}/{self._total} items, {rate:.1f}/s{left}, {_so_far(self._overall)}"
+
+
+def _settled(rules: Rules) -> dict[int, tuple[str, Outcome]]:
+    """By number: two rules may have one name."""
+    return {number: each for number, each in enumerate(rules()) if each[1] != "open"}
 
 
 def _so_far(tally: Tally) -> str:
@@ -85,12 +110,13 @@ def _so_far(tally: Tally) -> str:
 
 
 class LiveDisplay:
-    """A table of the tasks so far, and one bar over all of them."""
+    """A table of the tasks so far, the rules, and one bar over all items."""
 
-    def __init__(self, console: Console, scoreboard: Scoreboard, sizes: dict[str, int]) -> None:
+    def __init__(self, console: Console, scoreboard: Scoreboard, sizes: dict[str, int], rules: Rules = list) -> None:
         self._console = console
         self._scoreboard = scoreboard
         self._sizes = sizes
+        self._rules = rules
         self._progress = Progress(
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -112,7 +138,8 @@ class LiveDisplay:
         self._progress.advance(self._bar)
 
     def render(self) -> RenderableType:
-        return Group(self._table(), Text(), self._progress.get_renderable())
+        rules = (Text(f" {name}: {outcome}", style=STYLES.get(outcome, "dim")) for name, outcome in self._rules())
+        return Group(self._table(), *rules, Text(), self._progress.get_renderable())
 
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 1), header_style="bold", expand=True)
@@ -120,7 +147,7 @@ class LiveDisplay:
         for name in ("items", "failed", "accuracy\nbase → quant.", "flips", "mean KL"):
             table.add_column(name, justify="right", no_wrap=True)
         rows = list(self._scoreboard.tasks.items())
-        room = max(1, self._console.height - FRAME_LINES)
+        room = max(1, self._console.height - FRAME_LINES - len(self._rules()))
         for name, tally in rows[:room]:
             _add_row(table, name, tally, self._sizes[name])
         if len(rows) > room:

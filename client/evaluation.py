@@ -1,8 +1,8 @@
 """From scored items to what a run holds and shows: rows with metrics, token tables, summaries."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -44,6 +44,16 @@ class Evaluation:
             for name, tally in self.scoreboard.tasks.items()
         }
         return {"schema_version": SCHEMA_VERSION, "tasks": tasks, "groups": self.groups}
+
+
+def part_of(loaded: LoadedTasks, kept: Collection[tuple[str, int]]) -> LoadedTasks:
+    """The tasks with those items only, by task and document. A part of a group says nothing of the group."""
+    tasks = [
+        replace(task, items=tuple(item for item in task.items if (item.task, item.doc_id) in kept))
+        for task in loaded.tasks
+    ]
+    whole = sum(len(task.items) for task in loaded.tasks) == len(kept)
+    return LoadedTasks(tasks, loaded.groups if whole else {})
 
 
 def evaluate(loaded: LoadedTasks, outcome_of: Callable[[LoadedTask, int], Outcome]) -> Evaluation:

@@ -62,20 +62,25 @@ def blank(item: Item) -> ItemResult:
     )
 
 
+def longest_first(items: Iterable[Item]) -> list[Item]:
+    """A server that cannot take long items says so at once, and none is left running alone at the end."""
+    return sorted(items, key=lambda item: item.length, reverse=True)
+
+
 async def replay(
     client: AsyncClient,
-    items: Sequence[Item],
+    items: Iterable[Item],
     models: Both[ModelInfo],
     options: ReplayOptions,
     on_outcome: Callable[[Outcome], None],
 ) -> None:
-    """Scores every item. An item that fails carries its error; without any answer at all, ServerGone is raised.
+    """Scores every item, sent in the order given, each asked for when there is room to send it.
 
-    Long items go first: a server that cannot take them says so at once, and none is left running alone at the end.
+    An item that fails carries its error; without any answer at all, ServerGone is raised. What ``on_outcome`` raises
+    ends the replay, and what is being scored then is given up.
     """
-    sender = _Sender(client, models, options)
-    queue = iter(sorted(items, key=lambda item: item.length, reverse=True))
-    await _together(_work(sender, queue, on_outcome) for _ in range(min(options.concurrency, len(items))))
+    sender, queue = _Sender(client, models, options), iter(items)
+    await _together(_work(sender, queue, on_outcome) for _ in range(options.concurrency))
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

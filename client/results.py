@@ -180,8 +180,15 @@ class TaskRecord(_Part):
     digest: str
 
 
+class UntilSettings(_Part):
+    """What ``--until`` judges, and the seed of the order in which items are drawn."""
+
+    seed: int
+    rules: list[dict[str, Any]]
+
+
 class Settings(_Part):
-    """What the user chose and what makes a difference to the numbers."""
+    """What the user chose and what makes a difference to the numbers. Without ``until``, all items are replayed."""
 
     tasks: list[str]
     data: list[str]
@@ -192,6 +199,7 @@ class Settings(_Part):
     delimiter: str
     window: int | None
     stride: int | None
+    until: UntilSettings | None = None
 
 
 class Subject(_Part):
@@ -228,10 +236,18 @@ class Counts(_Part):
     failed: int
 
 
+class Drawn(_Part):
+    """A replay that stopped when its rules were settled: it has so many of so many items, in random order."""
+
+    items: int
+    of: int
+
+
 class Manifest(_Part):
     """``manifest.json``: all that one must know to understand or repeat the run.
 
-    A run that was imported has ``imported`` in place of ``url``, ``subject`` and ``timing``.
+    A run that was imported has ``imported`` in place of ``url``, ``subject`` and ``timing``. Only a replay with
+    ``--until`` has ``drawn``.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -243,6 +259,7 @@ class Manifest(_Part):
     timing: Timing | None = None
     imported: Import | None = None
     counts: Counts
+    drawn: Drawn | None = None
     packages: dict[str, str]
 
 
@@ -309,7 +326,7 @@ def _write_text(path: Path, text: str) -> None:
 def read_run(path: Path | str) -> Run:
     """Reads a run folder."""
     folder = Path(path)
-    manifest = _read_manifest(folder / MANIFEST)
+    manifest = read_manifest(folder)
     if (folder / TOKENS).exists():
         _check_columns(folder / TOKENS, TOKEN_SCHEMA)
     return Run(folder, manifest, _read_table(folder / ITEMS, ITEM_SCHEMA), _read_json(folder / RESULTS))
@@ -324,7 +341,9 @@ def _read_json(path: Path) -> Any:
         raise RunError(f"{path} is no JSON: {exc}") from exc
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """Reads only the manifest of a run folder."""
+    path = folder / MANIFEST
     raw = _read_json(path)
     try:
         version = raw["schema_version"]

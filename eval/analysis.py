@@ -171,6 +171,7 @@ def _intervals(
         mean_of("reverse_kl", divergence.reverse_kl),
         mean_of("js", divergence.js),
         mean_of("js_distance", divergence.js_distance),
+        mean_of("total_variation", divergence.total_variation),
     ]
     # One call for all: the difference of two models is taken resample by resample. Names only have to differ.
     statistics = [metric.statistic for metrics in (ours, theirs) for metric in metrics.values()]

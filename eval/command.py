@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client.results import RunError, read_run
+from client.results import RunError, read_manifest, read_run
 from eval.analysis import as_json
 from eval.bootstrap import RESAMPLES
 from eval.choices import EvalError
@@ -34,6 +34,17 @@ def commands() -> None:
     """What quantization did to a model's confidence, with error bars, from run folders."""
 
 
+def note_stopped(run: Path) -> None:
+    """Says of a replay that stopped early what the statistics do not know."""
+    drawn = read_manifest(run).drawn
+    if drawn and drawn.items < drawn.of:
+        print(
+            f"note: {run} stopped when its rules were settled, after {drawn.items} of {drawn.of} items. Intervals and "
+            "tests here take that number for chosen beforehand; the replay's own verdicts are in its results.json",
+            file=sys.stderr,
+        )
+
+
 @app.command()
 def table(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
@@ -44,6 +55,7 @@ def table(
 ) -> None:
     """Print the statistics of a run, with 95 % intervals. Exit code 64: a run that cannot be analysed."""
     try:
+        note_stopped(run)
         analysis = analyse_run(run, floor=floor, seed=seed, resamples=resamples)
     except (EvalError, RunError) as exc:
         print(f"error: {exc}", file=sys.stderr)
@@ -67,6 +79,8 @@ def report(
     Exit code 64: a run that cannot be analysed, or a file that cannot be written.
     """
     try:
+        for run in runs:
+            note_stopped(run)
         analysed = [(read_run(run), analyse_run(run, floor=floor, seed=seed, resamples=resamples)) for run in runs]
         numbers = as_json([analysis for _, analysis in analysed])
         for suffix, text in (
@@ -93,6 +107,7 @@ def gate(
 ) -> None:
     """Judge a run by limits. Exit code 0: pass, 1: fail, 2: inconclusive, 64: bad input."""
     try:
+        note_stopped(run)
         rules = read_rules(config)
         verdicts = judge(rules, analyse_run(run, floor=floor, seed=seed, resamples=resamples))
         if junit:

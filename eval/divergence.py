@@ -12,12 +12,14 @@ from eval.arrays import Floats
 class ChoiceDivergence:
     """Divergences of the distributions over an item's choices, each of shape (items,), nats.
 
-    ``js_distance`` is the square root of ``js``, which the paper plots.
+    ``js_distance`` is the square root of ``js``, which the paper plots; ``total_variation`` is the largest change of
+    the share of any set of choices.
     """
 
     kl: Floats
     reverse_kl: Floats
     js: Floats
+    total_variation: Floats
 
     @property
     def js_distance(self) -> Floats:
@@ -28,8 +30,9 @@ class ChoiceDivergence:
 def choice_divergence(base: npt.ArrayLike, quantized: npt.ArrayLike) -> ChoiceDivergence:
     """Divergences of softmax(base) and softmax(quantized), log-likelihoods of shape (items, choices), padded with -inf.
 
-    KL(p || q) = sum p (log p - log q); JS = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, from 0 to log 2.
-    Computed from log-probabilities, so that shares too small for a float do no harm.
+    KL(p || q) = sum p (log p - log q); JS = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, from 0 to log 2;
+    total variation = sum |p - q| / 2, from 0 to 1. Computed from log-probabilities, so that shares too small for a
+    float do no harm.
     """
     log_p, log_q = (_log_softmax(values, name) for values, name in ((base, "base"), (quantized, "quantized")))
     if log_p.shape != log_q.shape:
@@ -52,6 +55,7 @@ def choice_divergence(base: npt.ArrayLike, quantized: npt.ArrayLike) -> ChoiceDi
         kl=total(-p * ratio),
         reverse_kl=total(q * ratio),
         js=total(-(p * over_p + q * over_q) / 2),
+        total_variation=total(np.abs(p - q) / 2),
     )
 
 

@@ -48,6 +48,7 @@ PAIR = (
     ("reverse_kl", "KL(quantized ‖ base), nats", False),
     ("js", "JS, nats", False),
     ("js_distance", "JS distance", False),
+    ("total_variation", "total variation", False),
 )
 
 
