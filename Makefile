@@ -56,6 +56,8 @@ lock:  ## Resolve the requirements anew (needs uv; WHEELS names a folder with th
 	$(LOCK) pyproject.toml --extra cpu -c requirements/dev.txt -o requirements/image.txt
 	$(LOCK) pyproject.toml --extra server -c requirements/dev.txt -o requirements/server.txt
 	$(LOCK) --group pyproject.toml:bill -o requirements/bill.txt
+	# On other architectures these are neither needed nor there.
+	sed -i -E 's/^(intel-[a-z-]+==[0-9.]+) /\1 ; platform_machine == "x86_64" /' requirements/*.txt
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
