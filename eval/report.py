@@ -148,8 +148,8 @@ def _items_view(run: Run, analysis: RunAnalysis, overall: Analysis) -> ItemsView
     divergence = labelled.divergence
     return ItemsView(
         reliability=reliability_plot(overall),
-        buckets=[bucket_shift_plot(overall.buckets), bucket_flips_plot(overall.buckets)],
-        bucket_table=bucket_table(overall.buckets),
+        buckets=[bucket_shift_plot(overall), bucket_flips_plot(overall)],
+        bucket_table=bucket_table(overall),
         divergences=[
             histogram_plot(divergence.kl, "KL(base ‖ quantized)"),
             histogram_plot(divergence.js, "Jensen-Shannon divergence"),

@@ -5,11 +5,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from client.results import Manifest, Run
-from eval.analysis import Analysis, Bucket
+from eval.analysis import Analysis
 from eval.bootstrap import Interval
 from eval.paper import paper_rows
 from eval.run_analysis import RunAnalysis
-from eval.table import COMPARED, PAIR, bracket, change, corpus_rows, number, p_equals, p_value, signed
+from eval.table import (
+    BY_CONFIDENCE,
+    COMPARED,
+    PAIR,
+    bracket,
+    change,
+    corpus_rows,
+    log_odds_sentence,
+    number,
+    p_equals,
+    p_value,
+    signed,
+    trend_sentence,
+)
 from eval.tokens import TokenAnalysis
 
 MAIN = ("accuracy", "true_confidence", "confidence", "ece", "brier", "nll")
@@ -119,17 +132,24 @@ def _floor_cell(analysis: RunAnalysis, name: str, share: bool, of_pair: bool) ->
     return [number(value, share) if of_pair else signed(value, share)]
 
 
-def bucket_table(buckets: Sequence[Bucket]) -> Grid:
-    rows = [
-        [
-            f"{number(each.low, True)} to {number(each.high, True)}", str(each.items), number(each.base_accuracy, True),
-            signed(each.accuracy_change, True), signed(each.true_confidence_change, True), number(each.flips, True),
-            number(each.kl, False), number(each.js, False),
-        ]
-        for each in buckets
-    ]  # fmt: skip
-    head = ["confidence of base", "items", "base accuracy", "accuracy Δ", "in truth Δ", "flips", "KL", "JS"]
-    return Grid("By the base model's confidence, shares in percent.", head, rows)
+def bucket_table(overall: Analysis) -> Grid:
+    rows = []
+    for each, bands in zip(overall.buckets, overall.null.buckets, strict=True):
+        cells, under_null = [], []
+        for name, heading, share in BY_CONFIDENCE:
+            show = signed if heading.endswith("Δ") else number
+            noise = bands[name]
+            cells.append(show(getattr(each, name), share))
+            under_null.append(f"{show(noise.expected, share)} [{show(noise.low, share)}, {show(noise.high, share)}]")
+        name = f"{number(each.low, True)} to {number(each.high, True)}"
+        rows.append([name, str(each.items), number(each.base_accuracy, True), *cells])
+        rows.append(["constant noise", "", "", *under_null])
+    return Grid(
+        "By the base model's confidence, shares in percent; below each row what noise of the same size on all items "
+        "would give, with the middle 95 % of simulations.",
+        ["confidence of base", "items", "base accuracy", *(heading for _, heading, _ in BY_CONFIDENCE)],
+        rows,
+    )
 
 
 def task_table(analysis: RunAnalysis) -> Grid:
@@ -176,17 +196,15 @@ def paper_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
 
 
 def tests_in_words(overall: Analysis) -> list[str]:
-    tests, trends = overall.tests, overall.trends
+    tests = overall.tests
     return [
         f"Accuracy: {tests.mcnemar.b} items right under the base model only, {tests.mcnemar.c} under the quantized one "
         f"only; exact McNemar test, p {p_equals(tests.mcnemar.p_value)}.",
         f"Confidence in the true choice: paired t-test, p {p_equals(tests.paired_t.p_value)}, d = "
         f"{tests.paired_t.effect:+.2f}; Wilcoxon's test, p {p_equals(tests.wilcoxon.p_value)}, r = "
         f"{tests.wilcoxon.effect:+.2f}.",
-        f"Trends over the base model's confidence: flips z = {trends.flips.statistic:+.1f}, "
-        f"p {p_equals(trends.flips.p_value)}; rank correlation of KL {trends.kl.statistic:+.2f}, "
-        f"p {p_equals(trends.kl.p_value)}; of the size of the shift {trends.confidence_shift.statistic:+.2f}, "
-        f"p {p_equals(trends.confidence_shift.p_value)}.",
+        trend_sentence(overall),
+        log_odds_sentence(overall),
     ]
 
 
@@ -206,7 +224,8 @@ def corpus_tables(name: str, corpus: TokenAnalysis) -> list[Grid]:
             corpus_rows(corpus),
         ),
         Grid(
-            f"{name}: by the base model's confidence at each place, shares in percent.",
+            f"{name}: by the base model's confidence at each place, shares in percent. What constant noise would give "
+            "is unknown here: the run has no log-odds between tokens.",
             ["confidence of base", "tokens", "KL", "JS", "same token", "mean Δp", "RMS Δp"],
             buckets,
         ),

@@ -9,10 +9,13 @@ from rich.table import Table
 from eval.analysis import Analysis, Compared
 from eval.bootstrap import Interval
 from eval.calibration import BrierParts
+from eval.null import Band, NullTest
 from eval.routing import threshold_for
 from eval.run_analysis import RunAnalysis
 from eval.tokens import TokenAnalysis
 
+LEAST_LIKELY = 0.05
+"""P-value below which a trend is called statistically significant."""
 MOST = 0.8
 """The part of the lost accuracy that routing is asked to win back."""
 
@@ -38,6 +41,14 @@ COMPARED = (
     ("nll", "NLL, nats", False),
     ("auroc", "AUROC of confidence", False),
     ("risk_coverage_area", "risk-coverage area", False),
+)
+BY_CONFIDENCE = (
+    ("accuracy_change", "accuracy Δ", True),
+    ("true_confidence_change", "in truth Δ", True),
+    ("flips", "flips", True),
+    ("kl", "KL", False),
+    ("js", "JS", False),
+    ("log_odds_spread", "Δ log-odds, sd", False),
 )
 PAIR = (
     ("flips", "flips", True),
@@ -104,23 +115,25 @@ def _pair_table(run: RunAnalysis, overall: Analysis) -> Table:
 
 def _bucket_table(overall: Analysis) -> Table:
     table = _frame(
-        "By the base model's confidence, shares in percent", "items", "accuracy Δ", "in truth Δ", "flips", "KL", "JS"
+        "By the base model's confidence, shares in percent; below, 95 % of what noise of one size gives",
+        "items",
+        *(heading for _, heading, _ in BY_CONFIDENCE),
     )
-    for bucket in overall.buckets:
-        table.add_row(
-            f"{number(bucket.low, True)} to {number(bucket.high, True)}",
-            str(bucket.items),
-            signed(bucket.accuracy_change, True),
-            signed(bucket.true_confidence_change, True),
-            number(bucket.flips, True),
-            number(bucket.kl, False),
-            number(bucket.js, False),
-        )
+    for bucket, bands in zip(overall.buckets, overall.null.buckets, strict=True):
+        cells, low, high = [], [], []
+        for name, heading, share in BY_CONFIDENCE:
+            show = signed if heading.endswith("Δ") else number
+            cells.append(show(getattr(bucket, name), share))
+            low.append(show(bands[name].low, share))
+            high.append(show(bands[name].high, share))
+        table.add_row(f"{number(bucket.low, True)} to {number(bucket.high, True)}", str(bucket.items), *cells)
+        table.add_row("  constant noise: from", "", *low, style="dim")
+        table.add_row("  to", "", *high, style="dim")
     return table
 
 
 def _sentences(overall: Analysis) -> str:
-    tests, trends, temperatures = overall.tests, overall.trends, overall.temperatures
+    tests, temperatures = overall.tests, overall.temperatures
     matching = temperatures.matching
     return "\n".join(
         [
@@ -129,9 +142,8 @@ def _sentences(overall: Analysis) -> str:
             f"Confidence in the true choice: paired t p {p_equals(tests.paired_t.p_value)}, d = "
             f"{tests.paired_t.effect:+.2f}; Wilcoxon p {p_equals(tests.wilcoxon.p_value)}, r = "
             f"{tests.wilcoxon.effect:+.2f}.",
-            f"Trend over the base model's confidence: flips z = {trends.flips.statistic:+.1f} (p "
-            f"{p_equals(trends.flips.p_value)}), KL rank correlation {trends.kl.statistic:+.2f} (p "
-            f"{p_equals(trends.kl.p_value)}).",
+            trend_sentence(overall),
+            log_odds_sentence(overall),
             f"Temperature that calibrates: base {temperatures.base.fit.temperature:.3f}, quantized "
             f"{temperatures.quantized.fit.temperature:.3f} (on the other half of the items, its ECE goes from "
             f"{number(temperatures.quantized.ece_before, True)} to "
@@ -143,6 +155,55 @@ def _sentences(overall: Analysis) -> str:
             routing_sentence(overall),
         ]
     )
+
+
+def trend_sentence(overall: Analysis) -> str:
+    """Trends over the base model's confidence, each beside the same under the null."""
+    null = overall.null
+    return (
+        f"Trends over the base model's confidence, of the run and of constant noise ({null.simulations} permutations"
+        f"{f' of {null.items} items drawn at random' if null.items < overall.items else ''}): flips "
+        f"z = {_beside_null(null.flip_trend, 1)}; rank correlation of KL {_beside_null(null.kl_trend, 2)}; of the size "
+        f"of the shift {_beside_null(null.shift_trend, 2)}; of the change of log-odds "
+        f"{_beside_null(null.log_odds_trend, 2)}."
+    )
+
+
+def log_odds_sentence(overall: Analysis) -> str:
+    """Whether quantization disturbs items more where the base model is unsure, in log-odds, where the null is even."""
+    test, least, most = overall.null.log_odds_trend, overall.buckets[0], overall.buckets[-1]
+    if not any(each.log_odds_spread for each in overall.buckets):
+        return "No change of log-odds varies among items."
+    found = (
+        f"the standard deviation of the change is {least.log_odds_spread:.2f} where the base model is least sure and "
+        f"{most.log_odds_spread:.2f} where it is surest; trend over its confidence, p {p_equals(test.p_value)}"
+    )
+    if test.p_value >= LEAST_LIKELY:
+        return (
+            f"In log-odds, unsure items do not change significantly more or less than sure ones ({found}): noise of "
+            "one size on all items is enough to explain which answers change."
+        )
+    if test.observed < test.expected.expected:
+        return (
+            f"In log-odds, unsure items change significantly more than sure ones ({found}): noise of one size on all "
+            "items does not explain that."
+        )
+    return (
+        f"In log-odds, unsure items change significantly less than sure ones ({found}): their answers change because "
+        "their choices are close, not because they are disturbed more."
+    )
+
+
+def band(each: Band, share: bool) -> str:
+    """What constant noise would give."""
+    return f"{number(each.expected, share)} [{number(each.low, share)}, {number(each.high, share)}]"
+
+
+def _beside_null(test: NullTest, digits: int) -> str:
+    observed, expected, low, high = (
+        f"{each:+.{digits}f}" for each in (test.observed, test.expected.expected, test.expected.low, test.expected.high)
+    )
+    return f"{observed} (noise: {expected} [{low}, {high}], p {p_equals(test.p_value)})"
 
 
 def brier_sum(parts: BrierParts) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from eval.analysis import BUCKETS, Analysis
 from eval.bootstrap import Interval
 from eval.run_analysis import RunAnalysis
-from eval.table import bracket, number, p_equals, routing_sentence, signed
+from eval.table import band, bracket, log_odds_sentence, number, p_equals, routing_sentence, signed
 from eval.tokens import TokenAnalysis
 
 TESTS = {"mcnemar": "McNemar's test of accuracy", "paired_t": "t-test of confidence in the true choice"}
@@ -49,6 +49,7 @@ def _item_sentences(overall: Analysis) -> list[str]:
             )
         ),
         _flip_sentence(overall),
+        log_odds_sentence(overall),
         _moved("Calibration error (ECE)", compared["ece"].delta, compared["ece"].base, compared["ece"].quantized),
         _temperature_sentence(overall),
         routing_sentence(overall),
@@ -86,7 +87,8 @@ def _flip_sentence(overall: Analysis) -> str:
     least = "the fifth of items" if len(overall.buckets) == BUCKETS else f"the {lowest.items} items"
     return (
         f"{number(pair['flips'].point, True)} % of answers changed {bracket(pair['flips'], True)}, "
-        f"{number(lowest.flips, True)} % among {least} where the base model is least sure; of all "
+        f"{number(lowest.flips, True)} % among {least} where the base model is least sure, where "
+        f"noise of the same size on all items would change {band(overall.null.buckets[0]['flips'], True)} %; of all "
         f"answers, {number(pair['right_to_wrong'].point, True)} % from right to wrong, "
         f"{number(pair['wrong_to_right'].point, True)} % from wrong to right."
     )
