@@ -73,7 +73,8 @@ class Bucket:
 class Trends:
     """How changes go with the base model's confidence: trends over it, negative where what is unsure changes more.
 
-    They describe: any noise has such trends, and ``Null`` tells whether the run's are others. ``flips`` is Cochran-Armitage over the buckets, ``kl`` and ``confidence_shift`` (the absolute change of the
+    They describe: any noise has such trends, and ``Null`` tells whether those of the run differ. ``flips`` is
+    Cochran-Armitage over the buckets, ``kl`` and ``confidence_shift`` (the absolute change of the
     confidence in the true choice) Spearman's over the items.
     """
 

@@ -18,8 +18,10 @@ is therefore taken around the median of each bucket.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats  # type: ignore[import-untyped]
 
 from eval.arrays import Booleans, Floats, Ints
@@ -229,5 +231,5 @@ def _gap(logprobs: Floats, first: Ints, second: Ints) -> Floats:
     return np.asarray(logprobs[items, first] - logprobs[items, second])
 
 
-def _quotient(above: Floats, below: Ints) -> Floats:
+def _quotient(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> Floats:
     return np.asarray(np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0))

@@ -1,21 +1,24 @@
 """The report's tables."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from client.results import Manifest, Run
 from eval.analysis import Analysis
 from eval.bootstrap import Interval
+from eval.floor import Floor
 from eval.paper import paper_rows
 from eval.run_analysis import RunAnalysis
 from eval.table import (
     BY_CONFIDENCE,
     COMPARED,
+    FLOOR_HEAD,
     PAIR,
     bracket,
     change,
     corpus_rows,
+    floor_rows,
+    floors,
     log_odds_sentence,
     number,
     p_equals,
@@ -99,37 +102,32 @@ def main_table(overall: Analysis) -> Grid:
     return Grid("", [f"{overall.items} items, shares in percent", "base", "quantized", "Δ or mean", "95 %"], rows)
 
 
-def compared_table(overall: Analysis, analysis: RunAnalysis) -> Grid:
+def compared_table(overall: Analysis) -> Grid:
     rows = []
     for name, heading, share in COMPARED:
         if name not in overall.compared:
             continue
         each = overall.compared[name]
         cells = [_with_interval(each.base, share), _with_interval(each.quantized, share), *change(each, share)]
-        rows.append([heading, *cells, *_floor_cell(analysis, name, share, of_pair=False)])
-    head = ["", "base", "quantized", "Δ", "95 % of Δ", *(["noise floor"] if analysis.floor else [])]
+        rows.append([heading, *cells])
+    head = ["", "base", "quantized", "Δ", "95 % of Δ"]
     return Grid(f"Both models on {overall.items} items, shares in percent. * excludes 0.", head, rows)
 
 
-def pair_table(overall: Analysis, analysis: RunAnalysis) -> Grid:
+def pair_table(overall: Analysis) -> Grid:
     rows = [
-        [heading, number(overall.pair[name].point, share), bracket(overall.pair[name], share),
-         *_floor_cell(analysis, name, share, of_pair=True)]
+        [heading, number(overall.pair[name].point, share), bracket(overall.pair[name], share)]
         for name, heading, share in PAIR
-    ]  # fmt: skip
-    head = ["", "mean", "95 %", *(["noise floor"] if analysis.floor else [])]
-    return Grid("Both models together, shares in percent.", head, rows)
+    ]
+    return Grid("Both models together, shares in percent.", ["", "mean", "95 %"], rows)
+
+
+def floor_tables(floor: Floor) -> list[Grid]:
+    return [Grid(f"{title}.", ["", *FLOOR_HEAD], floor_rows(each)) for title, each in floors(floor)]
 
 
 def _with_interval(each: Interval, share: bool) -> str:
     return f"{number(each.point, share)} {bracket(each, share)}"
-
-
-def _floor_cell(analysis: RunAnalysis, name: str, share: bool, of_pair: bool) -> list[str]:
-    if not analysis.floor:
-        return []
-    value = analysis.floor.deltas.get(name, math.nan)
-    return [number(value, share) if of_pair else signed(value, share)]
 
 
 def bucket_table(overall: Analysis) -> Grid:
@@ -267,7 +265,7 @@ def _run_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
         ["bootstrap", f"{analysis.settings['resamples']} resamples, seed {analysis.settings['seed']}"],
     ]
     if analysis.floor:
-        rows.append(["noise floor", analysis.floor.path])
+        rows.append(["noise floor", ", ".join([analysis.floor.path, *analysis.floor.ways])])
     if manifest.subject:
         server = manifest.subject.server
         rows.append(["server", f"qconf {server.version}, vLLM {server.vllm}, {server.device}"])

@@ -9,9 +9,11 @@ from rich.table import Table
 from eval.analysis import Analysis, Compared
 from eval.bootstrap import Interval
 from eval.calibration import BrierParts
+from eval.floor import Floor, ItemFloor
 from eval.null import Band, NullTest
 from eval.routing import threshold_for
 from eval.run_analysis import RunAnalysis
+from eval.token_floor import TokenFloor
 from eval.tokens import TokenAnalysis
 
 LEAST_LIKELY = 0.05
@@ -42,6 +44,23 @@ COMPARED = (
     ("auroc", "AUROC of confidence", False),
     ("risk_coverage_area", "risk-coverage area", False),
 )
+FLOOR_HEAD = ("base twice", "quantized twice", "base to quantized, over the floor")
+ITEM_FLOOR = (
+    ("flips", "flips", True),
+    ("confidence_shift", "confidence in the true choice, |Δ|", True),
+    ("kl", "KL, nats", False),
+    ("js", "JS, nats", False),
+    ("accuracy", "accuracy, Δ", True),
+    ("true_confidence", "in the true choice, Δ", True),
+    ("confidence", "confidence, Δ", True),
+)
+TOKEN_FLOOR = (
+    ("top_changed", "other likeliest token", True),
+    ("abs_delta_p", "Δp of the token, |Δ|", True),
+    ("abs_delta_logprob", "its log-probability, |Δ|", False),
+    ("token_kl", "KL of its coming next, nats", False),
+    ("kl", "KL, nats: at most", False),
+)
 BY_CONFIDENCE = (
     ("accuracy_change", "accuracy Δ", True),
     ("true_confidence_change", "in truth Δ", True),
@@ -65,14 +84,18 @@ PAIR = (
 def print_run(console: Console, run: RunAnalysis) -> None:
     """All tables of a run, the widest numbers first: overall, tasks, corpora."""
     if run.overall:
-        console.print(_overall_table(run, run.overall), "")
-        console.print(_pair_table(run, run.overall), "")
+        console.print(_overall_table(run.overall), "")
+        console.print(_pair_table(run.overall), "")
         console.print(_bucket_table(run.overall), "")
         console.print(_sentences(run.overall), "")
     if len(run.tasks) > 1:
         console.print(_task_table(run), "")
     for name, corpus in run.corpora.items():
         console.print(_corpus_table(name, corpus), "")
+    if run.floor:
+        for title, floor in floors(run.floor):
+            console.print(_floor_table(title, floor), "")
+        console.print(floor_note(run.floor), "")
     if run.unlabelled:
         console.print(f"{run.unlabelled} items without a label took no part.", "")
     drawn = f"{run.settings['resamples']} resamples, seed {run.settings['seed']}"
@@ -87,29 +110,23 @@ def _frame(title: str, *columns: str) -> Table:
     return table
 
 
-def _overall_table(run: RunAnalysis, overall: Analysis) -> Table:
-    floor = ("noise floor",) if run.floor else ()
-    table = _frame(f"{overall.items} items, shares in percent", "base", "quantized", "Δ", "", *floor)
+def _overall_table(overall: Analysis) -> Table:
+    table = _frame(f"{overall.items} items, shares in percent", "base", "quantized", "Δ", "")
     for name, heading, share in COMPARED:
         if name not in overall.compared:
             continue
         each = overall.compared[name]
-        cells = [number(each.base.point, share), number(each.quantized.point, share), *change(each, share)]
-        if run.floor:
-            cells.append(signed(run.floor.deltas.get(name, math.nan), share))
-        table.add_row(heading, *cells)
+        table.add_row(
+            heading, number(each.base.point, share), number(each.quantized.point, share), *change(each, share)
+        )
     return table
 
 
-def _pair_table(run: RunAnalysis, overall: Analysis) -> Table:
-    floor = ("noise floor",) if run.floor else ()
-    table = _frame("Both models together, shares in percent", "mean", "", *floor)
+def _pair_table(overall: Analysis) -> Table:
+    table = _frame("Both models together, shares in percent", "mean", "")
     for name, heading, share in PAIR:
         each = overall.pair[name]
-        cells = [number(each.point, share), bracket(each, share)]
-        if run.floor:
-            cells.append(number(run.floor.deltas[name], share))
-        table.add_row(heading, *cells)
+        table.add_row(heading, number(each.point, share), bracket(each, share))
     return table
 
 
@@ -249,6 +266,54 @@ def _corpus_table(name: str, corpus: TokenAnalysis) -> Table:
     for row in corpus_rows(corpus):
         table.add_row(*row)
     return table
+
+
+def _floor_table(title: str, floor: ItemFloor | TokenFloor) -> Table:
+    table = _frame(title, *FLOOR_HEAD)
+    for row in floor_rows(floor):
+        table.add_row(*row)
+    return table
+
+
+def floors(floor: Floor) -> list[tuple[str, ItemFloor | TokenFloor]]:
+    """The floors to show, with their titles: of all items, and of each corpus."""
+    items: list[tuple[str, ItemFloor | TokenFloor]] = (
+        [("Noise floor of the items, shares in percent", floor.overall)] if floor.overall else []
+    )
+    return items + [
+        (f"Noise floor of {name}, {each.tokens} tokens at their places, shares in percent", each)
+        for name, each in floor.corpora.items()
+    ]
+
+
+def floor_rows(floor: ItemFloor | TokenFloor) -> list[list[str]]:
+    """For each statistic the floor of either model and the excess, each with its interval; FLOOR_HEAD heads them."""
+    rows = []
+    for name, heading, share in ITEM_FLOOR if isinstance(floor, ItemFloor) else TOKEN_FLOOR:
+        show = _fine if name in floor.excess else signed
+        row = [heading]
+        for part in (floor.base, floor.quantized, floor.excess):
+            row.append(f"{show(part[name].point, share)} {bracket(part[name], share, show)}" if name in part else "-")
+        rows.append(row)
+    if isinstance(floor, TokenFloor):
+        change = f"{_fine(floor.kl_change.point, False)} {bracket(floor.kl_change, False, _fine)}"
+        rows.append(["KL(base ‖ quantized), |change|", change, "", "-"])
+    return rows
+
+
+def _fine(value: float, share: bool) -> str:
+    """As ``number``, but of divergences, which in a floor are tiny, the first digits that are not zero."""
+    return number(value, share) if share or math.isnan(value) else f"{value:.3g}"
+
+
+def floor_note(floor: Floor) -> str:
+    """What a floor is, where it comes from, and what could not be checked."""
+    ways = f", {', '.join(floor.ways)}" if floor.ways else ""
+    models = "" if floor.same_models else " Imported runs have no digests: that the models are the same is not checked."
+    return (
+        f"The noise floor is what the same model shows in a second run ({floor.path}{ways}); over the floor is what "
+        f"base and quantized differ by beyond the smaller of the two.{models}"
+    )
 
 
 def corpus_rows(corpus: TokenAnalysis) -> list[tuple[str, str, str]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from eval.analysis import BUCKETS, Analysis
 from eval.bootstrap import Interval
+from eval.floor import Floor
 from eval.run_analysis import RunAnalysis
 from eval.table import band, bracket, log_odds_sentence, number, p_equals, routing_sentence, signed
 from eval.tokens import TokenAnalysis
@@ -33,7 +34,7 @@ def sentences(run: RunAnalysis) -> list[str]:
         found.append(_task_sentence(run.adjusted))
     found += [_corpus_sentence(name, each) for name, each in run.corpora.items()]
     if run.floor:
-        found.append(_floor_sentence(run.floor.deltas))
+        found += _floor_sentences(run.floor, run.overall)
     return found
 
 
@@ -124,9 +125,29 @@ def _corpus_sentence(name: str, corpus: TokenAnalysis) -> str:
     )
 
 
-def _floor_sentence(deltas: Mapping[str, float]) -> str:
-    return (
-        f"The base model beside itself shows {number(deltas['flips'], True)} % flips, a change of accuracy of "
-        f"{signed(deltas['accuracy'], True)} points, and a mean KL of {number(deltas['kl'], False)} nats: "
-        "the noise floor."
-    )
+def _floor_sentences(floor: Floor, overall: Analysis | None) -> list[str]:
+    """What the same pair shows when it is measured twice, and what is left of the differences beyond that."""
+    found = []
+    if floor.overall and overall:
+        base, quantized, excess = floor.overall.base, floor.overall.quantized, floor.overall.excess
+        found.append(
+            f"Noise floor: in a second run the base model changes {number(base['flips'].point, True)} % of its own "
+            f"answers {bracket(base['flips'], True)}, the quantized model {number(quantized['flips'].point, True)} % "
+            f"{bracket(quantized['flips'], True)}; the {number(overall.pair['flips'].point, True)} % between base and "
+            f"quantized are {_over(excess['flips'], True)}, their mean KL is {_over(excess['kl'], False)}."
+        )
+    for name, each in floor.corpora.items():
+        found.append(
+            f"Noise floor of {name}: in a second run the base model has another likeliest token at "
+            f"{number(each.base['top_changed'].point, True)} % of places, the quantized model at "
+            f"{number(each.quantized['top_changed'].point, True)} %; between base and quantized there are "
+            f"{_over(each.excess['top_changed'], True)}."
+        )
+    if not floor.same_models:
+        found.append("Whether the noise floor is of the same models is not checked: imported runs have no digests.")
+    return found
+
+
+def _over(excess: Interval, share: bool) -> str:
+    unit = "points" if share else "nats"
+    return f"{number(excess.point, share)} {unit} over the floor {bracket(excess, share)}"
