@@ -136,15 +136,14 @@ def bucket_table(overall: Analysis) -> Grid:
         cells, under_null = [], []
         for name, heading, share in BY_CONFIDENCE:
             show = signed if heading.endswith("Δ") else number
-            noise = bands[name]
             cells.append(show(getattr(each, name), share))
-            under_null.append(f"{show(noise.expected, share)} [{show(noise.low, share)}, {show(noise.high, share)}]")
+            under_null.append(f"[{show(bands[name].low, share)}, {show(bands[name].high, share)}]")
         name = f"{number(each.low, True)} to {number(each.high, True)}"
         rows.append([name, str(each.items), number(each.base_accuracy, True), *cells])
         rows.append(["constant noise", "", "", *under_null])
     return Grid(
-        "By the base model's confidence, shares in percent; below each row what noise of the same size on all items "
-        "would give, with the middle 95 % of simulations.",
+        "By the base model's confidence, shares in percent; below each row the middle 95 % of what noise of the same "
+        "size on all items would give.",
         ["confidence of base", "items", "base accuracy", *(heading for _, heading, _ in BY_CONFIDENCE)],
         rows,
     )

@@ -65,9 +65,9 @@ BY_CONFIDENCE = (
     ("accuracy_change", "accuracy Δ", True),
     ("true_confidence_change", "in truth Δ", True),
     ("flips", "flips", True),
+    ("log_odds_spread", "Δ log-odds, sd", False),
     ("kl", "KL", False),
     ("js", "JS", False),
-    ("log_odds_spread", "Δ log-odds, sd", False),
 )
 PAIR = (
     ("flips", "flips", True),
@@ -132,7 +132,7 @@ def _pair_table(overall: Analysis) -> Table:
 
 def _bucket_table(overall: Analysis) -> Table:
     table = _frame(
-        "By the base model's confidence, shares in percent; below, 95 % of what noise of one size gives",
+        "By the base model's confidence, shares in percent; below, the middle 95 % of what noise of one size gives",
         "items",
         *(heading for _, heading, _ in BY_CONFIDENCE),
     )

@@ -89,7 +89,7 @@ def _flip_sentence(overall: Analysis) -> str:
     return (
         f"{number(pair['flips'].point, True)} % of answers changed {bracket(pair['flips'], True)}, "
         f"{number(lowest.flips, True)} % among {least} where the base model is least sure, where "
-        f"noise of the same size on all items would change {band(overall.null.buckets[0]['flips'], True)} %; of all "
+        f"noise of the same size on all items would change {band(overall.null.buckets[0]['flips'], True)}; of all "
         f"answers, {number(pair['right_to_wrong'].point, True)} % from right to wrong, "
         f"{number(pair['wrong_to_right'].point, True)} % from wrong to right."
     )
