@@ -17,19 +17,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from client.results import Manifest, Run, read_run
 from eval.analysis import flip_kinds
-from eval.arrays import Floats
+from eval.arrays import Floats, Ints
 from eval.bootstrap import Interval, interval, mean_of, resample
 from eval.choices import Choices, EvalError, read_choices
 from eval.null import item_changes
 from eval.token_floor import TokenFloor, token_floor
 
-SAME = ("kind", "doc_hash", "prompt_hash", "label", "n_choices")
-"""Columns of items.parquet in which the two runs must agree, and the texts of the choices."""
+SAME = ("kind", "doc_hash", "prompt_hash", "label")
+"""Columns of items.parquet in which the two runs must agree, beside the texts of the choices."""
 SIGNED = ("accuracy", "confidence", "true_confidence")
 """Statistics whose changes have a direction."""
 
@@ -178,22 +177,23 @@ def _check_documents(run: Run, second: Run) -> None:
             task, doc_id = min(missing)
             raise EvalError(f"document {doc_id} of '{task}' is in {other} and not in {path}: a floor has the same ones")
     for name in SAME:
-        _check_column(run, second, name, run.table[name], theirs_of=second.table[name], rows=None)
-    rows = np.repeat(np.arange(len(run.table)), run.table["n_choices"].to_numpy())
-    texts, other_texts = (each.table["choices"].combine_chunks().flatten() for each in (run, second))
-    _check_column(run, second, "choices", texts, theirs_of=other_texts, rows=rows)
+        _check_column(run, second, name, run.table[name], second.table[name], np.arange(len(run.table)))
+    texts, other_texts = (each.table["choices"].combine_chunks() for each in (run, second))
+    lengths, other_lengths = (pc.list_value_length(each) for each in (texts, other_texts))
+    _check_column(run, second, "number of choices", lengths, other_lengths, np.arange(len(run.table)))
+    rows = np.repeat(np.arange(len(run.table)), lengths.to_numpy())
+    _check_column(run, second, "choice", texts.flatten(), other_texts.flatten(), rows)
 
 
-def _check_column(run: Run, second: Run, name: str, ours: Any, *, theirs_of: Any, rows: Any) -> None:
-    same = pc.equal(ours, theirs_of)
-    both_missing = pc.and_(pc.is_null(ours), pc.is_null(theirs_of))
-    same = pc.or_(pc.fill_null(same, False), both_missing)
-    same = same.to_numpy(zero_copy_only=False) if isinstance(same, pa.Array) else same.to_numpy()
+def _check_column(run: Run, second: Run, name: str, ours: Any, theirs: Any, rows: Ints) -> None:
+    """``rows`` are the items that the values belong to. Two that are missing are the same."""
+    both_missing = pc.and_(pc.is_null(ours), pc.is_null(theirs))
+    same = np.asarray(pc.or_(pc.fill_null(pc.equal(ours, theirs), False), both_missing))
     if not same.all():
         at = int(same.argmin())
-        row = at if rows is None else int(rows[at])
+        row = int(rows[at])
         raise EvalError(
-            f"document {run.table['doc_id'][row]} of '{run.table['task'][row]}' has {name} {theirs_of[at]} in "
+            f"document {run.table['doc_id'][row]} of '{run.table['task'][row]}' has the {name} {theirs[at]} in "
             f"{second.path}, expected {ours[at]} as in {run.path}"
         )
 

@@ -50,6 +50,8 @@ def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resampl
     for name, items in tasks.items():
         if 0 < len(items) < FEWEST:
             raise EvalError(f"'{name}' of {path} has {len(items)} labelled items, expected {FEWEST} or more")
+    # Before the rest, so that a wrong floor is told at once; with draws of its own, so that the rest is as without one.
+    measured = measure_floor(run, floor, np.random.default_rng(seed), resamples) if floor else None
     analyses = {name: analyse(items, rng, resamples) for name, items in tasks.items() if len(items)}
     if not analyses and not corpora:
         raise EvalError(f"{path} has no labelled multiple-choice items and no corpus: there is nothing to analyse")
@@ -60,7 +62,7 @@ def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resampl
         adjusted=adjusted({name: each.tests for name, each in analyses.items()}),
         unlabelled=len(choices) - len(labelled),
         corpora={name: analyse_tokens(path, name, rng, resamples) for name in corpora},
-        floor=measure_floor(run, floor, rng, resamples) if floor else None,
+        floor=measured,
         settings={"seed": seed, "resamples": resamples},
     )
 

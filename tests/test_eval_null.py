@@ -14,27 +14,27 @@ from eval.choices import Choices
 from eval.null import MOST, Null, constant_noise, dealt, item_changes, spreads
 from eval.table import log_odds_sentence
 
-Noise = Callable[[np.random.Generator, Floats, Ints, tuple[int, int]], Floats]
+Noise = Callable[[np.random.Generator, Floats, Ints, tuple[int, ...]], Floats]
 TESTS = ("flip_trend", "kl_trend", "shift_trend", "log_odds_trend")
 
 
-def gauss(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, int]) -> Floats:
+def gauss(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, ...]) -> Floats:
     return rng.normal(0, 0.4, shape)
 
 
-def heavy_tails(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, int]) -> Floats:
+def heavy_tails(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, ...]) -> Floats:
     return np.asarray(0.3 * rng.standard_t(2.5, shape))
 
 
-def by_task(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, int]) -> Floats:
+def by_task(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, ...]) -> Floats:
     return np.asarray(rng.normal(0, 1, shape) * (0.1 + 0.6 * task)[:, None])
 
 
-def where_unsure(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, int]) -> Floats:
+def where_unsure(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, ...]) -> Floats:
     return np.asarray(rng.normal(0, 0.4, shape) * (1.75 - confidence)[:, None])
 
 
-def where_sure(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, int]) -> Floats:
+def where_sure(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, ...]) -> Floats:
     return np.asarray(rng.normal(0, 0.4, shape) * (0.25 + confidence)[:, None])
 
 
