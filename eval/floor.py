@@ -27,6 +27,7 @@ from eval.choices import Choices, EvalError, read_choices
 from eval.null import item_changes
 from eval.token_floor import TokenFloor, token_floor
 
+KEYS = ("task", "doc_id")
 SAME = ("kind", "doc_hash", "prompt_hash", "label")
 """Columns of items.parquet in which the two runs must agree, beside the texts of the choices."""
 SIGNED = ("accuracy", "confidence", "true_confidence")
@@ -171,11 +172,13 @@ def _check_models(ours: Manifest, theirs: Manifest, path: Path) -> bool:
 
 def _check_documents(run: Run, second: Run) -> None:
     """Both have the same items, sorted alike, with the same texts and labels."""
-    ours, theirs = (_keys(each) for each in (run, second))
-    for missing, path, other in ((ours - theirs, second.path, run.path), (theirs - ours, run.path, second.path)):
-        if missing:
-            task, doc_id = min(missing)
-            raise EvalError(f"document {doc_id} of '{task}' is in {other} and not in {path}: a floor has the same ones")
+    if not run.table.select(KEYS).equals(second.table.select(KEYS)):
+        ours, theirs = (_keys(each) for each in (run, second))
+        task, doc_id = min(ours ^ theirs)
+        there, missing = (run, second) if (task, doc_id) in ours else (second, run)
+        raise EvalError(
+            f"document {doc_id} of '{task}' is in {there.path} and not in {missing.path}: a floor has the same ones"
+        )
     for name in SAME:
         _check_column(run, second, name, run.table[name], second.table[name], np.arange(len(run.table)))
     texts, other_texts = (each.table["choices"].combine_chunks() for each in (run, second))
@@ -199,11 +202,11 @@ def _check_column(run: Run, second: Run, name: str, ours: Any, theirs: Any, rows
 
 
 def _keys(run: Run) -> set[tuple[str, int]]:
-    return set(zip(run.table["task"].to_pylist(), run.table["doc_id"].to_pylist(), strict=True))
+    return set(zip(*(run.table[name].to_pylist() for name in KEYS), strict=True))
 
 
 def _sorted(run: Run) -> Run:
-    return replace(run, table=run.table.sort_by([("task", "ascending"), ("doc_id", "ascending")]))
+    return replace(run, table=run.table.sort_by([(name, "ascending") for name in KEYS]))
 
 
 def _ways(ours: Manifest, theirs: Manifest) -> list[str]:

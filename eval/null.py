@@ -30,7 +30,7 @@ from eval.divergence import choice_divergence
 from eval.significance import cochran_armitage
 
 SIMULATIONS = 499
-MOST = 10_000
+MOST = 5_000
 """Items that are simulated at most: of more, so many are drawn at random."""
 LEVEL = 0.95
 ROUNDING = 1e-9

@@ -1,11 +1,10 @@
 """The null of figures by base confidence: the noise it deals, what it expects, that its tests keep their level."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
+from benchmarks.null import NOISES, TESTS, Noise, rejects, simulated
 from eval.analysis import BUCKETS, analyse
 from eval.arrays import Floats, Ints
 from eval.bootstrap import Interval
@@ -14,47 +13,7 @@ from eval.choices import Choices
 from eval.null import MOST, Null, constant_noise, dealt, item_changes, spreads
 from eval.table import log_odds_sentence
 
-Noise = Callable[[np.random.Generator, Floats, Ints, tuple[int, ...]], Floats]
-TESTS = ("flip_trend", "kl_trend", "shift_trend", "log_odds_trend")
-
-
-def gauss(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, ...]) -> Floats:
-    return rng.normal(0, 0.4, shape)
-
-
-def heavy_tails(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, ...]) -> Floats:
-    return np.asarray(0.3 * rng.standard_t(2.5, shape))
-
-
-def by_task(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, ...]) -> Floats:
-    return np.asarray(rng.normal(0, 1, shape) * (0.1 + 0.6 * task)[:, None])
-
-
-def where_unsure(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, ...]) -> Floats:
-    return np.asarray(rng.normal(0, 0.4, shape) * (1.75 - confidence)[:, None])
-
-
-def where_sure(rng: np.random.Generator, confidence: Floats, task: Ints, shape: tuple[int, ...]) -> Floats:
-    return np.asarray(rng.normal(0, 0.4, shape) * (0.25 + confidence)[:, None])
-
-
-def made(rng: np.random.Generator, items: int, noise: Noise, *, width: int = 4, step: float = 0.0) -> Choices:
-    """Items of two tasks of which the second is harder; ``step`` rounds the base's log-likelihoods, for ties."""
-    task, labels = np.arange(items) % 2, rng.integers(width, size=items)
-    base = rng.normal(-20, 2.0, (items, width))
-    base[np.arange(items), labels] += 2.0 - task
-    base = np.round(base / step) * step if step else base
-    confidence = np.exp(base.max(axis=1) - np.logaddexp.reduce(base, axis=1))
-    return Choices(
-        tasks=("easy", "hard"),
-        task=task,
-        doc_id=np.arange(items),
-        labels=labels,
-        sizes=np.full(items, width),
-        base_logprobs=base,
-        quantized_logprobs=base + noise(rng, confidence, task, base.shape),
-        chars=np.full(base.shape, 8),
-    )
+gauss, where_unsure, where_sure = (NOISES[name] for name in ("constant", "larger where unsure", "larger where sure"))
 
 
 def buckets_of(choices: Choices) -> Ints:
@@ -65,17 +24,20 @@ def null_of(choices: Choices, rng: np.random.Generator, simulations: int) -> Nul
     return constant_noise(choices, buckets_of(choices), rng, simulations)
 
 
-def rejections(noise: Noise, seed: int, *, items: int = 100, repeats: int = 150, step: float = 0.0) -> dict[str, int]:
-    """In how many runs each test has p <= 5 %."""
-    rng = np.random.default_rng(seed)
-    nulls = [null_of(made(rng, items, noise, step=step), rng, 39) for _ in range(repeats)]
-    return {name: sum(getattr(each, name).p_value <= 0.05 for each in nulls) for name in TESTS}
+def rejections(noise: Noise, items: int, repeats: int, step: float | None = None) -> dict[str, int]:
+    """In how many runs each test has p <= 5 %, which with 39 permutations it can be exactly."""
+    rng = np.random.default_rng(1)
+    found = [rejects(simulated(rng, items, noise, step=step), rng, 39) for _ in range(repeats)]
+    return dict(zip(TESTS, np.sum(found, axis=0).tolist(), strict=True))
 
 
-@pytest.mark.parametrize(("noise", "step"), [(gauss, 0.0), (heavy_tails, 0.0), (by_task, 0.0), (gauss, 0.5)])
-def test_noise_that_knows_nothing_of_confidence_is_rejected_in_five_percent(noise: Noise, step: float) -> None:
-    found = rejections(noise, 1, step=step)
-    # With 39 permutations p can be 5 % exactly. Of 150 runs, more are rejected once in 1,000 times.
+@pytest.mark.parametrize(
+    ("noise", "step"),
+    [("constant", None), ("constant, heavy tails", None), ("constant in each task", None), ("constant", 0.5)],
+)
+def test_noise_that_knows_nothing_of_confidence_is_rejected_in_five_percent(noise: str, step: float | None) -> None:
+    found = rejections(NOISES[noise], 100, 150, step)
+    # Of 150 runs, more are rejected once in 1,000 times.
     assert max(found.values()) <= stats.binom.isf(0.001, 150, 0.05)
     # The direct test has no ties, so its level is 5 % and not less.
     assert found["log_odds_trend"] >= stats.binom.ppf(0.001, 150, 0.05)
@@ -84,18 +46,18 @@ def test_noise_that_knows_nothing_of_confidence_is_rejected_in_five_percent(nois
 @pytest.mark.parametrize(("noise", "sign"), [(where_unsure, -1), (where_sure, 1)])
 def test_noise_that_knows_confidence_is_found(noise: Noise, sign: int) -> None:
     rng = np.random.default_rng(3)
-    found = null_of(made(rng, 600, noise), rng, 199)
+    found = null_of(simulated(rng, 600, noise), rng, 199)
     for test in (found.log_odds_trend, found.kl_trend):
         assert test.p_value <= 0.01
         assert np.sign(test.observed - test.expected.expected) == sign
-    power = rejections(noise, 4, items=300, repeats=40)
+    power = rejections(noise, 300, 40)
     assert min(power["log_odds_trend"], power["kl_trend"]) > 24
 
 
 def test_flips_of_two_choices_are_those_of_the_normal_distribution() -> None:
     """Of log-odds m and noise with standard deviation s, a share of Phi(-m / s) flips; KL is Gauss-Hermite's."""
     rng = np.random.default_rng(0)
-    choices = made(rng, 4_000, gauss, width=2)
+    choices = simulated(rng, 4_000, gauss, width=2)
     found, bucket = null_of(choices, rng, 100), buckets_of(choices)
     logits, size = choices.base_logprobs[:, 0] - choices.base_logprobs[:, 1], 0.4 * np.sqrt(2)
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
@@ -116,7 +78,7 @@ def test_flips_of_two_choices_are_those_of_the_normal_distribution() -> None:
 
 def test_statistics_are_those_of_a_loop_over_the_items() -> None:
     rng = np.random.default_rng(5)
-    choices = made(rng, 60, heavy_tails)
+    choices = simulated(rng, 60, NOISES["constant, heavy tails"])
     changes, bucket = item_changes(choices), buckets_of(choices)
     for item in range(60):
         base, other = choices.base_logprobs[item], choices.quantized_logprobs[item]
@@ -141,9 +103,9 @@ def test_statistics_are_those_of_a_loop_over_the_items() -> None:
 def test_the_p_value_is_scipys() -> None:
     """One task and two choices with the same label: dealing out changes is a permutation of one sample."""
     rng = np.random.default_rng(6)
-    made_up = made(rng, 80, where_unsure, width=2)
-    keep = (made_up.labels == 0) & (made_up.task == 0)
-    choices = made_up.where(keep)
+    every = simulated(rng, 80, where_unsure, width=2)
+    keep = (every.labels == 0) & (every.task == 0)
+    choices = every.where(keep)
     bucket, confidence = np.zeros(len(choices), np.int64), choices.base.confidence
     sign = np.where(choices.base.choice == 0, 1.0, -1.0)
     change = choices.quantized_logprobs - choices.base_logprobs
@@ -162,7 +124,7 @@ def test_the_p_value_is_scipys() -> None:
 
 def test_changes_stay_in_their_task_size_and_label() -> None:
     rng = np.random.default_rng(7)
-    wide, narrow = made(rng, 40, gauss), made(rng, 40, gauss, width=2)
+    wide, narrow = simulated(rng, 40, gauss), simulated(rng, 40, gauss, width=2)
     padding = np.full((40, 2), -np.inf)
     choices = Choices(
         tasks=wide.tasks,
@@ -190,18 +152,18 @@ def test_changes_stay_in_their_task_size_and_label() -> None:
 def test_items_without_an_order_have_a_test_all_the_same() -> None:
     """A pair without any change, and items of a single choice."""
     rng = np.random.default_rng(8)
-    same = made(rng, 50, lambda rng, confidence, task, shape: np.zeros(shape))
+    same = simulated(rng, 50, lambda rng, confidence, task, shape: np.zeros(shape))
     found = null_of(same, rng, 19)
     assert [getattr(found, name).p_value for name in TESTS] == [1.0] * 4
     assert (found.flips.low, found.flips.high) == (0.0, 0.0)
     assert log_odds_sentence(analyse(same, rng, 100)) == "No change of log-odds varies among items."
-    single = made(rng, 20, gauss, width=1)
+    single = simulated(rng, 20, gauss, width=1)
     assert (item_changes(single).log_odds == 0).all()
 
 
 def test_of_many_items_a_sample_takes_part() -> None:
     rng = np.random.default_rng(9)
-    choices = made(rng, MOST + 500, where_unsure)
+    choices = simulated(rng, MOST + 500, where_unsure)
     found = null_of(choices, rng, 19)
     assert found.items == MOST
     assert found.log_odds_trend.p_value == 0.1
@@ -218,7 +180,7 @@ def test_of_many_items_a_sample_takes_part() -> None:
 )
 def test_the_sentence_says_what_was_found(noise: Noise, words: str) -> None:
     rng = np.random.default_rng(10)
-    found = analyse(made(rng, 600, noise), rng, 200)
+    found = analyse(simulated(rng, 600, noise), rng, 200)
     assert words in log_odds_sentence(found)
     first = found.buckets[0]
     assert isinstance(found.pair["flips"], Interval)
