@@ -1,8 +1,8 @@
 """The noise floor: what differs when the same pair is measured twice in another way.
 
-In one engine, a model beside itself differs by exactly 0. What another batch size, cache, kernel, dtype or server
-changes is seen between two runs of the same pair: each model's second answers beside its first. A difference between
-base and quantized that is no larger than that says nothing of quantization.
+In one engine, a model compared with itself differs by exactly 0. What another batch size, cache, kernel, dtype or
+server changes is seen between two runs of the same pair: each model's second answers compared with its first. A
+difference between base and quantized that is no larger than that says nothing of quantization.
 
 The excess is what base and quantized differ by in the run, less the floor, item by item: its interval has the variance
 of both and what they have in common. The floor that is taken off is the smaller of the two models', statistic by
@@ -29,7 +29,7 @@ from eval.token_floor import TokenFloor, token_floor
 
 KEYS = ("task", "doc_id")
 SAME = ("kind", "doc_hash", "prompt_hash", "label")
-"""Columns of items.parquet in which the two runs must agree, beside the texts of the choices."""
+"""Columns of items.parquet in which the two runs must agree, apart from the texts of the choices."""
 SIGNED = ("accuracy", "confidence", "true_confidence")
 """Statistics whose changes have a direction."""
 
@@ -47,7 +47,7 @@ class ItemFloor:
 
 @dataclass(frozen=True)
 class Floor:
-    """A run beside a second run of the same pair, at ``path``.
+    """A run compared with a second run of the same pair, at ``path``.
 
     ``ways`` says what the manifests know of how the two were measured differently. ``same_models`` is False where it
     could not be checked, because runs that were imported have no digests. ``overall`` is None without labelled items.

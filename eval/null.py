@@ -3,12 +3,12 @@
 Items whose choices are close flip most under any noise, also under noise that is the same on every item. So that they
 flip most says nothing of quantization; that they flip more than the same noise would make them does.
 
-The null keeps the run's own changes of log-likelihood (quantized less base, choice by choice) and deals them out anew
-among the items of the same task, number of choices and true choice: quantized* = base + change of another item. Size,
-tails and bias of the changes stay as they are, task by task; what is lost is how they go with the item's confidence.
-If they do not go with it, every way to deal is as likely as the one observed, so the tests are exact, whatever the
-distribution of the changes: permutation tests. Fisher 1935, "The Design of Experiments"; the p-value with the observed
-arrangement counted in: Phipson & Smyth 2010 (Stat. Appl. Genet. Mol. Biol. 9, arXiv 1603.05766).
+The null keeps the run's own changes of log-likelihood (quantized less base, choice by choice) and permutes them among
+the items of the same task, number of choices and true choice: quantized* = base + change of another item. Size, tails
+and bias of the changes stay as they are, task by task; what is lost is how they go with the item's confidence. If they
+do not go with it, every permutation is as likely as the one observed, so the tests are exact, whatever the distribution
+of the changes. Fisher 1935, "The Design of Experiments"; the p-value counts the observed arrangement in:
+Phipson & Smyth 2010 (Stat. Appl. Genet. Mol. Biol. 9, arXiv 1603.05766).
 
 The base model's log-likelihoods are taken as given, in the run and in the null: items are put into buckets by them,
 and the quantized model has the noise that it adds. Were both models equally noisy versions of a third, the most
@@ -60,7 +60,7 @@ class NullTest:
 
 @dataclass(frozen=True)
 class Null:
-    """The run beside its null, from ``items`` items and ``simulations`` ways to deal out their changes.
+    """The run compared with its null, from ``items`` items and ``simulations`` permutations of their changes.
 
     ``buckets`` has, for each bucket that holds items, the bands of its means by the names of ``Bucket``; ``flips`` that
     of all items. The tests are for trends over the base model's confidence, negative where what is unsure changes more:
@@ -138,7 +138,7 @@ def constant_noise(choices: Choices, bucket: Ints, rng: np.random.Generator, sim
     rank = stats.rankdata(choices.base.confidence)
     observed = _numbers(item_changes(choices), bucket, rank)
     simulated = [
-        _numbers(item_changes(choices, logprobs), bucket, rank) for logprobs in dealt(choices, rng, simulations)
+        _numbers(item_changes(choices, logprobs), bucket, rank) for logprobs in permuted(choices, rng, simulations)
     ]
     under_null = {name: np.array([each[name] for each in simulated]) for name in observed}
     means = [name for name in observed if np.ndim(observed[name])]
@@ -152,7 +152,7 @@ def constant_noise(choices: Choices, bucket: Ints, rng: np.random.Generator, sim
     )
 
 
-def dealt(choices: Choices, rng: np.random.Generator, times: int) -> Iterator[Floats]:
+def permuted(choices: Choices, rng: np.random.Generator, times: int) -> Iterator[Floats]:
     """Log-likelihoods of twins whose changes are those of other items of the same task, size and label."""
     strata = np.stack([choices.task, choices.sizes, choices.labels])
     stratum = np.unique(strata, axis=1, return_inverse=True)[1].ravel()

@@ -175,14 +175,14 @@ def _sentences(overall: Analysis) -> str:
 
 
 def trend_sentence(overall: Analysis) -> str:
-    """Trends over the base model's confidence, each beside the same under the null."""
+    """Trends over the base model's confidence, each with the same under the null."""
     null = overall.null
     return (
         f"Trends over the base model's confidence, of the run and of constant noise ({null.simulations} permutations"
         f"{f' of {null.items} items drawn at random' if null.items < overall.items else ''}): flips "
-        f"z = {_beside_null(null.flip_trend, 1)}; rank correlation of KL {_beside_null(null.kl_trend, 2)}; of the size "
-        f"of the shift {_beside_null(null.shift_trend, 2)}; of the change of log-odds "
-        f"{_beside_null(null.log_odds_trend, 2)}."
+        f"z = {_with_null(null.flip_trend, 1)}; rank correlation of KL {_with_null(null.kl_trend, 2)}; of the size "
+        f"of the shift {_with_null(null.shift_trend, 2)}; of the change of log-odds "
+        f"{_with_null(null.log_odds_trend, 2)}."
     )
 
 
@@ -216,7 +216,7 @@ def band(each: Band, share: bool) -> str:
     return f"{number(each.expected, share)} [{number(each.low, share)}, {number(each.high, share)}]"
 
 
-def _beside_null(test: NullTest, digits: int) -> str:
+def _with_null(test: NullTest, digits: int) -> str:
     observed, expected, low, high = (
         f"{each:+.{digits}f}" for each in (test.observed, test.expected.expected, test.expected.low, test.expected.high)
     )

@@ -1,4 +1,4 @@
-"""The null of figures by base confidence: the noise it deals, what it expects, that its tests keep their level."""
+"""The null of figures by base confidence: the noise it makes, what it expects, that its tests keep their level."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from eval.arrays import Floats, Ints
 from eval.bootstrap import Interval
 from eval.calibration import bin_of, equal_mass_edges
 from eval.choices import Choices
-from eval.null import MOST, Null, constant_noise, dealt, item_changes, spreads
+from eval.null import MOST, Null, constant_noise, item_changes, permuted, spreads
 from eval.table import log_odds_sentence
 
 gauss, where_unsure, where_sure = (NOISES[name] for name in ("constant", "larger where unsure", "larger where sure"))
@@ -101,7 +101,7 @@ def test_statistics_are_those_of_a_loop_over_the_items() -> None:
 
 
 def test_the_p_value_is_scipys() -> None:
-    """One task and two choices with the same label: dealing out changes is a permutation of one sample."""
+    """One task, two choices and one label: the changes of all items are permuted."""
     rng = np.random.default_rng(6)
     every = simulated(rng, 80, where_unsure, width=2)
     keep = (every.labels == 0) & (every.task == 0)
@@ -137,7 +137,7 @@ def test_changes_stay_in_their_task_size_and_label() -> None:
         chars=np.full((80, 4), 8),
     )
     strata = list(zip(choices.task, choices.sizes, choices.labels, strict=True))
-    (logprobs,) = dealt(choices, rng, 1)
+    (logprobs,) = permuted(choices, rng, 1)
     real = choices.quantized_logprobs[:, :2] - choices.base_logprobs[:, :2]
     given = logprobs[:, :2] - choices.base_logprobs[:, :2]
     source = [int(np.abs(real - each).sum(axis=1).argmin()) for each in given]
