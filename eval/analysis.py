@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from eval import recalibration, significance
-from eval.arrays import Booleans, Floats
+from eval.arrays import Booleans, Floats, Ints
 from eval.bootstrap import RESAMPLES, Interval, interval, mean_of, resample
 from eval.calibration import (
     Bins,
@@ -21,6 +21,7 @@ from eval.calibration import (
 )
 from eval.choices import Answers, Choices
 from eval.model_metrics import model_metrics
+from eval.null import SIMULATIONS, Null, constant_noise, item_changes, spreads
 from eval.recalibration import Recalibration
 from eval.routing import RoutingCurve, routing_curve
 
@@ -47,7 +48,11 @@ class Tests:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Items whose base confidence is from ``low`` to ``high``; means over them, changes being quantized less base."""
+    """Items whose base confidence is from ``low`` to ``high``; means over them, changes being quantized less base.
+
+    ``confidence_shift`` is the absolute change of the confidence in the true choice. ``log_odds_spread`` is no mean but
+    the standard deviation of the change of the log-odds between the base model's choice and its runner-up.
+    """
 
     low: float
     high: float
@@ -56,17 +61,20 @@ class Bucket:
     accuracy_change: float
     confidence_change: float
     true_confidence_change: float
+    confidence_shift: float
     flips: float
     kl: float
     reverse_kl: float
     js: float
+    log_odds_spread: float
 
 
 @dataclass(frozen=True)
 class Trends:
-    """Whether quantization hits where the base model's confidence is low: trends over it, negative where it does.
+    """How changes go with the base model's confidence: trends over it, negative where what is unsure changes more.
 
-    ``flips`` is Cochran-Armitage over the buckets, ``kl`` and ``confidence_shift`` (the absolute change of the
+    They describe: any noise has such trends, and ``Null`` tells whether those of the run differ. ``flips`` is
+    Cochran-Armitage over the buckets, ``kl`` and ``confidence_shift`` (the absolute change of the
     confidence in the true choice) Spearman's over the items.
     """
 
@@ -109,6 +117,7 @@ class Analysis:
     quantized_brier: BrierParts
     buckets: list[Bucket]
     trends: Trends
+    null: Null
     temperatures: Temperatures
     routing: RoutingCurve
 
@@ -117,6 +126,7 @@ def analyse(choices: Choices, rng: np.random.Generator, resamples: int = RESAMPL
     """Analyses labelled items, of which there must be three or more."""
     base, quantized = choices.base, choices.quantized
     compared, pair = _intervals(choices, rng, resamples)
+    bucket = bin_of(base.confidence, equal_mass_edges(base.confidence, BUCKETS))
     return Analysis(
         items=len(choices),
         compared=compared,
@@ -130,10 +140,11 @@ def analyse(choices: Choices, rng: np.random.Generator, resamples: int = RESAMPL
         quantized_reliability=reliability(quantized.confidence, quantized.correct, equal_width_edges()),
         base_brier=brier_parts(base.shares, choices.labels, choices.sizes),
         quantized_brier=brier_parts(quantized.shares, choices.labels, choices.sizes),
-        buckets=_buckets(choices),
-        trends=_trends(choices),
+        buckets=_buckets(choices, bucket),
+        trends=_trends(choices, bucket),
         temperatures=_temperatures(choices, rng),
         routing=routing_curve(quantized.confidence, base.correct, quantized.correct),
+        null=constant_noise(choices, bucket, rng, min(SIMULATIONS, resamples)),
     )
 
 
@@ -191,10 +202,9 @@ def _intervals(
     return compared, {each.name: interval(each.point, drawn) for each, drawn in zip(pair, together, strict=True)}
 
 
-def _buckets(choices: Choices) -> list[Bucket]:
-    base, quantized = choices.base, choices.quantized
-    divergence = choices.divergence
-    bucket = bin_of(base.confidence, equal_mass_edges(base.confidence, BUCKETS))
+def _buckets(choices: Choices, bucket: Ints) -> list[Bucket]:
+    base, changes = choices.base, item_changes(choices)
+    spread = spreads(changes.log_odds, bucket)
     found = []
     for number in np.unique(bucket):
         members = bucket == number
@@ -208,21 +218,22 @@ def _buckets(choices: Choices) -> list[Bucket]:
                 high=float(base.confidence[members].max()),
                 items=int(members.sum()),
                 base_accuracy=mean(base.correct),
-                accuracy_change=mean(quantized.correct) - mean(base.correct),
-                confidence_change=mean(quantized.confidence - base.confidence),
-                true_confidence_change=mean(quantized.true_share - base.true_share),
-                flips=mean(base.choice != quantized.choice),
-                kl=mean(divergence.kl),
-                reverse_kl=mean(divergence.reverse_kl),
-                js=mean(divergence.js),
+                accuracy_change=mean(changes.accuracy_change),
+                confidence_change=mean(changes.confidence_change),
+                true_confidence_change=mean(changes.true_confidence_change),
+                confidence_shift=mean(changes.confidence_shift),
+                flips=mean(changes.flips),
+                kl=mean(changes.kl),
+                reverse_kl=mean(choices.divergence.reverse_kl),
+                js=mean(changes.js),
+                log_odds_spread=float(spread[number]),
             )
         )
     return found
 
 
-def _trends(choices: Choices) -> Trends:
+def _trends(choices: Choices, bucket: Ints) -> Trends:
     base, quantized = choices.base, choices.quantized
-    bucket = bin_of(base.confidence, equal_mass_edges(base.confidence, BUCKETS))
     flips = np.bincount(bucket, base.choice != quantized.choice, BUCKETS)
     return Trends(
         flips=significance.cochran_armitage(flips, np.bincount(bucket, minlength=BUCKETS)),

@@ -25,6 +25,7 @@ BAD_INPUT = 64
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 2}
 # A table has room in a file: only terminals are narrow.
 FILE_WIDTH = 160
+FLOOR = "A second run of the same pair, measured in another way: the noise floor."
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -48,7 +49,7 @@ def note_stopped(run: Path) -> None:
 @app.command()
 def table(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    floor: Annotated[Path | None, typer.Option(help="A run of the base model against itself, shown beside it.")] = None,
+    floor: Annotated[Path | None, typer.Option(help=FLOOR)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
     as_text: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
@@ -70,7 +71,7 @@ def table(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; several are shown side by side.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The page; beside it .md and .json with the same name.")],
-    floor: Annotated[Path | None, typer.Option(help="A run of the base model against itself, shown beside.")] = None,
+    floor: Annotated[Path | None, typer.Option(help=FLOOR)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
 ) -> None:
@@ -99,7 +100,7 @@ def report(
 def gate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     config: Annotated[Path, typer.Option(help="The limits, a TOML file with a [[rule]] for each.")],
-    floor: Annotated[Path | None, typer.Option(help="A run of the base model against itself.")] = None,
+    floor: Annotated[Path | None, typer.Option(help=FLOOR)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
     junit: Annotated[Path | None, typer.Option(help="File for the verdicts as JUnit XML.")] = None,

@@ -26,8 +26,8 @@ class Rule(BaseModel):
 
     ``task`` is a task's name, "overall" or "each"; ``corpus`` a corpus's name in its place. ``of`` says whose value,
     for statistics that each model has. ``judge`` by the "point", or by the 95 % "interval": pass where all of it keeps
-    the limits, fail where all of it breaks one, and else inconclusive. ``over_floor`` takes off what the base model
-    beside itself shows.
+    the limits, fail where all of it breaks one, and else inconclusive. ``over_floor`` judges what the statistic is
+    beyond the noise floor, item by item or token by token.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -51,8 +51,6 @@ class Rule(BaseModel):
             raise invalid("at_least", f"at_least is {self.at_least}, expected no more than at_most, {self.at_most}")
         if self.corpus is not None and "task" in self.model_fields_set:
             raise invalid("corpus", "a rule has either a task or a corpus, not both")
-        if self.corpus is not None and self.over_floor:
-            raise invalid("over_floor", "a corpus has no floor: over_floor is for tasks")
         return self
 
 
@@ -126,6 +124,10 @@ def _values(rule: Rule, run: RunAnalysis) -> Iterator[tuple[str, Interval, int]]
     """What is judged, how much it is, and from how many items or windows."""
     if rule.corpus is not None:
         corpus = _named(run.corpora, rule.corpus, "corpus")
+        if rule.over_floor:
+            bound = ", at most," if rule.statistic == "kl" else ""
+            yield f"{rule.statistic} over the floor{bound} of {rule.corpus}", _excess(rule, run), corpus.windows
+            return
         value = _named(_token_statistics(corpus), rule.statistic, "statistic")
         yield f"{rule.statistic} of {rule.corpus}", value, corpus.windows
         return
@@ -134,9 +136,10 @@ def _values(rule: Rule, run: RunAnalysis) -> Iterator[tuple[str, Interval, int]]
         places |= {OVERALL: run.overall}
     for place in run.tasks if rule.task == EACH else [rule.task]:
         analysis = _named(places, place, "task")
-        name, value = _statistic(rule, analysis)
         if rule.over_floor:
-            name, value = f"{name} over the floor", _over(value, _floor(rule, run, place))
+            yield f"{rule.statistic} over the floor of {place}", _excess(rule, run, place), analysis.items
+            continue
+        name, value = _statistic(rule, analysis)
         yield f"{name} of {place}", value, analysis.items
 
 
@@ -150,16 +153,17 @@ def _statistic(rule: Rule, analysis: Analysis) -> tuple[str, Interval]:
     return f"{rule.of} {rule.statistic}", value
 
 
-def _floor(rule: Rule, run: RunAnalysis, place: str) -> float:
-    if run.floor is None:
+def _excess(rule: Rule, run: RunAnalysis, place: str = OVERALL) -> Interval:
+    """What the statistic is beyond the noise floor, overall, of a task or of the rule's corpus."""
+    floor = run.floor
+    if floor is None:
         raise EvalError(f"the rule on '{rule.statistic}' is over the floor, and there is none: expected --floor RUN")
-    if place != OVERALL or rule.of != "delta":
-        raise EvalError(f"the rule on '{rule.statistic}' is over the floor: expected the delta, overall")
-    return run.floor.deltas[rule.statistic]
-
-
-def _over(value: Interval, floor: float) -> Interval:
-    return Interval(value.point - floor, value.low - floor, value.high - floor)
+    if "of" in rule.model_fields_set:
+        raise EvalError(f"'{rule.statistic}' over the floor is of both models together: leave out of = \"{rule.of}\"")
+    measured = floor.corpora[rule.corpus] if rule.corpus is not None else floor.tasks.get(place, floor.overall)
+    excess: dict[str, Interval] = measured.excess if measured else {}
+    value: Interval = _named(excess, rule.statistic, "statistic over the floor")
+    return value
 
 
 def _token_statistics(corpus: TokenAnalysis) -> dict[str, Interval]:

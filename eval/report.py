@@ -26,6 +26,7 @@ from eval.report_tables import (
     bucket_table,
     compared_table,
     corpus_tables,
+    floor_tables,
     main_table,
     pair_table,
     paper_table,
@@ -35,7 +36,7 @@ from eval.report_tables import (
     tests_in_words,
 )
 from eval.run_analysis import RunAnalysis
-from eval.table import number, signed
+from eval.table import floor_note, number, signed
 from eval.verdict import headline, sentences
 from eval.worst import WorstItem, worst_items
 
@@ -81,6 +82,8 @@ class RunView:
     sentences: list[str]
     items: ItemsView | None
     corpora: list[Grid]
+    floor: list[Grid]
+    floor_note: str
     note: str
     provenance: list[Grid]
 
@@ -138,6 +141,8 @@ def _run_view(place: int, name: str, run: Run, analysis: RunAnalysis) -> RunView
         sentences=sentences(analysis),
         items=_items_view(run, analysis, analysis.overall) if analysis.overall else None,
         corpora=[each for name, corpus in analysis.corpora.items() for each in corpus_tables(name, corpus)],
+        floor=floor_tables(analysis.floor) if analysis.floor else [],
+        floor_note=floor_note(analysis.floor) if analysis.floor else "",
         note=_note(analysis),
         provenance=provenance_tables(run.manifest, analysis),
     )
@@ -148,8 +153,8 @@ def _items_view(run: Run, analysis: RunAnalysis, overall: Analysis) -> ItemsView
     divergence = labelled.divergence
     return ItemsView(
         reliability=reliability_plot(overall),
-        buckets=[bucket_shift_plot(overall.buckets), bucket_flips_plot(overall.buckets)],
-        bucket_table=bucket_table(overall.buckets),
+        buckets=[bucket_shift_plot(overall), bucket_flips_plot(overall)],
+        bucket_table=bucket_table(overall),
         divergences=[
             histogram_plot(divergence.kl, "KL(base ‖ quantized)"),
             histogram_plot(divergence.js, "Jensen-Shannon divergence"),
@@ -160,8 +165,8 @@ def _items_view(run: Run, analysis: RunAnalysis, overall: Analysis) -> ItemsView
         worst=worst_items(run, labelled, WORST),
         routing=routing_plot(overall.routing),
         statistics=[
-            compared_table(overall, analysis),
-            pair_table(overall, analysis),
+            compared_table(overall),
+            pair_table(overall),
             paper_table(run.manifest, analysis),
         ],
         tests=tests_in_words(overall),

@@ -14,9 +14,10 @@ from eval.analysis import Analysis, Bucket
 from eval.arrays import Floats
 from eval.bootstrap import Interval
 from eval.calibration import Bins
+from eval.null import Band
 from eval.routing import RoutingCurve, at_shares
 from eval.run_analysis import RunAnalysis
-from eval.table import bracket, number, signed
+from eval.table import band, bracket, number, signed
 
 ROUTES = 201
 """Points of the routing curve that are drawn: of many thousands, nobody sees more."""
@@ -159,7 +160,31 @@ def bucket_names(buckets: Sequence[Bucket]) -> list[str]:
     return [f"{100 * each.low:.0f}-{100 * each.high:.0f}" for each in buckets]
 
 
-def bucket_shift_plot(buckets: Sequence[Bucket]) -> Plot:
+def _noise_marks(names: Sequence[str], bands: Sequence[Band], group: str, shown: bool = True) -> Any:
+    """What constant noise would give in each bucket, with the middle 95 % of simulations."""
+    return go.Scatter(
+        x=names,
+        y=percent([each.expected for each in bands]),
+        mode="markers",
+        name="constant noise",
+        offsetgroup=group,
+        showlegend=shown,
+        marker={"color": INK, "symbol": "diamond", "size": 7},
+        error_y={
+            "type": "data",
+            "array": percent([each.high - each.expected for each in bands]),
+            "arrayminus": percent([each.expected - each.low for each in bands]),
+            "color": INK,
+            "thickness": 1.5,
+            "width": 4,
+        },
+        hovertext=[f"constant noise: {band(each, True)}" for each in bands],
+        hoverinfo="text",
+    )
+
+
+def bucket_shift_plot(overall: Analysis) -> Plot:
+    buckets, null = overall.buckets, overall.null.buckets
     names = bucket_names(buckets)
     series = (
         ("in the true choice", [each.true_confidence_change for each in buckets], GREY, ""),
@@ -170,6 +195,7 @@ def bucket_shift_plot(buckets: Sequence[Bucket]) -> Plot:
             x=names,
             y=percent(values),
             name=name,
+            offsetgroup=name,
             marker={
                 "color": colour,
                 "pattern": {"shape": shape, "size": 5, "fgcolor": GREY, "fillmode": "overlay"},
@@ -178,6 +204,9 @@ def bucket_shift_plot(buckets: Sequence[Bucket]) -> Plot:
             hovertemplate=f"base confidence %{{x}} %<br>{name}: %{{y:+.2f}} points<extra></extra>",
         )
         for name, values, colour, shape in series
+    ] + [
+        _noise_marks(names, [each["true_confidence_change"] for each in null], series[0][0]),
+        _noise_marks(names, [each["confidence_change"] for each in null], series[1][0], shown=False),
     ]
     figure = _figure(
         traces,
@@ -186,32 +215,38 @@ def bucket_shift_plot(buckets: Sequence[Bucket]) -> Plot:
         yaxis={"title": {"text": "delta, points"}, "zeroline": True},
         barmode="group",
         bargap=0.3,
+        scattermode="group",
+        scattergap=0.3,
     )
     words = "; ".join(
         f"{name} %: {signed(each.true_confidence_change, True)} points in the true choice, "
-        f"{signed(each.confidence_change, True)} in the choice made"
-        for name, each in zip(names, buckets, strict=True)
+        f"{signed(each.confidence_change, True)} in the choice made, under constant noise "
+        f"{signed(noise['true_confidence_change'].expected, True)} and "
+        f"{signed(noise['confidence_change'].expected, True)}"
+        for name, each, noise in zip(names, buckets, null, strict=True)
     )
     return Plot(
         figure,
         "Delta of confidence (quantized minus base) among items of about equal number, from those where the base model "
-        "is least sure to those where it is most.",
+        "is least sure to those where it is most. Diamonds: what noise of the same size on all items would give, with "
+        "the middle 95 % of simulations.",
         f"Delta of confidence by the base model's confidence. {words}.",
     )
 
 
-def bucket_flips_plot(buckets: Sequence[Bucket]) -> Plot:
+def bucket_flips_plot(overall: Analysis) -> Plot:
+    buckets, null = overall.buckets, [each["flips"] for each in overall.null.buckets]
     names = bucket_names(buckets)
     traces = [
         go.Bar(
             x=names,
             y=percent([each.flips for each in buckets]),
-            text=[number(each.flips, True) for each in buckets],
-            textposition="outside",
-            cliponaxis=False,
-            marker={"color": GREY},
+            name="the run",
+            marker={"color": FAINT, "line": {"width": 1, "color": GREY}},
             hovertemplate="base confidence %{x} %<br>%{y:.1f} % flips<extra></extra>",
-        )
+            offsetgroup="flips",
+        ),
+        _noise_marks(names, null, "flips"),
     ]
     figure = _figure(
         traces,
@@ -220,8 +255,16 @@ def bucket_flips_plot(buckets: Sequence[Bucket]) -> Plot:
         yaxis={"title": {"text": "flips, %"}, "rangemode": "tozero"},
         bargap=0.3,
     )
-    words = ", ".join(f"{number(e.flips, True)} % at {name} %" for name, e in zip(names, buckets, strict=True))
-    return Plot(figure, "Share of answers that flipped in the same buckets.", f"Flips by base confidence: {words}.")
+    words = ", ".join(
+        f"{number(each.flips, True)} % at {name} % (constant noise: {band(noise, True)})"
+        for name, each, noise in zip(names, buckets, null, strict=True)
+    )
+    return Plot(
+        figure,
+        "Share of answers that flipped in the same buckets, and what noise of the same size on all items would flip, "
+        "with the middle 95 % of simulations.",
+        f"Flips by base confidence: {words}.",
+    )
 
 
 def histogram_plot(values: Floats, name: str) -> Plot:

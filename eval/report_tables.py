@@ -1,15 +1,31 @@
 """The report's tables."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from client.results import Manifest, Run
-from eval.analysis import Analysis, Bucket
+from eval.analysis import Analysis
 from eval.bootstrap import Interval
+from eval.floor import Floor
 from eval.paper import paper_rows
 from eval.run_analysis import RunAnalysis
-from eval.table import COMPARED, PAIR, bracket, change, corpus_rows, number, p_equals, p_value, signed
+from eval.table import (
+    BY_CONFIDENCE,
+    COMPARED,
+    FLOOR_HEAD,
+    PAIR,
+    bracket,
+    change,
+    corpus_rows,
+    floor_rows,
+    floors,
+    log_odds_sentence,
+    number,
+    p_equals,
+    p_value,
+    signed,
+    trend_sentence,
+)
 from eval.tokens import TokenAnalysis
 
 MAIN = ("accuracy", "true_confidence", "confidence", "ece", "brier", "nll")
@@ -86,50 +102,51 @@ def main_table(overall: Analysis) -> Grid:
     return Grid("", [f"{overall.items} items, shares in percent", "base", "quantized", "Δ or mean", "95 %"], rows)
 
 
-def compared_table(overall: Analysis, analysis: RunAnalysis) -> Grid:
+def compared_table(overall: Analysis) -> Grid:
     rows = []
     for name, heading, share in COMPARED:
         if name not in overall.compared:
             continue
         each = overall.compared[name]
         cells = [_with_interval(each.base, share), _with_interval(each.quantized, share), *change(each, share)]
-        rows.append([heading, *cells, *_floor_cell(analysis, name, share, of_pair=False)])
-    head = ["", "base", "quantized", "Δ", "95 % of Δ", *(["noise floor"] if analysis.floor else [])]
+        rows.append([heading, *cells])
+    head = ["", "base", "quantized", "Δ", "95 % of Δ"]
     return Grid(f"Both models on {overall.items} items, shares in percent. * excludes 0.", head, rows)
 
 
-def pair_table(overall: Analysis, analysis: RunAnalysis) -> Grid:
+def pair_table(overall: Analysis) -> Grid:
     rows = [
-        [heading, number(overall.pair[name].point, share), bracket(overall.pair[name], share),
-         *_floor_cell(analysis, name, share, of_pair=True)]
+        [heading, number(overall.pair[name].point, share), bracket(overall.pair[name], share)]
         for name, heading, share in PAIR
-    ]  # fmt: skip
-    head = ["", "mean", "95 %", *(["noise floor"] if analysis.floor else [])]
-    return Grid("Both models together, shares in percent.", head, rows)
+    ]
+    return Grid("Both models together, shares in percent.", ["", "mean", "95 %"], rows)
+
+
+def floor_tables(floor: Floor) -> list[Grid]:
+    return [Grid(f"{title}.", ["", *FLOOR_HEAD], floor_rows(each)) for title, each in floors(floor)]
 
 
 def _with_interval(each: Interval, share: bool) -> str:
     return f"{number(each.point, share)} {bracket(each, share)}"
 
 
-def _floor_cell(analysis: RunAnalysis, name: str, share: bool, of_pair: bool) -> list[str]:
-    if not analysis.floor:
-        return []
-    value = analysis.floor.deltas.get(name, math.nan)
-    return [number(value, share) if of_pair else signed(value, share)]
-
-
-def bucket_table(buckets: Sequence[Bucket]) -> Grid:
-    rows = [
-        [
-            f"{number(each.low, True)} to {number(each.high, True)}", str(each.items), number(each.base_accuracy, True),
-            signed(each.accuracy_change, True), signed(each.true_confidence_change, True), number(each.flips, True),
-            number(each.kl, False), number(each.js, False),
-        ]
-        for each in buckets
-    ]  # fmt: skip
-    head = ["confidence of base", "items", "base accuracy", "accuracy Δ", "in truth Δ", "flips", "KL", "JS"]
-    return Grid("By the base model's confidence, shares in percent.", head, rows)
+def bucket_table(overall: Analysis) -> Grid:
+    rows = []
+    for each, bands in zip(overall.buckets, overall.null.buckets, strict=True):
+        cells, under_null = [], []
+        for name, heading, share in BY_CONFIDENCE:
+            show = signed if heading.endswith("Δ") else number
+            cells.append(show(getattr(each, name), share))
+            under_null.append(f"[{show(bands[name].low, share)}, {show(bands[name].high, share)}]")
+        name = f"{number(each.low, True)} to {number(each.high, True)}"
+        rows.append([name, str(each.items), number(each.base_accuracy, True), *cells])
+        rows.append(["constant noise", "", "", *under_null])
+    return Grid(
+        "By the base model's confidence, shares in percent; below each row the middle 95 % of what noise of the same "
+        "size on all items would give.",
+        ["confidence of base", "items", "base accuracy", *(heading for _, heading, _ in BY_CONFIDENCE)],
+        rows,
+    )
 
 
 def task_table(analysis: RunAnalysis) -> Grid:
@@ -176,17 +193,15 @@ def paper_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
 
 
 def tests_in_words(overall: Analysis) -> list[str]:
-    tests, trends = overall.tests, overall.trends
+    tests = overall.tests
     return [
         f"Accuracy: {tests.mcnemar.b} items right under the base model only, {tests.mcnemar.c} under the quantized one "
         f"only; exact McNemar test, p {p_equals(tests.mcnemar.p_value)}.",
         f"Confidence in the true choice: paired t-test, p {p_equals(tests.paired_t.p_value)}, d = "
         f"{tests.paired_t.effect:+.2f}; Wilcoxon's test, p {p_equals(tests.wilcoxon.p_value)}, r = "
         f"{tests.wilcoxon.effect:+.2f}.",
-        f"Trends over the base model's confidence: flips z = {trends.flips.statistic:+.1f}, "
-        f"p {p_equals(trends.flips.p_value)}; rank correlation of KL {trends.kl.statistic:+.2f}, "
-        f"p {p_equals(trends.kl.p_value)}; of the size of the shift {trends.confidence_shift.statistic:+.2f}, "
-        f"p {p_equals(trends.confidence_shift.p_value)}.",
+        trend_sentence(overall),
+        log_odds_sentence(overall),
     ]
 
 
@@ -206,7 +221,8 @@ def corpus_tables(name: str, corpus: TokenAnalysis) -> list[Grid]:
             corpus_rows(corpus),
         ),
         Grid(
-            f"{name}: by the base model's confidence at each place, shares in percent.",
+            f"{name}: by the base model's confidence at each place, shares in percent. What constant noise would give "
+            "is unknown here: the run has no log-odds between tokens.",
             ["confidence of base", "tokens", "KL", "JS", "same token", "mean Δp", "RMS Δp"],
             buckets,
         ),
@@ -248,7 +264,7 @@ def _run_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
         ["bootstrap", f"{analysis.settings['resamples']} resamples, seed {analysis.settings['seed']}"],
     ]
     if analysis.floor:
-        rows.append(["noise floor", analysis.floor.path])
+        rows.append(["noise floor", ", ".join([analysis.floor.path, *analysis.floor.ways])])
     if manifest.subject:
         server = manifest.subject.server
         rows.append(["server", f"qconf {server.version}, vLLM {server.vllm}, {server.device}"])

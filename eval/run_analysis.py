@@ -1,4 +1,4 @@
-"""The analysis of a whole run: each task, all of them together, its corpora, and what a run of noise alone shows."""
+"""The analysis of a whole run: each task, all of them together, its corpora, and the noise floor."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +10,11 @@ from client.results import read_run
 from eval.analysis import Analysis, adjusted, analyse
 from eval.bootstrap import RESAMPLES
 from eval.choices import Choices, EvalError, read_choices
+from eval.floor import Floor, measure_floor
 from eval.tokens import TokenAnalysis, analyse_tokens
 
 FEWEST = 3
 """Labelled items below which a task has no analysis: the trend tests need them."""
-
-
-@dataclass(frozen=True)
-class Floor:
-    """What the base model beside itself shows, by statistic: changes that are no effect of quantization."""
-
-    path: str
-    deltas: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class RunAnalysis:
 
 
 def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resamples: int = RESAMPLES) -> RunAnalysis:
-    """Analyses a run folder, and beside it a run of the base model against itself.
+    """Analyses a run folder, and beside it a second run of the same pair, its noise floor.
 
     Intervals come from ``resamples`` resamples, drawn from ``seed``. Raises EvalError or RunError for runs that cannot
     be read, that have items that failed, or nothing to analyse.
@@ -57,6 +50,8 @@ def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resampl
     for name, items in tasks.items():
         if 0 < len(items) < FEWEST:
             raise EvalError(f"'{name}' of {path} has {len(items)} labelled items, expected {FEWEST} or more")
+    # Before the rest, so that a wrong floor is told at once; with draws of its own, so that the rest is as without one.
+    measured = measure_floor(run, floor, np.random.default_rng(seed), resamples) if floor else None
     analyses = {name: analyse(items, rng, resamples) for name, items in tasks.items() if len(items)}
     if not analyses and not corpora:
         raise EvalError(f"{path} has no labelled multiple-choice items and no corpus: there is nothing to analyse")
@@ -67,7 +62,7 @@ def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resampl
         adjusted=adjusted({name: each.tests for name, each in analyses.items()}),
         unlabelled=len(choices) - len(labelled),
         corpora={name: analyse_tokens(path, name, rng, resamples) for name in corpora},
-        floor=_floor(floor, labelled) if floor else None,
+        floor=measured,
         settings={"seed": seed, "resamples": resamples},
     )
 
@@ -78,16 +73,3 @@ def _overall(
     if len(analyses) == 1:
         return next(iter(analyses.values()))
     return analyse(labelled, rng, resamples) if analyses else None
-
-
-def _floor(path: Path, labelled: Choices) -> Floor:
-    """Point estimates are enough: a floor is what there is, not what there might be."""
-    same = read_choices(read_run(path)).labelled
-    if set(same.tasks) != set(labelled.tasks) or len(same) != len(labelled):
-        raise EvalError(
-            f"the floor {path} has {len(same)} labelled items of {', '.join(same.tasks)}, "
-            f"expected those of the run: {len(labelled)} of {', '.join(labelled.tasks)}"
-        )
-    found = analyse(same, np.random.default_rng(0), resamples=2)
-    deltas = {name: each.delta.point for name, each in found.compared.items()}
-    return Floor(str(path), deltas | {name: each.point for name, each in found.pair.items()})

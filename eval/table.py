@@ -9,10 +9,15 @@ from rich.table import Table
 from eval.analysis import Analysis, Compared
 from eval.bootstrap import Interval
 from eval.calibration import BrierParts
+from eval.floor import Floor, ItemFloor
+from eval.null import Band, NullTest
 from eval.routing import threshold_for
 from eval.run_analysis import RunAnalysis
+from eval.token_floor import TokenFloor
 from eval.tokens import TokenAnalysis
 
+LEAST_LIKELY = 0.05
+"""P-value below which a trend is called statistically significant."""
 MOST = 0.8
 """The part of the lost accuracy that routing is asked to win back."""
 
@@ -39,6 +44,31 @@ COMPARED = (
     ("auroc", "AUROC of confidence", False),
     ("risk_coverage_area", "risk-coverage area", False),
 )
+FLOOR_HEAD = ("base twice", "quantized twice", "base to quantized, over the floor")
+ITEM_FLOOR = (
+    ("flips", "flips", True),
+    ("confidence_shift", "confidence in the true choice, |Δ|", True),
+    ("kl", "KL, nats", False),
+    ("js", "JS, nats", False),
+    ("accuracy", "accuracy, Δ", True),
+    ("true_confidence", "in the true choice, Δ", True),
+    ("confidence", "confidence, Δ", True),
+)
+TOKEN_FLOOR = (
+    ("top_changed", "other likeliest token", True),
+    ("abs_delta_p", "Δp of the token, |Δ|", True),
+    ("abs_delta_logprob", "its log-probability, |Δ|", False),
+    ("token_kl", "KL of its coming next, nats", False),
+    ("kl", "KL, nats: at most", False),
+)
+BY_CONFIDENCE = (
+    ("accuracy_change", "accuracy Δ", True),
+    ("true_confidence_change", "in truth Δ", True),
+    ("flips", "flips", True),
+    ("log_odds_spread", "Δ log-odds, sd", False),
+    ("kl", "KL", False),
+    ("js", "JS", False),
+)
 PAIR = (
     ("flips", "flips", True),
     ("right_to_wrong", "right to wrong", True),
@@ -55,14 +85,18 @@ PAIR = (
 def print_run(console: Console, run: RunAnalysis) -> None:
     """All tables of a run, the widest numbers first: overall, tasks, corpora."""
     if run.overall:
-        console.print(_overall_table(run, run.overall), "")
-        console.print(_pair_table(run, run.overall), "")
+        console.print(_overall_table(run.overall), "")
+        console.print(_pair_table(run.overall), "")
         console.print(_bucket_table(run.overall), "")
         console.print(_sentences(run.overall), "")
     if len(run.tasks) > 1:
         console.print(_task_table(run), "")
     for name, corpus in run.corpora.items():
         console.print(_corpus_table(name, corpus), "")
+    if run.floor:
+        for title, floor in floors(run.floor):
+            console.print(_floor_table(title, floor), "")
+        console.print(floor_note(run.floor), "")
     if run.unlabelled:
         console.print(f"{run.unlabelled} items without a label took no part.", "")
     drawn = f"{run.settings['resamples']} resamples, seed {run.settings['seed']}"
@@ -77,51 +111,47 @@ def _frame(title: str, *columns: str) -> Table:
     return table
 
 
-def _overall_table(run: RunAnalysis, overall: Analysis) -> Table:
-    floor = ("noise floor",) if run.floor else ()
-    table = _frame(f"{overall.items} items, shares in percent", "base", "quantized", "Δ", "", *floor)
+def _overall_table(overall: Analysis) -> Table:
+    table = _frame(f"{overall.items} items, shares in percent", "base", "quantized", "Δ", "")
     for name, heading, share in COMPARED:
         if name not in overall.compared:
             continue
         each = overall.compared[name]
-        cells = [number(each.base.point, share), number(each.quantized.point, share), *change(each, share)]
-        if run.floor:
-            cells.append(signed(run.floor.deltas.get(name, math.nan), share))
-        table.add_row(heading, *cells)
+        table.add_row(
+            heading, number(each.base.point, share), number(each.quantized.point, share), *change(each, share)
+        )
     return table
 
 
-def _pair_table(run: RunAnalysis, overall: Analysis) -> Table:
-    floor = ("noise floor",) if run.floor else ()
-    table = _frame("Both models together, shares in percent", "mean", "", *floor)
+def _pair_table(overall: Analysis) -> Table:
+    table = _frame("Both models together, shares in percent", "mean", "")
     for name, heading, share in PAIR:
         each = overall.pair[name]
-        cells = [number(each.point, share), bracket(each, share)]
-        if run.floor:
-            cells.append(number(run.floor.deltas[name], share))
-        table.add_row(heading, *cells)
+        table.add_row(heading, number(each.point, share), bracket(each, share))
     return table
 
 
 def _bucket_table(overall: Analysis) -> Table:
     table = _frame(
-        "By the base model's confidence, shares in percent", "items", "accuracy Δ", "in truth Δ", "flips", "KL", "JS"
+        "By the base model's confidence, shares in percent; below, the middle 95 % of what noise of one size gives",
+        "items",
+        *(heading for _, heading, _ in BY_CONFIDENCE),
     )
-    for bucket in overall.buckets:
-        table.add_row(
-            f"{number(bucket.low, True)} to {number(bucket.high, True)}",
-            str(bucket.items),
-            signed(bucket.accuracy_change, True),
-            signed(bucket.true_confidence_change, True),
-            number(bucket.flips, True),
-            number(bucket.kl, False),
-            number(bucket.js, False),
-        )
+    for bucket, bands in zip(overall.buckets, overall.null.buckets, strict=True):
+        cells, low, high = [], [], []
+        for name, heading, share in BY_CONFIDENCE:
+            show = signed if heading.endswith("Δ") else number
+            cells.append(show(getattr(bucket, name), share))
+            low.append(show(bands[name].low, share))
+            high.append(show(bands[name].high, share))
+        table.add_row(f"{number(bucket.low, True)} to {number(bucket.high, True)}", str(bucket.items), *cells)
+        table.add_row("  constant noise: from", "", *low, style="dim")
+        table.add_row("  to", "", *high, style="dim")
     return table
 
 
 def _sentences(overall: Analysis) -> str:
-    tests, trends, temperatures = overall.tests, overall.trends, overall.temperatures
+    tests, temperatures = overall.tests, overall.temperatures
     matching = temperatures.matching
     return "\n".join(
         [
@@ -130,9 +160,8 @@ def _sentences(overall: Analysis) -> str:
             f"Confidence in the true choice: paired t p {p_equals(tests.paired_t.p_value)}, d = "
             f"{tests.paired_t.effect:+.2f}; Wilcoxon p {p_equals(tests.wilcoxon.p_value)}, r = "
             f"{tests.wilcoxon.effect:+.2f}.",
-            f"Trend over the base model's confidence: flips z = {trends.flips.statistic:+.1f} (p "
-            f"{p_equals(trends.flips.p_value)}), KL rank correlation {trends.kl.statistic:+.2f} (p "
-            f"{p_equals(trends.kl.p_value)}).",
+            trend_sentence(overall),
+            log_odds_sentence(overall),
             f"Temperature that calibrates: base {temperatures.base.fit.temperature:.3f}, quantized "
             f"{temperatures.quantized.fit.temperature:.3f} (on the other half of the items, its ECE goes from "
             f"{number(temperatures.quantized.ece_before, True)} to "
@@ -144,6 +173,55 @@ def _sentences(overall: Analysis) -> str:
             routing_sentence(overall),
         ]
     )
+
+
+def trend_sentence(overall: Analysis) -> str:
+    """Trends over the base model's confidence, each with the same under the null."""
+    null = overall.null
+    return (
+        f"Trends over the base model's confidence, of the run and of constant noise ({null.simulations} permutations"
+        f"{f' of {null.items} items drawn at random' if null.items < overall.items else ''}): flips "
+        f"z = {_with_null(null.flip_trend, 1)}; rank correlation of KL {_with_null(null.kl_trend, 2)}; of the size "
+        f"of the shift {_with_null(null.shift_trend, 2)}; of the change of log-odds "
+        f"{_with_null(null.log_odds_trend, 2)}."
+    )
+
+
+def log_odds_sentence(overall: Analysis) -> str:
+    """Whether quantization disturbs items more where the base model is unsure, in log-odds, where the null is even."""
+    test, least, most = overall.null.log_odds_trend, overall.buckets[0], overall.buckets[-1]
+    if not any(each.log_odds_spread for each in overall.buckets):
+        return "No change of log-odds varies among items."
+    found = (
+        f"the standard deviation of the change is {least.log_odds_spread:.2f} where the base model is least sure and "
+        f"{most.log_odds_spread:.2f} where it is surest; trend over its confidence, p {p_equals(test.p_value)}"
+    )
+    if test.p_value >= LEAST_LIKELY:
+        return (
+            f"In log-odds, unsure items do not change significantly more or less than sure ones ({found}): noise of "
+            "one size on all items is enough to explain which answers change."
+        )
+    if test.observed < test.expected.expected:
+        return (
+            f"In log-odds, unsure items change significantly more than sure ones ({found}): noise of one size on all "
+            "items does not explain that."
+        )
+    return (
+        f"In log-odds, unsure items change significantly less than sure ones ({found}): their answers change because "
+        "their choices are close, not because they are disturbed more."
+    )
+
+
+def band(each: Band, share: bool) -> str:
+    """What constant noise would give."""
+    return f"{number(each.expected, share)} [{number(each.low, share)}, {number(each.high, share)}]"
+
+
+def _with_null(test: NullTest, digits: int) -> str:
+    observed, expected, low, high = (
+        f"{each:+.{digits}f}" for each in (test.observed, test.expected.expected, test.expected.low, test.expected.high)
+    )
+    return f"{observed} (noise: {expected} [{low}, {high}], p {p_equals(test.p_value)})"
 
 
 def brier_sum(parts: BrierParts) -> str:
@@ -189,6 +267,54 @@ def _corpus_table(name: str, corpus: TokenAnalysis) -> Table:
     for row in corpus_rows(corpus):
         table.add_row(*row)
     return table
+
+
+def _floor_table(title: str, floor: ItemFloor | TokenFloor) -> Table:
+    table = _frame(title, *FLOOR_HEAD)
+    for row in floor_rows(floor):
+        table.add_row(*row)
+    return table
+
+
+def floors(floor: Floor) -> list[tuple[str, ItemFloor | TokenFloor]]:
+    """The floors to show, with their titles: of all items, and of each corpus."""
+    items: list[tuple[str, ItemFloor | TokenFloor]] = (
+        [("Noise floor of the items, shares in percent", floor.overall)] if floor.overall else []
+    )
+    return items + [
+        (f"Noise floor of {name}, {each.tokens} tokens at their places, shares in percent", each)
+        for name, each in floor.corpora.items()
+    ]
+
+
+def floor_rows(floor: ItemFloor | TokenFloor) -> list[list[str]]:
+    """For each statistic the floor of either model and the excess, each with its interval; FLOOR_HEAD heads them."""
+    rows = []
+    for name, heading, share in ITEM_FLOOR if isinstance(floor, ItemFloor) else TOKEN_FLOOR:
+        show = _fine if name in floor.excess else signed
+        row = [heading]
+        for part in (floor.base, floor.quantized, floor.excess):
+            row.append(f"{show(part[name].point, share)} {bracket(part[name], share, show)}" if name in part else "-")
+        rows.append(row)
+    if isinstance(floor, TokenFloor):
+        change = f"{_fine(floor.kl_change.point, False)} {bracket(floor.kl_change, False, _fine)}"
+        rows.append(["KL(base ‖ quantized), |change|", change, "", "-"])
+    return rows
+
+
+def _fine(value: float, share: bool) -> str:
+    """As ``number``, but of divergences, which in a floor are tiny, the first digits that are not zero."""
+    return number(value, share) if share or math.isnan(value) else f"{value:.3g}"
+
+
+def floor_note(floor: Floor) -> str:
+    """What a floor is, where it comes from, and what could not be checked."""
+    ways = f", {', '.join(floor.ways)}" if floor.ways else ""
+    models = "" if floor.same_models else " Imported runs have no digests: that the models are the same is not checked."
+    return (
+        f"The noise floor is what the same model shows in a second run ({floor.path}{ways}); over the floor is what "
+        f"base and quantized differ by beyond the smaller of the two.{models}"
+    )
 
 
 def corpus_rows(corpus: TokenAnalysis) -> list[tuple[str, str, str]]:

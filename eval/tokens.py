@@ -61,7 +61,8 @@ class TokenAnalysis:
     that is there under the quantized model less that under the base. ``kl_quantiles`` has median, 90th, 99th and 99.9th
     percentile, with Woodruff's intervals. ``disagreement_trend`` is Cochran-Armitage over the buckets of base
     confidence: negative where the likeliest tokens differ where the base model is unsure; its p takes tokens for
-    independent, which within a window they are not quite.
+    independent, which within a window they are not quite. It describes: any noise has such a trend, and the null of
+    ``eval.null`` needs log-odds between tokens, which the file does not hold.
     """
 
     tokens: int

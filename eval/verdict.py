@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from eval.analysis import BUCKETS, Analysis
 from eval.bootstrap import Interval
+from eval.floor import Floor
 from eval.run_analysis import RunAnalysis
-from eval.table import bracket, number, p_equals, routing_sentence, signed
+from eval.table import band, bracket, log_odds_sentence, number, p_equals, routing_sentence, signed
 from eval.tokens import TokenAnalysis
 
 TESTS = {"mcnemar": "McNemar's test of accuracy", "paired_t": "t-test of confidence in the true choice"}
@@ -33,7 +34,7 @@ def sentences(run: RunAnalysis) -> list[str]:
         found.append(_task_sentence(run.adjusted))
     found += [_corpus_sentence(name, each) for name, each in run.corpora.items()]
     if run.floor:
-        found.append(_floor_sentence(run.floor.deltas))
+        found += _floor_sentences(run.floor, run.overall)
     return found
 
 
@@ -49,6 +50,7 @@ def _item_sentences(overall: Analysis) -> list[str]:
             )
         ),
         _flip_sentence(overall),
+        log_odds_sentence(overall),
         _moved("Calibration error (ECE)", compared["ece"].delta, compared["ece"].base, compared["ece"].quantized),
         _temperature_sentence(overall),
         routing_sentence(overall),
@@ -86,7 +88,8 @@ def _flip_sentence(overall: Analysis) -> str:
     least = "the fifth of items" if len(overall.buckets) == BUCKETS else f"the {lowest.items} items"
     return (
         f"{number(pair['flips'].point, True)} % of answers changed {bracket(pair['flips'], True)}, "
-        f"{number(lowest.flips, True)} % among {least} where the base model is least sure; of all "
+        f"{number(lowest.flips, True)} % among {least} where the base model is least sure, where "
+        f"noise of the same size on all items would change {band(overall.null.buckets[0]['flips'], True)}; of all "
         f"answers, {number(pair['right_to_wrong'].point, True)} % from right to wrong, "
         f"{number(pair['wrong_to_right'].point, True)} % from wrong to right."
     )
@@ -122,9 +125,29 @@ def _corpus_sentence(name: str, corpus: TokenAnalysis) -> str:
     )
 
 
-def _floor_sentence(deltas: Mapping[str, float]) -> str:
-    return (
-        f"The base model beside itself shows {number(deltas['flips'], True)} % flips, a change of accuracy of "
-        f"{signed(deltas['accuracy'], True)} points, and a mean KL of {number(deltas['kl'], False)} nats: "
-        "the noise floor."
-    )
+def _floor_sentences(floor: Floor, overall: Analysis | None) -> list[str]:
+    """What the same pair shows when it is measured twice, and what is left of the differences beyond that."""
+    found = []
+    if floor.overall and overall:
+        base, quantized, excess = floor.overall.base, floor.overall.quantized, floor.overall.excess
+        found.append(
+            f"Noise floor: in a second run the base model changes {number(base['flips'].point, True)} % of its own "
+            f"answers {bracket(base['flips'], True)}, the quantized model {number(quantized['flips'].point, True)} % "
+            f"{bracket(quantized['flips'], True)}; the {number(overall.pair['flips'].point, True)} % between base and "
+            f"quantized are {_over(excess['flips'], True)}, their mean KL is {_over(excess['kl'], False)}."
+        )
+    for name, each in floor.corpora.items():
+        found.append(
+            f"Noise floor of {name}: in a second run the base model has another likeliest token at "
+            f"{number(each.base['top_changed'].point, True)} % of places, the quantized model at "
+            f"{number(each.quantized['top_changed'].point, True)} %; between base and quantized there are "
+            f"{_over(each.excess['top_changed'], True)}."
+        )
+    if not floor.same_models:
+        found.append("Whether the noise floor is of the same models is not checked: imported runs have no digests.")
+    return found
+
+
+def _over(excess: Interval, share: bool) -> str:
+    unit = "points" if share else "nats"
+    return f"{number(excess.point, share)} {unit} over the floor {bracket(excess, share)}"

@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     revision: str | None = Field(None, description="Hub revision of the full-precision model.")
     quantized_revision: str | None = Field(None, description="Hub revision of the quantized model.")
     allow_unquantized: bool = Field(
-        False, description="Accept a twin that is not quantized, for example the model itself: the noise floor."
+        False, description="Accept a twin that is not quantized, for example the model itself."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

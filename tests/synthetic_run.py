@@ -1,11 +1,12 @@
 """Run folders with made-up log-likelihoods, for tests of what is computed from runs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from client.results import TOKEN_SCHEMA, ItemResult, write_run
+from client.results import TOKEN_SCHEMA, ItemResult, Manifest, write_run
 from tests.test_results import RESULT, manifest
 
 
@@ -81,7 +82,27 @@ def tokens(task: str, windows: int, each: int, seed: int) -> pa.Table:
     return pa.Table.from_pydict({name: np.asarray(columns[name]) for name in TOKEN_SCHEMA.names}, schema=TOKEN_SCHEMA)
 
 
-def write(folder: Path, rows: list[ItemResult], corpus: pa.Table | None = None) -> Path:
+def write(
+    folder: Path, rows: list[ItemResult], corpus: pa.Table | None = None, *, about: Manifest | None = None
+) -> Path:
     """Writes the run and returns its folder."""
-    write_run(folder, manifest(), rows, RESULT, corpus)
+    write_run(folder, about or manifest(), rows, RESULT, corpus)
     return folder
+
+
+def later() -> Manifest:
+    """What a second run of the same pair is described by."""
+    return manifest().model_copy(update={"created": "2025-03-02T12:00:00.000+00:00"})
+
+
+def again(rows: list[ItemResult], seed: int, *, base: float, quantized: float) -> list[ItemResult]:
+    """The same items measured once more, with so much noise on the log-likelihoods of either model."""
+    rng = np.random.default_rng(seed)
+    return [
+        replace(
+            row,
+            base_logprob=(row.base_logprob + rng.normal(0, base, row.n_choices)).tolist(),
+            quantized_logprob=(row.quantized_logprob + rng.normal(0, quantized, row.n_choices)).tolist(),
+        )
+        for row in rows
+    ]

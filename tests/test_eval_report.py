@@ -16,10 +16,11 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 from client.results import TOKEN_SCHEMA, Import, ItemResult, Manifest, Run, read_run, write_run
 from eval.choices import read_choices
 from eval.report import render, render_markdown
-from eval.run_analysis import Floor, RunAnalysis, analyse_run
-from eval.table import COMPARED, PAIR, bracket, number, signed
+from eval.run_analysis import RunAnalysis, analyse_run
+from eval.table import COMPARED, PAIR, bracket, floor_rows, number, signed
 from eval.verdict import headline, sentences
 from eval.worst import worst_items
+from tests.synthetic_run import again, later, write
 from tests.test_results import RESULT, SCORED, manifest
 
 CHROMIUM = shutil.which("chromium")
@@ -326,16 +327,24 @@ def test_provenance_is_at_the_end(page: Page) -> None:
         assert each in page.text
 
 
-def test_a_noise_floor_is_shown(pair: Pair) -> None:
-    run, analysis = pair
-    overall = analysis.overall
-    assert overall
-    deltas = {name: 0.0123 for name in (*overall.compared, *overall.pair)}
-    with_floor = dataclasses.replace(analysis, floor=Floor("floors/same", deltas))
-    text = Page(render([(run, with_floor)])).text
-    assert "The base model beside itself shows 1.2 % flips" in text
-    assert "noise floor" in text
-    assert "floors/same" in text
+def test_a_noise_floor_is_shown(pair: Pair, tmp_path: Path) -> None:
+    run, _ = pair
+    second = again(rows(), 1, base=0.2, quantized=0.1)
+    floor = write(tmp_path / "second", [*second, window()], tokens(), about=later())
+    analysis = analyse_run(run.path, floor=floor, resamples=100)
+    page = Page(render([(run, analysis)]))
+    assert analysis.floor
+    assert analysis.floor.overall
+    flips = analysis.floor.overall.base["flips"]
+    assert (
+        f"the base model changes {number(flips.point, True)} % of its own answers {bracket(flips, True)}" in page.text
+    )
+    assert "run-1-floor" in page.ids
+    assert str(floor) in page.text
+    for each in sentences(analysis):
+        assert each in page.text
+    for row in (*floor_rows(analysis.floor.overall), *floor_rows(analysis.floor.corpora["prose"])):
+        assert " ".join(" ".join(row).split()) in page.text
 
 
 def test_a_model_beside_itself_is_shown_without_worst_items(tmp_path: Path) -> None:

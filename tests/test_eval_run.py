@@ -1,4 +1,4 @@
-"""The analysis of whole runs: agreement of its parts, floors, merging, corpora, and the table and gate commands."""
+"""The analysis of whole runs: agreement of its parts, merging, corpora, and the table and gate commands."""
 
 import dataclasses
 import json
@@ -131,17 +131,6 @@ def test_a_model_beside_itself_shows_nothing(tmp_path: Path) -> None:
         assert [each.delta.low, each.delta.high] == pytest.approx([0, 0], abs=1e-12), name
     assert all(each.point == 0 for each in whole(same).pair.values())
     assert whole(same).tests.mcnemar.p_value == whole(same).tests.paired_t.p_value == 1
-
-
-def test_the_floor_is_shown_and_must_be_of_the_same_items(folder: Path, tmp_path: Path) -> None:
-    rows = [*items("boolq", 120, 1, choices=2, noise=0.01), *items("piqa", 200, 2, noise=0.01)]
-    found = analyse_run(folder, floor=write(tmp_path / "floor", rows), resamples=100)
-    assert found.floor is not None
-    assert 0 < found.floor.deltas["kl"] < whole(found).pair["kl"].point / 10
-    with pytest.raises(
-        EvalError, match=r"has 120 labelled items of boolq, expected those of the run: 320 of boolq, piqa"
-    ):
-        analyse_run(folder, floor=write(tmp_path / "other", rows[:120]), resamples=100)
 
 
 def test_corpora_are_summed_over_their_tokens(folder: Path, run: RunAnalysis) -> None:
@@ -304,15 +293,6 @@ at_most = 2
         "delta true_confidence of piqa",
         "perplexity_ratio of text",
     ]
-
-
-def test_the_excess_over_the_floor(folder: Path, tmp_path: Path) -> None:
-    rows = [*items("boolq", 120, 1, choices=2, noise=0.1), *items("piqa", 200, 2, noise=0.1)]
-    run = analyse_run(folder, floor=write(tmp_path / "floor", rows), resamples=100)
-    rule = '[[rule]]\nstatistic = "kl"\nover_floor = true\nat_most = 1\n'
-    ((_, message),) = verdicts(run, tmp_path, rule)
-    assert run.floor is not None
-    assert f"kl over the floor of overall is {whole(run).pair['kl'].point - run.floor.deltas['kl']:.4g}" in message
 
 
 BAD_RULES: list[Any] = [
