@@ -24,6 +24,7 @@ class BenchOptions:
     include_path: Path | None
     num_fewshot: int | None
     limit: int | None
+    cluster: str | None
     delimiter: str
     window: int | None
     stride: int | None
@@ -57,6 +58,7 @@ def load(options: BenchOptions, client: Client) -> LoadedTasks:
             include_path=options.include_path,
             num_fewshot=options.num_fewshot,
             limit=options.limit,
+            cluster=options.cluster,
         )
     names = [task.name for task in loaded.tasks + files]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -81,6 +83,7 @@ def subject_of(
             delimiter=options.delimiter,
             window=options.window,
             stride=options.stride,
+            cluster=options.cluster,
         ),
         tasks=[
             TaskRecord(

@@ -6,18 +6,35 @@ from dataclasses import dataclass
 
 from client.results import Manifest, Run
 from eval.analysis import Analysis, Bucket
-from eval.bootstrap import Interval
+from eval.intervals import Interval
 from eval.paper import paper_rows
 from eval.run_analysis import RunAnalysis
-from eval.table import COMPARED, PAIR, bracket, change, corpus_rows, number, p_equals, p_value, signed
+from eval.table import (
+    COMPARED,
+    PAIR,
+    bracket,
+    change,
+    corpus_rows,
+    items,
+    mcnemar_name,
+    number,
+    p_equals,
+    p_value,
+    signed,
+)
 from eval.tokens import TokenAnalysis
 
-MAIN = ("accuracy", "true_confidence", "confidence", "ece", "brier", "nll")
-FOREST = (("accuracy", "Accuracy"), ("true_confidence", "Confidence in the true choice"), ("ece", "ECE"))
+MAIN = ("accuracy", "true_confidence", "confidence", "overconfidence", "brier", "nll")
+FOREST = (
+    ("accuracy", "Accuracy"),
+    ("true_confidence", "Confidence in the true choice"),
+    ("overconfidence", "Confidence less accuracy"),
+)
 MAIN_PAIR = ("flips", "kl", "js")
 HEADINGS = {name: (heading, share) for name, heading, share in (*COMPARED, *PAIR)} | {
     "true_confidence": ("confidence in the true choice", True)
 }
+BRACKETS = "[ ]: 95 % interval, * excludes 0; ~( ): spread of resamples, no interval."
 
 
 @dataclass(frozen=True)
@@ -35,7 +52,7 @@ def summary_table(names: Sequence[str], runs: Sequence[tuple[Run, RunAnalysis]])
     rows = [
         ["base", *(_model(run.manifest, "base") for run, _ in runs)],
         ["quantized", *(_model(run.manifest, "quantized") for run, _ in runs)],
-        ["items", *(str(each.overall.items) if each.overall else "-" for each in analyses)],
+        ["of", *(items(each.overall) if each.overall else "-" for each in analyses)],
         *([_delta_heading(name), *(_delta_cell(each.overall, name) for each in analyses)] for name in MAIN),
         *([HEADINGS[name][0], *(_pair_cell(each.overall, name) for each in analyses)] for name in MAIN_PAIR),
         *(
@@ -83,7 +100,7 @@ def main_table(overall: Analysis) -> Grid:
     for name in MAIN_PAIR:
         heading, share = HEADINGS[name]
         rows.append([heading, "", "", number(overall.pair[name].point, share), bracket(overall.pair[name], share)])
-    return Grid("", [f"{overall.items} items, shares in percent", "base", "quantized", "Δ or mean", "95 %"], rows)
+    return Grid("", [f"{items(overall)}, shares in percent", "base", "quantized", "Δ or mean", "95 %"], rows)
 
 
 def compared_table(overall: Analysis, analysis: RunAnalysis) -> Grid:
@@ -95,7 +112,7 @@ def compared_table(overall: Analysis, analysis: RunAnalysis) -> Grid:
         cells = [_with_interval(each.base, share), _with_interval(each.quantized, share), *change(each, share)]
         rows.append([heading, *cells, *_floor_cell(analysis, name, share, of_pair=False)])
     head = ["", "base", "quantized", "Δ", "95 % of Δ", *(["noise floor"] if analysis.floor else [])]
-    return Grid(f"Both models on {overall.items} items, shares in percent. * excludes 0.", head, rows)
+    return Grid(f"Both models on {items(overall)}, shares in percent. {BRACKETS}", head, rows)
 
 
 def pair_table(overall: Analysis, analysis: RunAnalysis) -> Grid:
@@ -144,7 +161,7 @@ def task_table(analysis: RunAnalysis) -> Grid:
         ]
         for name, task in analysis.tasks.items()
     ]
-    head = ["task", "items", "accuracy Δ", "in truth Δ", "ECE Δ", "flips", "p acc.", "p conf."]
+    head = ["task", "items", "accuracy Δ", "in truth Δ", "overconf. Δ", "flips", "p acc.", "p conf."]
     return Grid(
         "Quantized minus base, shares in percent; p of McNemar's test and of the t-test after Holm's adjustment. "
         "* excludes 0.",
@@ -177,10 +194,11 @@ def paper_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
 
 def tests_in_words(overall: Analysis) -> list[str]:
     tests, trends = overall.tests, overall.trends
+    by_sign = " (signs flipped by cluster)" if overall.clusters else ""
     return [
         f"Accuracy: {tests.mcnemar.b} items right under the base model only, {tests.mcnemar.c} under the quantized one "
-        f"only; exact McNemar test, p {p_equals(tests.mcnemar.p_value)}.",
-        f"Confidence in the true choice: paired t-test, p {p_equals(tests.paired_t.p_value)}, d = "
+        f"only; {mcnemar_name(overall)}, p {p_equals(tests.mcnemar.p_value)}.",
+        f"Confidence in the true choice: paired t-test, p {p_equals(tests.paired_t.p_value)}{by_sign}, d = "
         f"{tests.paired_t.effect:+.2f}; Wilcoxon's test, p {p_equals(tests.wilcoxon.p_value)}, r = "
         f"{tests.wilcoxon.effect:+.2f}.",
         f"Trends over the base model's confidence: flips z = {trends.flips.statistic:+.1f}, "

@@ -66,7 +66,7 @@ def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resampl
         tasks=analyses,
         adjusted=adjusted({name: each.tests for name, each in analyses.items()}),
         unlabelled=len(choices) - len(labelled),
-        corpora={name: analyse_tokens(path, name, rng, resamples) for name in corpora},
+        corpora={name: analyse_tokens(path, name) for name in corpora},
         floor=_floor(floor, labelled) if floor else None,
         settings={"seed": seed, "resamples": resamples},
     )
