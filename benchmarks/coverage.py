@@ -5,23 +5,25 @@ and stand in docs/intervals.md.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from scipy import optimize  # type: ignore[import-untyped]
 
 from eval.analysis import Compared, compared_estimates, compared_spreads, pair_estimates
 from eval.arrays import Floats, Ints
 from eval.choices import Choices
 from eval.gate import Rule, verdict
-from eval.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interval, Mean, Proportion
+from eval.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interval, Mean, Proportion, Z
 from eval.model_metrics import estimates, resampled
 from eval.tokens import QUANTILES, mean_over_tokens, quantile_interval
 
 CHOICES = 4
-POPULATION, PARTS = 250_000, 8
-"""The truth is the mean over this many samples of this many items."""
+POPULATION, TIMES = 250_000, 100
+"""The truth is the mean over samples of this many items, which are in all so many times as many as those of a run."""
 RESAMPLES = 200
 
 
@@ -71,7 +73,8 @@ SPREADS = ("calibrated", "quantized miscalibrated", "both miscalibrated")
 
 @dataclass
 class Misses:
-    """In how many runs an interval was all above the truth, all below it, or too little for a verdict."""
+    """In how many runs an interval was all above the truth, or all below it; those in which there is too little for a
+    verdict count as no miss, because nobody can go wrong by them."""
 
     runs: int = 0
     above: int = 0
@@ -81,15 +84,18 @@ class Misses:
     def add(self, interval: Interval, truth: float) -> None:
         """Count a run. Rounding is no miss."""
         self.runs += 1
+        if interval.units < interval.least or not np.isfinite([interval.low, interval.high]).all():
+            self.inconclusive += 1
+            return
         slack = 1e-9 + 1e-6 * abs(truth)
         self.above += interval.low > truth + slack
         self.below += interval.high < truth - slack
-        self.inconclusive += interval.units < interval.least or not np.isfinite([interval.low, interval.high]).all()
 
     @property
     def coverage(self) -> float:
-        """Share of runs whose interval holds the truth."""
-        return 1 - (self.above + self.below) / self.runs
+        """Share of the runs with enough for a verdict whose interval holds the truth; NaN where there are none."""
+        judged = self.runs - self.inconclusive
+        return 1 - (self.above + self.below) / judged if judged else math.nan
 
 
 def draw(pair: Pair, items: int, rng: np.random.Generator) -> Choices:
@@ -140,7 +146,7 @@ def _flat(compared: Mapping[str, Compared]) -> dict[str, Interval]:
 
 def coverage(name: str, items: int, runs: int, *, seed: int = 0, spread: bool = False) -> dict[str, Misses]:
     """How often the intervals (or spreads) of the statistics miss the truth, in so many runs of so many items."""
-    rng, truth = np.random.default_rng([seed, items]), _truth(name, spread)
+    rng, truth = np.random.default_rng([seed, items]), _truth(name, -(-TIMES * items // POPULATION), spread)
     misses: dict[str, Misses] = {}
     for _ in range(runs):
         choices = draw(PAIRS[name], items, rng)
@@ -151,10 +157,10 @@ def coverage(name: str, items: int, runs: int, *, seed: int = 0, spread: bool = 
 
 
 @cache
-def _truth(name: str, spread: bool) -> dict[str, float]:
+def _truth(name: str, parts: int, spread: bool) -> dict[str, float]:
     rng = np.random.default_rng(0)
-    parts = [_points(draw(PAIRS[name], POPULATION, rng), spread) for _ in range(1 if spread else PARTS)]
-    return {each: float(np.mean([part[each] for part in parts])) for each in parts[0]}
+    points = [_points(draw(PAIRS[name], POPULATION, rng), spread) for _ in range(parts)]
+    return {each: float(np.mean([part[each] for part in points])) for each in points[0]}
 
 
 def _points(choices: Choices, spread: bool) -> dict[str, float]:
@@ -252,6 +258,10 @@ LIMITS = (
 )
 
 
+DIFFERENCES = ((0.0, 0.01, 300), (0.005, 0.015, 300), (0.1, 0.1, 300), (0.05, 0.1, 50), (0.01, 0.02, 2_000))
+"""Shares of items that a model gains and loses, and how many items there are."""
+
+
 def wrong_passes(limit: Limit, items: int, runs: int, seed: int = 0) -> float:
     """Share of runs in which the rule passes although the statistic is at the limit."""
     rng = np.random.default_rng([seed, items])
@@ -259,12 +269,40 @@ def wrong_passes(limit: Limit, items: int, runs: int, seed: int = 0) -> float:
     return found.count("pass") / runs
 
 
+def tango(gained: float, lost: float, items: float) -> tuple[float, float]:
+    """Tango's score interval (1998, Statistics in Medicine 17) for a difference of paired shares, to compare with.
+
+    Its ends are the differences d at which (gained - lost - items d) / sqrt(items (2 q + d (1 - d))) is 1.96 and -1.96,
+    with q the likeliest probability of a loss where the difference is d.
+    """
+    estimate = (gained - lost) / items
+
+    def score(difference: float) -> float:
+        linear = (2 * items - gained + lost) * difference - gained - lost
+        product = 8 * items * lost * difference * (1 - difference)
+        q = (math.sqrt(max(linear**2 + product, 0.0)) - linear) / (4 * items)
+        variance = items * (2 * q + difference * (1 - difference))
+        above = gained - lost - items * difference
+        return 0.0 if above == 0 else above / math.sqrt(variance) if variance > 0 else math.copysign(1e9, above)
+
+    def end(z: float, limit: float) -> float:
+        return float(optimize.brentq(lambda difference: score(difference) - z, limit, estimate, xtol=1e-12))
+
+    return end(Z, -1.0), end(-Z, 1.0)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="Coverage of intervals, and wrong passes of rules.")
     parser.add_argument("--runs", type=int, default=300, help="runs per case of items")
     options = parser.parse_args()
-    for lines in (_item_tables(options.runs), _window_table(options.runs), _gate_table(10 * options.runs)):
+    tables = (
+        _item_tables(options.runs),
+        _window_table(options.runs),
+        _gate_table(10 * options.runs),
+        _tango_table(10 * options.runs),
+    )
+    for lines in tables:
         print("\n".join(lines), end="\n\n", flush=True)
 
 
@@ -284,9 +322,11 @@ def _table(found: Mapping[tuple[str, int], Mapping[str, Misses]]) -> Iterator[st
 
 
 def _cell(misses: Misses) -> str:
+    """The coverage in percent, and in brackets the share of runs with enough for a verdict where that is not all."""
     if misses.inconclusive == misses.runs:
         return "-"
-    return f"{100 * misses.coverage:.1f}"
+    judged = 1 - misses.inconclusive / misses.runs
+    return f"{100 * misses.coverage:.1f}" + (f" ({100 * judged:.0f})" if judged < 1 else "")
 
 
 def _window_table(runs: int) -> Iterator[str]:
@@ -301,6 +341,33 @@ def _gate_table(runs: int) -> Iterator[str]:
     for limit in LIMITS:
         shares = [100 * wrong_passes(limit, items, runs) for items in sizes]
         yield f"| {_said(limit.rule)} | {limit.note} | {' | '.join(f'{share:.1f}' for share in shares)} |"
+
+
+def _tango_table(runs: int) -> Iterator[str]:
+    yield "| gained, lost, items | Tango: above, below | width | ours: above, below | width |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for gained, lost, items in (
+        (0.0, 0.01, 300),
+        (0.005, 0.015, 300),
+        (0.1, 0.1, 300),
+        (0.05, 0.1, 50),
+        (0.01, 0.02, 2_000),
+    ):
+        rng, truth = np.random.default_rng(items), gained - lost
+        counts = rng.multinomial(items, [gained, lost, 1 - gained - lost], size=runs)[:, :2]
+        distinct, place = np.unique(counts, axis=0, return_inverse=True)
+        ends = np.array([_both_ends(int(up), int(down), items) for up, down in distinct])[place.ravel()]
+        above = 100 * (ends[..., 0] > truth + 1e-9).mean(axis=0)
+        below = 100 * (ends[..., 1] < truth - 1e-9).mean(axis=0)
+        width = (ends[..., 1] - ends[..., 0]).mean(axis=0)
+        cells = [f"{above[k]:.1f}, {below[k]:.1f} | {100 * width[k]:.2f}" for k in (0, 1)]
+        yield f"| {100 * gained:g} %, {100 * lost:g} %, {items:,} | {' | '.join(cells)} |"
+
+
+def _both_ends(gained: int, lost: int, items: int) -> list[tuple[float, float]]:
+    place = np.arange(items)
+    ours = Proportion(place < gained).less(Proportion((place >= gained) & (place < gained + lost)))
+    return [tango(gained, lost, items), (ours.low, ours.high)]
 
 
 def _said(rule: Rule) -> str:

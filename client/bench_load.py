@@ -24,7 +24,6 @@ class BenchOptions:
     include_path: Path | None
     num_fewshot: int | None
     limit: int | None
-    cluster: str | None
     delimiter: str
     window: int | None
     stride: int | None
@@ -35,6 +34,7 @@ class BenchOptions:
     out: Path
     resume: bool
     quiet: bool
+    cluster: str | None = None
 
 
 def load(options: BenchOptions, client: Client) -> LoadedTasks:
