@@ -199,28 +199,28 @@ def upper_bound(values: Floats, counts: Floats, end: float) -> float:
     Weights are gamma-distributed with the shapes ``counts``, 1 for ``end``, and divided by their sum. The mean is below
     u with the probability that the sum of weight * (value - u) is below 0; that is taken from its saddlepoint
     approximation, by Barndorff-Nielsen's r* (1986, Biometrika 73), which is exact to a percent of the interval's width.
-    Written with s = u + 1/t in place of the saddlepoint t, u follows from s.
+    Everything is measured from ``end`` downwards, so that values close to it lose nothing to rounding; with the
+    saddlepoint t, 1/t - u is the free variable, from which u follows.
     """
     if not math.isfinite(end):
         return math.nan
-    total = float(counts.sum()) + 1
-    mean = (float(counts @ values) + end) / total
-    scale = math.sqrt(float(counts @ (values - mean) ** 2) + (end - mean) ** 2)
+    total, depth = float(counts.sum()) + 1, end - values
+    mean = float(counts @ depth) / total
+    scale = math.sqrt(float(counts @ (depth - mean) ** 2) + mean**2)
     if scale == 0:
         return end
 
     def of(logarithm: float) -> tuple[float, float]:
         gap = math.exp(logarithm) * scale
-        s = end + gap
-        u = s - total / (float(counts @ (1 / (s - values))) + 1 / gap)
-        t = 1 / (s - u)
-        cumulant = -float(counts @ np.log1p(-t * (values - u))) - math.log1p(-t * (end - u))
+        t = (float(counts @ (1 / (gap + depth))) + 1 / gap) / total
+        u = 1 / t - gap
+        cumulant = -float(counts @ np.log1p(-t * (u - depth))) - math.log1p(-t * u)
         w = math.sqrt(-2 * cumulant)
-        v = math.sqrt(float(counts @ ((values - u) / (s - values)) ** 2) + ((end - u) / gap) ** 2)
+        v = math.sqrt(float(counts @ ((u - depth) / (gap + depth)) ** 2) + (u / gap) ** 2)
         return w + math.log(v / w) / w, u
 
     found = optimize.brentq(lambda logarithm: of(logarithm)[0] - Z, -14.0, 3.0, xtol=1e-5)
-    return of(found)[1]
+    return end - of(found)[1]
 
 
 def grouped(values: Floats) -> tuple[Floats, Floats]:

@@ -326,6 +326,70 @@ def test_the_excess_over_the_floor(folder: Path, tmp_path: Path) -> None:
     assert f"kl over the floor of overall is {whole(run).pair['kl'].point - run.floor.deltas['kl']:.4g}" in message
 
 
+def test_a_few_items_pass_no_rule(tmp_path: Path) -> None:
+    """Three items, or a corpus of one window, whatever they say and however they are judged."""
+    rows = [*items("piqa", 3, 0, noise=0), window("text", 0)]
+    run = analyse_run(write(tmp_path / "run", rows, tokens("text", 1, 50, 0)), resamples=100)
+    rules = "".join(
+        f'[[rule]]\nstatistic = "{statistic}"\n{limit}\njudge = "{judged}"\n'
+        for statistic, limit in (("flips", "at_most = 0.999"), ("accuracy", "at_least = -0.999"))
+        for judged in ("interval", "point")
+    )
+    rules += '[[rule]]\nstatistic = "perplexity_ratio"\ncorpus = "text"\nat_most = 99\n'
+    found = verdicts(run, tmp_path, rules)
+    assert [outcome for outcome, _ in found] == ["inconclusive"] * 5
+    assert {message.partition(": ")[2] for _, message in found} == {
+        "17 more items are needed, in all 20, for any verdict",
+        "9 more windows are needed, in all 10, for any verdict",
+    }
+
+
+def test_items_without_a_flip_say_how_many_more_would_settle_it(tmp_path: Path) -> None:
+    run = analyse_run(write(tmp_path / "run", items("piqa", 50, 0, noise=0)), resamples=100)
+    ((outcome, message),) = verdicts(run, tmp_path, '[[rule]]\nstatistic = "flips"\nat_most = 0.001\n')
+    assert outcome == "inconclusive"
+    # The upper bound of n clean items is 1 - 0.025 ** (1 / n).
+    needed = np.log(0.025) / np.log(1 - 0.001) - 50
+    assert int(message.partition("about ")[2].partition(" ")[0]) == pytest.approx(needed, rel=0.002)
+
+
+def test_a_statistic_without_an_interval_is_judged_only_as_a_point(run: RunAnalysis, tmp_path: Path) -> None:
+    for statistic, instead in (
+        ("ece", "overconfidence, l2_squared, brier or nll"),
+        ("l2_debiased", "l2_squared"),
+        ("risk_coverage_area", "auroc"),
+    ):
+        rule = f'[[rule]]\nstatistic = "{statistic}"\nat_most = 1\n'
+        with pytest.raises(EvalError, match=f"'{statistic}' has no 95 % interval.* a rule on {instead} in its place"):
+            verdicts(run, tmp_path, rule)
+        ((outcome, message),) = verdicts(run, tmp_path, f'{rule}judge = "point"\n')
+        assert outcome == "pass"
+        assert " (a point), expected at most 1" in message
+
+
+def test_what_a_run_has_none_of_is_inconclusive(tmp_path: Path) -> None:
+    """A task without wrong answers has no confidence when wrong, and no curve."""
+    right = []
+    for row in items("easy", 60, 0, noise=0.1):
+        logprobs = [-20.0 + 9.0 * (place == row.label) + 0.01 * row.doc_id for place in range(4)]
+        right.append(dataclasses.replace(row, base_logprob=logprobs, quantized_logprob=[x - 0.1 for x in logprobs]))
+    run = analyse_run(write(tmp_path / "run", right), resamples=100)
+    rules = "".join(
+        f'[[rule]]\nstatistic = "{statistic}"\nof = "quantized"\nat_most = 1\n'
+        for statistic in ("confidence_wrong", "auroc")
+    )
+    for outcome, message in verdicts(run, tmp_path, rules):
+        assert outcome == "inconclusive"
+        assert message.endswith("20 more wrong answers are needed, in all 20, for any verdict")
+
+
+def test_what_does_not_vary_is_inconclusive(tmp_path: Path) -> None:
+    run = analyse_run(write(tmp_path / "run", items("piqa", 100, 5, noise=0)), resamples=100)
+    ((outcome, message),) = verdicts(run, tmp_path, '[[rule]]\nstatistic = "kl"\nat_most = 1\n')
+    assert outcome == "inconclusive"
+    assert message.endswith("more items with a share in its sum are needed, in all 15, for any verdict")
+
+
 BAD_RULES: list[Any] = [
     ("", "'rule': field required"),
     ("rule = []", "at least 1 item"),
