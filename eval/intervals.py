@@ -204,7 +204,7 @@ def upper_bound(values: Floats, counts: Floats, end: float) -> float:
     """
     if not math.isfinite(end):
         return math.nan
-    total, depth = float(counts.sum()) + 1, end - values
+    total, depth = float(counts.sum()) + 1, np.maximum(end - values, 0.0)
     mean = float(counts @ depth) / total
     scale = math.sqrt(float(counts @ (depth - mean) ** 2) + mean**2)
     if scale == 0:
