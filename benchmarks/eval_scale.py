@@ -99,7 +99,7 @@ def write_tokens(folder: Path, count: int) -> None:
 
 def analyse_corpus(folder: Path) -> None:
     """All of a corpus."""
-    analyse_tokens(folder, "corpus", np.random.default_rng(0))
+    analyse_tokens(folder, "corpus")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,13 @@ def bench(
     limit: Annotated[
         int | None, typer.Option(help="Take only the first documents of each task, or windows of each corpus.", min=1)
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Field of the tasks' documents that items which belong together share, such as a passage; --data has "
+            "'cluster' in its lines."
+        ),
+    ] = None,
     delimiter: Annotated[str, typer.Option(help="What --data has between prompt and choice.")] = " ",
     window: Annotated[
         int | None,
@@ -115,6 +122,8 @@ def bench(
     names = split_names(tasks)
     if not (names or data or corpus):
         raise typer.BadParameter("nothing to replay: expected --tasks, --data or --corpus")
+    if cluster is not None and not names:
+        raise typer.BadParameter("--cluster names a field of the documents of --tasks, and there are none")
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out, the folder of the run to go on with")
     if seed is not None and until is None:
@@ -131,6 +140,7 @@ def bench(
         include_path=include_path,
         num_fewshot=num_fewshot,
         limit=limit,
+        cluster=cluster,
         delimiter=delimiter,
         window=window,
         stride=stride,

@@ -36,6 +36,7 @@ class BenchOptions:
     quiet: bool
     until: Path | None = None
     seed: int = 0
+    cluster: str | None = None
 
 
 def load(options: BenchOptions, client: Client) -> LoadedTasks:
@@ -59,6 +60,7 @@ def load(options: BenchOptions, client: Client) -> LoadedTasks:
             include_path=options.include_path,
             num_fewshot=options.num_fewshot,
             limit=options.limit,
+            cluster=options.cluster,
         )
     names = [task.name for task in loaded.tasks + files]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -88,6 +90,7 @@ def subject_of(
             window=options.window,
             stride=options.stride,
             until=until,
+            cluster=options.cluster,
         ),
         tasks=[
             TaskRecord(

@@ -20,6 +20,7 @@ class Line(BaseModel):
     prompt: str
     choices: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=MAX_CONTINUATIONS)]
     label: int | None = Field(default=None, ge=0)
+    cluster: str | None = None
 
 
 def load_data(path: Path, *, delimiter: str, limit: int | None = None) -> LoadedTask:
@@ -82,4 +83,5 @@ def _item(task: str, doc_id: int, raw: bytes, line: Line, delimiter: str) -> Ite
         label=line.label,
         doc=document,
         target=None if line.label is None else str(line.label),
+        cluster=line.cluster,
     )

@@ -31,7 +31,8 @@ class Item:
     "loglikelihood_rolling" a whole text without context. ``choice_chars`` and ``choice_bytes`` are their lengths
     without the delimiter before them: what lm-eval's acc_norm and acc_bytes divide by. ``label`` is the index of the
     true choice, None where there is none. With ``unconditional``, choices are scored without their context as well.
-    ``doc`` (JSON) and ``target`` are the document and the answer as the task has them.
+    ``doc`` (JSON) and ``target`` are the document and the answer as the task has them. Items of one ``cluster``, such
+    as questions about the same passage, are not independent of each other.
     """
 
     task: str
@@ -48,6 +49,7 @@ class Item:
     unconditional: bool = False
     doc: str | None = None
     target: str | None = None
+    cluster: str | None = None
     window: Window | None = None
 
     @property

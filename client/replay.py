@@ -59,6 +59,7 @@ def blank(item: Item) -> ItemResult:
         choice_bytes=item.choice_bytes,
         doc=item.doc,
         target=item.target,
+        cluster=item.cluster,
     )
 
 

@@ -96,6 +96,7 @@ ITEM_COLUMNS = (
     Column("max_kl", pa.float64(), True, "largest KL(base || quantized) over the tokens of all choices"),
     Column("doc", pa.string(), True, "the document as the task has it, JSON; null for corpora"),
     Column("target", pa.string(), True, "its answer as the task has it"),
+    Column("cluster", pa.string(), True, "what items that belong together share, such as a passage; null if unknown"),
     Column("base_metrics", pa.string(), True, "lm-eval's metrics of the item by filter, base model, JSON"),
     Column("quantized_metrics", pa.string(), True, "the same, quantized model"),
     Column("error", pa.string(), True, "why the item failed; null where it did not"),
@@ -156,6 +157,7 @@ class ItemResult:
     max_kl: float | None = None
     doc: str | None = None
     target: str | None = None
+    cluster: str | None = None
     base_metrics: str | None = None
     quantized_metrics: str | None = None
     error: str | None = None
@@ -200,6 +202,7 @@ class Settings(_Part):
     window: int | None
     stride: int | None
     until: UntilSettings | None = None
+    cluster: str | None = None
 
 
 class Subject(_Part):
@@ -360,7 +363,7 @@ def _check_columns(path: Path, schema: pa.Schema) -> None:
         names = pq.read_schema(path).names
     except (OSError, pa.ArrowException) as exc:
         raise RunError(f"cannot read {path}: {exc}") from exc
-    missing = [name for name in schema.names if name not in names]
+    missing = [field.name for field in schema if field.name not in names and not field.nullable]
     if missing:
         raise RunError(f"{path} lacks the columns {', '.join(missing)}")
 
@@ -368,9 +371,14 @@ def _check_columns(path: Path, schema: pa.Schema) -> None:
 def _read_table(path: Path, schema: pa.Schema) -> Any:
     _check_columns(path, schema)
     try:
-        table = pq.read_table(path, columns=schema.names)
+        written = set(pq.read_schema(path).names)
+        table = pq.read_table(path, columns=[name for name in schema.names if name in written])
     except (OSError, pa.ArrowException) as exc:
         raise RunError(f"cannot read {path}: {exc}") from exc
+    for field in schema:
+        # Earlier versions wrote fewer columns.
+        if field.name not in written:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     return table.select(schema.names).cast(schema)
 
 

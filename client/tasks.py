@@ -11,7 +11,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,12 @@ def load_tasks(
     include_path: Path | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
+    cluster: str | None = None,
 ) -> LoadedTasks:
     """Tasks by name; a group or a tag stands for its tasks.
 
     ``num_fewshot`` overrides what the tasks say, except a task that is fixed to zero, as in lm-eval. ``limit`` takes
-    the first documents of each.
+    the first documents of each. ``cluster`` is the field of the documents that those which belong together share.
     """
     with quiet():
         manager = _manager(names, include_path)
@@ -50,7 +51,7 @@ def load_tasks(
             found = _find(manager, name, include_path)
             tasks |= found["tasks"]
             groups |= found["groups"]
-        return LoadedTasks([_load(name, task, num_fewshot, limit) for name, task in tasks.items()], groups)
+        return LoadedTasks([_load(name, task, num_fewshot, limit, cluster) for name, task in tasks.items()], groups)
 
 
 def _manager(names: Sequence[str], include_path: Path | None) -> Any:
@@ -85,7 +86,7 @@ def _find(manager: Any, name: str, include_path: Path | None) -> Any:
         raise TaskError(f"task '{name}' cannot be loaded: {one_line(exc)}") from exc
 
 
-def _load(name: str, task: Any, num_fewshot: int | None, limit: int | None) -> LoadedTask:
+def _load(name: str, task: Any, num_fewshot: int | None, limit: int | None, cluster: str | None) -> LoadedTask:
     if task.OUTPUT_TYPE == "generate_until":
         raise TaskError(
             f"task '{name}' generates text: only tasks that score by log-likelihood can be replayed, so far"
@@ -97,7 +98,7 @@ def _load(name: str, task: Any, num_fewshot: int | None, limit: int | None) -> L
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
     try:
         task.build_all_requests(limit=limit)
-        items = tuple(_items(name, task))
+        items = tuple(_items(name, task, cluster))
     except TaskError:
         raise
     except Exception as exc:  # the task's own code again
@@ -105,7 +106,7 @@ def _load(name: str, task: Any, num_fewshot: int | None, limit: int | None) -> L
     return LoadedTask(name, str(task.VERSION), task.config.num_fewshot, items, task)
 
 
-def _items(name: str, task: Any) -> Iterator[Item]:
+def _items(name: str, task: Any, cluster: str | None) -> Iterator[Item]:
     for doc_id, group in groupby(task.instances, key=lambda instance: instance.doc_id):
         instances = list(group)
         kind = _kind(name, task, instances)
@@ -113,7 +114,16 @@ def _items(name: str, task: Any) -> Iterator[Item]:
             arguments = [("", instances[0].args[0])]
         else:
             arguments = [instance.args for instance in instances]
-        yield _item(name, task, doc_id, kind, instances[0].doc, arguments)
+        item = _item(name, task, doc_id, kind, instances[0].doc, arguments)
+        yield replace(item, cluster=_cluster(name, instances[0].doc, cluster)) if cluster else item
+
+
+def _cluster(name: str, doc: Any, field: str) -> str | None:
+    """The document's field, as JSON if it is not text; None where it is empty."""
+    if field not in doc:
+        raise TaskError(f"documents of task '{name}' have no field '{field}' to cluster by, but {', '.join(doc)}")
+    value = doc[field]
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _kind(name: str, task: Any, instances: Sequence[Any]) -> Kind:

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import numpy as np
 
 from eval import recalibration, significance
 from eval.arrays import Booleans, Floats, Ints
-from eval.bootstrap import RESAMPLES, Interval, interval, mean_of, resample
+from eval.bootstrap import RESAMPLES, resample, spread
 from eval.calibration import (
     Bins,
     BrierParts,
@@ -20,7 +20,8 @@ from eval.calibration import (
     reliability,
 )
 from eval.choices import Answers, Choices
-from eval.model_metrics import model_metrics
+from eval.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interval, Mean, Proportion
+from eval.model_metrics import estimates, resampled
 from eval.null import SIMULATIONS, Null, constant_noise, item_changes, spreads
 from eval.recalibration import Recalibration
 from eval.routing import RoutingCurve, routing_curve
@@ -30,7 +31,7 @@ BUCKETS = 5
 
 @dataclass(frozen=True)
 class Compared:
-    """A statistic of both models, and the quantized model's less the base model's, each with its 95 % interval."""
+    """A statistic of both models, and the quantized model's less the base model's: 95 % intervals, or spreads."""
 
     base: Interval
     quantized: Interval
@@ -39,7 +40,9 @@ class Compared:
 
 @dataclass(frozen=True)
 class Tests:
-    """Tests of whether the models differ: of accuracy, and of confidence in the true choice (the paper's)."""
+    """Tests of whether the models differ: of accuracy, and of confidence in the true choice (the paper's).
+
+    Where items belong to clusters, p-values are those of ``significance.sign_flip``, of the same quantities."""
 
     mcnemar: significance.McNemarTest
     paired_t: significance.PairedTest
@@ -104,10 +107,12 @@ class Temperatures:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the items say. ``compared`` has statistics of both models by name, ``pair`` those of the two together:
+    """What the items say. ``clusters`` is how many groups of items that belong together there are, None where each is
+    on its own. ``compared`` has statistics of both models by name, ``pair`` those of the two together:
     shares of items by kind of flip, and mean divergences over the choices."""
 
     items: int
+    clusters: int | None
     compared: dict[str, Compared]
     pair: dict[str, Interval]
     tests: Tests
@@ -125,17 +130,14 @@ class Analysis:
 def analyse(choices: Choices, rng: np.random.Generator, resamples: int = RESAMPLES) -> Analysis:
     """Analyses labelled items, of which there must be three or more."""
     base, quantized = choices.base, choices.quantized
-    compared, pair = _intervals(choices, rng, resamples)
     bucket = bin_of(base.confidence, equal_mass_edges(base.confidence, BUCKETS))
+    clusters = choices.cluster_numbers
     return Analysis(
         items=len(choices),
-        compared=compared,
-        pair=pair,
-        tests=Tests(
-            mcnemar=significance.mcnemar(base.correct, quantized.correct),
-            paired_t=significance.paired_t(base.true_share, quantized.true_share),
-            wilcoxon=significance.wilcoxon(base.true_share, quantized.true_share),
-        ),
+        clusters=None if clusters is None else int(clusters.max()) + 1,
+        compared=compared_estimates(choices, clusters) | compared_spreads(choices, clusters, rng, resamples),
+        pair={name: each.interval(clusters) for name, each in pair_estimates(choices).items()},
+        tests=_tests(choices, clusters, rng),
         base_reliability=reliability(base.confidence, base.correct, equal_width_edges()),
         quantized_reliability=reliability(quantized.confidence, quantized.correct, equal_width_edges()),
         base_brier=brier_parts(base.shares, choices.labels, choices.sizes),
@@ -145,6 +147,27 @@ def analyse(choices: Choices, rng: np.random.Generator, resamples: int = RESAMPL
         temperatures=_temperatures(choices, rng),
         routing=routing_curve(quantized.confidence, base.correct, quantized.correct),
         null=constant_noise(choices, bucket, rng, min(SIMULATIONS, resamples)),
+    )
+
+
+def _tests(choices: Choices, clusters: Ints | None, rng: np.random.Generator) -> Tests:
+    base, quantized = choices.base, choices.quantized
+    tests = Tests(
+        mcnemar=significance.mcnemar(base.correct, quantized.correct),
+        paired_t=significance.paired_t(base.true_share, quantized.true_share),
+        wilcoxon=significance.wilcoxon(base.true_share, quantized.true_share),
+    )
+    if clusters is None:
+        return tests
+    changes = quantized.true_share - base.true_share
+
+    def p_value(values: Floats) -> float:
+        return significance.sign_flip(values, clusters, rng)
+
+    return Tests(
+        mcnemar=replace(tests.mcnemar, p_value=p_value(quantized.correct.astype(np.float64) - base.correct)),
+        paired_t=replace(tests.paired_t, p_value=p_value(changes)),
+        wilcoxon=replace(tests.wilcoxon, p_value=p_value(significance.signed_ranks(changes))),
     )
 
 
@@ -169,37 +192,47 @@ def flip_kinds(choices: Choices) -> dict[str, Booleans]:
     }
 
 
-def _intervals(
-    choices: Choices, rng: np.random.Generator, resamples: int
-) -> tuple[dict[str, Compared], dict[str, Interval]]:
-    ours, theirs = model_metrics(choices, choices.base), model_metrics(choices, choices.quantized)
-    divergence = choices.divergence
-    kinds = flip_kinds(choices)
-    pair = [mean_of(name, flipped.astype(np.float64)) for name, flipped in kinds.items()]
-    pair += [
-        mean_of("net_loss", kinds["right_to_wrong"].astype(np.float64) - kinds["wrong_to_right"]),
-        mean_of("kl", divergence.kl),
-        mean_of("reverse_kl", divergence.reverse_kl),
-        mean_of("js", divergence.js),
-        mean_of("js_distance", divergence.js_distance),
-        mean_of("total_variation", divergence.total_variation),
-    ]
+def compared_estimates(choices: Choices, clusters: Ints | None) -> dict[str, Compared]:
+    """The models' statistics, and their differences, that have intervals."""
+    ours, theirs = (estimates(choices, each) for each in (choices.base, choices.quantized))
+    return {
+        name: Compared(base.interval(clusters), quantized.interval(clusters), quantized.less(base, clusters))
+        for (name, base), quantized in zip(ours.items(), theirs.values(), strict=True)
+    }
+
+
+def compared_spreads(
+    choices: Choices, clusters: Ints | None, rng: np.random.Generator, resamples: int
+) -> dict[str, Compared]:
+    """Those that have only a spread."""
+    ours, theirs = (resampled(choices, each) for each in (choices.base, choices.quantized))
     # One call for all: the difference of two models is taken resample by resample. Names only have to differ.
-    statistics = [metric.statistic for metrics in (ours, theirs) for metric in metrics.values()]
-    named = [replace(each, name=str(number)) for number, each in enumerate([*statistics, *pair])]
-    values = list(resample(named, rng, resamples=resamples).values())
-    compared = {}
-    for number, (name, metric) in enumerate(ours.items()):
-        other = theirs[name]
-        base = values[number] + (metric.value - metric.statistic.point)
-        quantized = values[number + len(ours)] + (other.value - other.statistic.point)
-        compared[name] = Compared(
-            base=interval(metric.value, base),
-            quantized=interval(other.value, quantized),
-            delta=interval(other.value - metric.value, quantized - base),
+    both = [*ours.values(), *theirs.values()]
+    named = [replace(metric.statistic, name=str(number)) for number, metric in enumerate(both)]
+    drawn = resample(named, rng, clusters=clusters, resamples=resamples).values()
+    values = [each + (metric.value - metric.statistic.point) for each, metric in zip(drawn, both, strict=True)]
+    found, items = {}, len(choices)
+    for (name, metric), base, quantized in zip(ours.items(), values[: len(ours)], values[len(ours) :], strict=True):
+        other = theirs[name].value
+        found[name] = Compared(
+            base=spread(metric.value, base, items),
+            quantized=spread(other, quantized, items),
+            delta=spread(other - metric.value, quantized - base, items),
         )
-    together = values[2 * len(ours) :]
-    return compared, {each.name: interval(each.point, drawn) for each, drawn in zip(pair, together, strict=True)}
+    return found
+
+
+def pair_estimates(choices: Choices) -> dict[str, Mean | Proportion]:
+    """Shares of items by kind of flip, and mean divergences."""
+    kinds, divergence, most = flip_kinds(choices), choices.divergence, float(np.log(2))
+    return {name: Proportion(flipped) for name, flipped in kinds.items()} | {
+        "net_loss": Mean(kinds["right_to_wrong"].astype(np.float64) - kinds["wrong_to_right"], -1.0, 1.0),
+        "kl": Mean(divergence.kl, 0.0, reach=UNBOUNDED_REACH, least=UNBOUNDED_ITEMS),
+        "reverse_kl": Mean(divergence.reverse_kl, 0.0, reach=UNBOUNDED_REACH, least=UNBOUNDED_ITEMS),
+        "js": Mean(divergence.js, 0.0, most),
+        "js_distance": Mean(divergence.js_distance, 0.0, math.sqrt(most)),
+        "total_variation": Mean(divergence.total_variation, 0.0, 1.0),
+    }
 
 
 def _buckets(choices: Choices, bucket: Ints) -> list[Bucket]:
@@ -271,6 +304,6 @@ def as_json(value: object) -> object:
         return [as_json(each) for each in value.tolist()]
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [as_json(each) for each in value]
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: as_json(getattr(value, name)) for name in value.__dataclass_fields__}
+    if is_dataclass(value):
+        return {each.name: as_json(getattr(value, each.name)) for each in fields(value) if each.repr}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,5 +1,8 @@
-"""Intervals by the paired bootstrap: items are drawn with all that both models said of them, so that what the two have
-in common cancels in their difference.
+"""Spreads by the paired bootstrap: items are drawn with all that both models said of them, so that what the two have in
+common cancels in their difference.
+
+They are for statistics that have no confidence interval (docs/intervals.md): of a biased one, resamples have the bias
+twice, and where 95 % of them lie need not be where the true value is.
 
 A statistic is a function of sums over items, for instance of right answers, or of residuals by bin. A resample is then
 a vector of how often each item was drawn, and all resamples of all statistics are products of matrices, taken block by
@@ -15,23 +18,14 @@ import numpy.typing as npt
 from scipy import stats  # type: ignore[import-untyped]
 
 from eval.arrays import Floats, Ints
+from eval.intervals import ITEMS, LEVEL, Interval
 
 RESAMPLES = 2_000
-LEVEL = 0.95
 BLOCK = 8_192
 """Items whose weights are held at once, for all resamples: 64 MB of float32 at 2,000."""
 FEW = 1_000
 """Up to so many items, draws are made with replacement; beyond, each item is drawn a Poisson number of times, which
 needs no knowledge of the other items and hardly differs when there are many."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate, and the percentile interval around it."""
-
-    point: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -57,16 +51,6 @@ class Statistic:
 def mean_of(name: str, values: Floats) -> Statistic:
     """The mean over items of ``values``, shape (items,)."""
     return Statistic(name, len(values), lambda part: values[part, None], lambda sums, items: sums[:, 0] / items)
-
-
-def ratio_of(name: str, above: Floats, below: Floats) -> Statistic:
-    """The sum of one quantity over the sum of another: NaN where the latter is 0."""
-
-    def of(sums: Floats, _: Floats) -> Floats:
-        nothing = np.full(len(sums), np.nan)
-        return np.asarray(np.divide(sums[:, 0], sums[:, 1], out=nothing, where=sums[:, 1] != 0))
-
-    return Statistic(name, len(above), lambda part: np.stack([above[part], below[part]], axis=1), of)
 
 
 def by_cell(cells: Ints, n_cells: int, values: Sequence[Floats]) -> Callable[[slice], Floats]:
@@ -114,10 +98,10 @@ def resample(
     return {each.name: each.of(part_of[id(each.features)], counts[:, 0]) for each in statistics}
 
 
-def interval(point: float, values: Floats, level: float = LEVEL) -> Interval:
-    """The percentile interval of resampled values around a point estimate; NaN where any of them is."""
+def spread(point: float, values: Floats, items: int, level: float = LEVEL) -> Interval:
+    """Where so many of the resampled values lie, around the estimate from the items; NaN where any of them is."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(point, float(low), float(high))
+    return Interval(point, float(low), float(high), kind="spread", units=items, least=ITEMS)
 
 
 def _blocks(items: int) -> list[slice]:

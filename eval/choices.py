@@ -87,6 +87,8 @@ class Choices:
     """Items of one or several tasks. ``task`` indexes ``tasks``; ``labels`` has NO_LABEL where none is known.
 
     ``sizes`` are the numbers of choices, ``chars`` the lengths that lm-eval's acc_norm divides by, 1 in padding.
+    ``cluster`` has the same number for items that belong together, such as questions about one passage; None where
+    nothing is known of that.
     """
 
     tasks: tuple[str, ...]
@@ -97,6 +99,7 @@ class Choices:
     base_logprobs: Floats
     quantized_logprobs: Floats
     chars: Ints
+    cluster: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.task)
@@ -115,6 +118,14 @@ class Choices:
     def divergence(self) -> ChoiceDivergence:
         """How far the two models' shares are apart."""
         return choice_divergence(self.base_logprobs, self.quantized_logprobs)
+
+    @property
+    def cluster_numbers(self) -> Ints | None:
+        """Which items belong together, as numbers from 0 on without gaps; None where each is on its own."""
+        if self.cluster is None:
+            return None
+        found, numbers = np.unique(self.cluster, return_inverse=True)
+        return None if len(found) == len(self) else np.asarray(numbers)
 
     @property
     def labelled(self) -> "Choices":
@@ -137,6 +148,7 @@ class Choices:
             base_logprobs=self.base_logprobs[chosen, :width],
             quantized_logprobs=self.quantized_logprobs[chosen, :width],
             chars=self.chars[chosen, :width],
+            cluster=None if self.cluster is None else self.cluster[chosen],
         )
 
 
@@ -164,6 +176,7 @@ def read_choices(run: Run) -> Choices:
         base_logprobs=_padded(run, table, "base_logprob", count, -np.inf),
         quantized_logprobs=_padded(run, table, "quantized_logprob", count, -np.inf),
         chars=_padded(run, table, "choice_chars", count, 1).astype(np.int64),
+        cluster=_clusters(table),
     )
 
 
@@ -187,7 +200,33 @@ def merged(parts: Sequence[Choices]) -> Choices:
         base_logprobs=rows("base_logprobs", -np.inf),
         quantized_logprobs=rows("quantized_logprobs", -np.inf),
         chars=rows("chars", 1),
+        cluster=_merged_clusters(parts),
     )
+
+
+def _clusters(table: pa.Table) -> Ints | None:
+    """Numbers for each task's clusters; items without one have numbers of their own."""
+    names = table["cluster"]
+    if names.null_count == len(names):
+        return None
+    tasks, labels = table["task"].to_pylist(), names.to_pylist()
+    keys = [
+        (task, label) if label is not None else row for row, (task, label) in enumerate(zip(tasks, labels, strict=True))
+    ]
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def _merged_clusters(parts: Sequence[Choices]) -> Ints | None:
+    """Clusters of different runs are different clusters."""
+    if all(part.cluster is None for part in parts):
+        return None
+    found, used = [], 0
+    for part in parts:
+        cluster = np.arange(len(part)) if part.cluster is None else part.cluster
+        found.append(cluster + used)
+        used += int(cluster.max(initial=-1)) + 1
+    return np.asarray(np.concatenate(found), dtype=np.int64)
 
 
 def _check_labels(run: Run, table: pa.Table, labels: Ints, count: Ints) -> None:

@@ -54,7 +54,7 @@ def table(
     resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
     as_text: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:
-    """Print the statistics of a run, with 95 % intervals. Exit code 64: a run that cannot be analysed."""
+    """Print the statistics of a run, most with 95 % intervals. Exit code 64: a run that cannot be analysed."""
     try:
         note_stopped(run)
         analysis = analyse_run(run, floor=floor, seed=seed, resamples=resamples)

@@ -11,7 +11,7 @@ because the base model is. Signed changes (accuracy, confidence) have a floor to
 direction, so there is nothing to take off.
 """
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,14 +22,30 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from client.results import Manifest, Run, read_run
 from eval.analysis import flip_kinds
 from eval.arrays import Floats, Ints
-from eval.bootstrap import Interval, interval, mean_of, resample
 from eval.choices import Choices, EvalError, read_choices
+from eval.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interval, Mean
 from eval.null import item_changes
 from eval.token_floor import TokenFloor, token_floor
 
 KEYS = ("task", "doc_id")
 SAME = ("kind", "doc_hash", "prompt_hash", "label")
 """Columns of items.parquet in which the two runs must agree, apart from the texts of the choices."""
+BOUNDS = {
+    "accuracy": (-1.0, 1.0),
+    "confidence": (-1.0, 1.0),
+    "true_confidence": (-1.0, 1.0),
+    "confidence_shift": (0.0, 1.0),
+    "flips": (0.0, 1.0),
+    "right_to_wrong": (0.0, 1.0),
+    "wrong_to_right": (0.0, 1.0),
+    "wrong_to_other_wrong": (0.0, 1.0),
+    "kl": (0.0, math.inf),
+    "reverse_kl": (0.0, math.inf),
+    "js": (0.0, math.log(2)),
+    "js_distance": (0.0, math.sqrt(math.log(2))),
+    "total_variation": (0.0, 1.0),
+}
+"""What an item's value lies between."""
 SIGNED = ("accuracy", "confidence", "true_confidence")
 """Statistics whose changes have a direction."""
 
@@ -61,7 +77,7 @@ class Floor:
     corpora: dict[str, TokenFloor]
 
 
-def measure_floor(run: Run, path: Path, rng: np.random.Generator, resamples: int) -> Floor:
+def measure_floor(run: Run, path: Path) -> Floor:
     """Compares a run with a second run of its pair. EvalError names what keeps the second from being a floor."""
     second = read_run(path)
     _check_other_run(run, second)
@@ -72,23 +88,20 @@ def measure_floor(run: Run, path: Path, rng: np.random.Generator, resamples: int
     tasks = {}
     for name in ours.tasks:
         if (ours.task == ours.tasks.index(name)).any():
-            tasks[name] = item_floor(ours.of_task(name), theirs.of_task(name), rng, resamples)
+            tasks[name] = item_floor(ours.of_task(name), theirs.of_task(name))
     windows = run.table.filter(pc.equal(run.table["kind"], "window"))
     return Floor(
         path=str(path),
         ways=_ways(run.manifest, second.manifest),
         same_models=same_models,
-        overall=item_floor(ours, theirs, rng, resamples) if len(ours) else None,
+        overall=item_floor(ours, theirs) if len(ours) else None,
         tasks=tasks,
-        corpora={
-            name: token_floor(run.path, path, name, rng, resamples)
-            for name in sorted(windows["task"].unique().to_pylist())
-        },
+        corpora={name: token_floor(run.path, path, name) for name in sorted(windows["task"].unique().to_pylist())},
     )
 
 
-def item_floor(run: Choices, second: Choices, rng: np.random.Generator, resamples: int) -> ItemFloor:
-    """Floors and excesses of the same labelled items in two runs, with paired intervals."""
+def item_floor(run: Choices, second: Choices) -> ItemFloor:
+    """Floors and excesses of the same labelled items in two runs, with intervals; clusters are those of the run."""
     pair = differences(run)
     base = differences(replace(run, quantized_logprobs=second.base_logprobs))
     quantized = differences(
@@ -100,8 +113,13 @@ def item_floor(run: Choices, second: Choices, rng: np.random.Generator, resample
         if name not in SIGNED:
             taken[name] = "base" if base[name].mean() <= quantized[name].mean() else "quantized"
             excess[name] = pair[name] - (base if taken[name] == "base" else quantized)[name]
-    parts = {"base": base, "quantized": quantized, "excess": excess}
-    return ItemFloor(taken=taken, **_intervals(parts, rng, resamples))
+    clusters = run.cluster_numbers
+    return ItemFloor(
+        base={name: _interval(name, values, clusters) for name, values in base.items()},
+        quantized={name: _interval(name, values, clusters) for name, values in quantized.items()},
+        excess={name: _interval(name, values, clusters, excess=True) for name, values in excess.items()},
+        taken=taken,
+    )
 
 
 def differences(choices: Choices) -> dict[str, Floats]:
@@ -117,23 +135,17 @@ def differences(choices: Choices) -> dict[str, Floats]:
         "reverse_kl": divergence.reverse_kl,
         "js": divergence.js,
         "js_distance": divergence.js_distance,
+        "total_variation": divergence.total_variation,
     }
 
 
-def _intervals(
-    parts: Mapping[str, Mapping[str, Floats]], rng: np.random.Generator, resamples: int
-) -> dict[str, dict[str, Interval]]:
-    """Intervals of the means of all values, from the same resamples of the items."""
-    statistics = {
-        (part, name): mean_of(f"{part} {name}", values)
-        for part, named in parts.items()
-        for name, values in named.items()
-    }
-    drawn = resample(list(statistics.values()), rng, resamples=resamples)
-    found: dict[str, dict[str, Interval]] = {part: {} for part in parts}
-    for (part, name), statistic in statistics.items():
-        found[part][name] = interval(statistic.point, drawn[statistic.name])
-    return found
+def _interval(name: str, values: Floats, clusters: Ints | None, *, excess: bool = False) -> Interval:
+    low, high = BOUNDS[name]
+    if excess:
+        low, high = low - high, high - low
+    bounded = math.isfinite(high)
+    mean = Mean(values, low, high) if bounded else Mean(values, low, high, UNBOUNDED_REACH, least=UNBOUNDED_ITEMS)
+    return mean.interval(clusters)
 
 
 def _check_other_run(run: Run, second: Run) -> None:

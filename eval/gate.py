@@ -11,13 +11,18 @@ from xml.etree import ElementTree
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from eval.analysis import Analysis
-from eval.bootstrap import Interval
 from eval.choices import EvalError
+from eval.intervals import Interval
 from eval.run_analysis import RunAnalysis
 from eval.tokens import TokenAnalysis
 from server.schema import invalid, problem
 
 OVERALL, EACH = "overall", "each"
+MOST_MORE = 1e6
+"""Times as many items as there are, beyond which it is not said how many would settle a rule."""
+INSTEAD = {"risk_coverage_area": "auroc", "l2_debiased": "l2_squared"}
+"""What to judge in place of a statistic that has no interval; of the others, which are errors of calibration too:"""
+INSTEAD_OF_CALIBRATION = "overconfidence, l2_squared, brier or nll"
 Outcome = Literal["pass", "fail", "inconclusive"]
 
 
@@ -26,8 +31,8 @@ class Rule(BaseModel):
 
     ``task`` is a task's name, "overall" or "each"; ``corpus`` a corpus's name in its place. ``of`` says whose value,
     for statistics that each model has. ``judge`` by the "point", or by the 95 % "interval": pass where all of it keeps
-    the limits, fail where all of it breaks one, and else inconclusive. ``over_floor`` judges what the statistic is
-    beyond the noise floor, item by item or token by token.
+    the limits, fail where all of it breaks one, and else inconclusive. Where there is too little to go by, either is
+    inconclusive. ``over_floor`` judges what the statistic is beyond the noise floor, item by item or token by token.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -88,16 +93,12 @@ def read_rules(path: Path) -> list[Rule]:
 
 def judge(rules: Sequence[Rule], run: RunAnalysis) -> list[Verdict]:
     """A verdict for each rule, and for each task of a rule on each. EvalError names a statistic that the run lacks."""
-    return [
-        _verdict(rule, name, value, count, "items" if rule.corpus is None else "windows")
-        for rule in rules
-        for name, value, count in _values(rule, run)
-    ]
+    return [verdict(rule, name, value) for rule in rules for name, value in _values(rule, run)]
 
 
 def overall(verdicts: Sequence[Verdict]) -> Outcome:
     """Fail if any rule fails, else inconclusive if any is, else pass."""
-    outcomes = {verdict.outcome for verdict in verdicts}
+    outcomes = {each.outcome for each in verdicts}
     return "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
 
 
@@ -120,16 +121,16 @@ def junit(verdicts: Sequence[Verdict], run: str) -> str:
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _values(rule: Rule, run: RunAnalysis) -> Iterator[tuple[str, Interval, int]]:
-    """What is judged, how much it is, and from how many items or windows."""
+def _values(rule: Rule, run: RunAnalysis) -> Iterator[tuple[str, Interval]]:
+    """What is judged, and how much it is."""
     if rule.corpus is not None:
         corpus = _named(run.corpora, rule.corpus, "corpus")
         if rule.over_floor:
             bound = ", at most," if rule.statistic == "kl" else ""
-            yield f"{rule.statistic} over the floor{bound} of {rule.corpus}", _excess(rule, run), corpus.windows
+            yield f"{rule.statistic} over the floor{bound} of {rule.corpus}", _excess(rule, run)
             return
         value = _named(_token_statistics(corpus), rule.statistic, "statistic")
-        yield f"{rule.statistic} of {rule.corpus}", value, corpus.windows
+        yield f"{rule.statistic} of {rule.corpus}", value
         return
     places: dict[str, Analysis] = dict(run.tasks)
     if run.overall:
@@ -137,10 +138,10 @@ def _values(rule: Rule, run: RunAnalysis) -> Iterator[tuple[str, Interval, int]]
     for place in run.tasks if rule.task == EACH else [rule.task]:
         analysis = _named(places, place, "task")
         if rule.over_floor:
-            yield f"{rule.statistic} over the floor of {place}", _excess(rule, run, place), analysis.items
+            yield f"{rule.statistic} over the floor of {place}", _excess(rule, run, place)
             continue
         name, value = _statistic(rule, analysis)
-        yield f"{name} of {place}", value, analysis.items
+        yield f"{name} of {place}", value
 
 
 def _statistic(rule: Rule, analysis: Analysis) -> tuple[str, Interval]:
@@ -179,34 +180,59 @@ def _named(known: dict[str, Any], name: str, what: str) -> Any:
     return known[name]
 
 
-def _verdict(rule: Rule, name: str, value: Interval, count: int, unit: str) -> Verdict:
-    if not all(map(math.isfinite, (value.point, value.low, value.high))):
-        raise EvalError(f"{name} cannot be judged: it is {value.point} [{value.low}, {value.high}] here")
-    low, high = (value.point, value.point) if rule.judge == "point" else (value.low, value.high)
+def verdict(rule: Rule, name: str, value: Interval) -> Verdict:
+    """What becomes of a rule where its statistic has that value. EvalError where it has no interval to be judged by."""
+    if rule.judge == "interval" and value.kind == "spread":
+        instead = INSTEAD.get(rule.statistic, INSTEAD_OF_CALIBRATION)
+        raise EvalError(
+            f"'{rule.statistic}' has no 95 % interval, because chance alone makes it larger: expected a rule on "
+            f'{instead} in its place, or judge = "point"'
+        )
     least = -math.inf if rule.at_least is None else rule.at_least
     most = math.inf if rule.at_most is None else rule.at_most
-    if low >= least and high <= most:
-        outcome: Outcome = "pass"
-    elif high < least or low > most:
-        outcome = "fail"
-    else:
-        outcome = "inconclusive"
-    shown = f"{value.point:.4g}" if rule.judge == "point" else f"{value.point:.4g} [{low:.4g}, {high:.4g}]"
+    low, high = (value.point, value.point) if rule.judge == "point" else (value.low, value.high)
+    outcome: Outcome = "inconclusive"
+    reason = _missing(value, low, high)
+    if not reason:
+        outcome = _outcome(low, high, least, most)
+        reason = _more(value, least, most) if outcome == "inconclusive" else ""
     limits = [f"at least {rule.at_least:g}"] if rule.at_least is not None else []
     limits += [f"at most {rule.at_most:g}"] if rule.at_most is not None else []
+    shown = f"{value.point:.4g}" + (" (a point)" if rule.judge == "point" else f" [{low:.4g}, {high:.4g}]")
     message = f"{name} is {shown}, expected {' and '.join(limits)}"
-    if outcome == "inconclusive":
-        message += f": {_more(value, least, most, count, unit)}"
-    return Verdict(outcome, name, value, message)
+    return Verdict(outcome, name, value, f"{message}: {reason}" if reason else message)
 
 
-def _more(value: Interval, least: float, most: float, count: int, unit: str) -> str:
-    """How many more items would settle it, if the estimate stayed: intervals shrink with the root of their number."""
-    needed = 0.0
-    for limit in (least, most):
-        if value.low < limit < value.high:
-            if value.point == limit:
-                return f"the estimate is on the limit, and no number of {unit} would settle it"
-            reach = value.point - value.low if limit < value.point else value.high - value.point
-            needed = max(needed, count * (reach / (limit - value.point)) ** 2)
-    return f"about {max(1, math.ceil(needed - count))} more {unit} would settle it, if the estimate stayed"
+def _outcome(low: float, high: float, least: float, most: float) -> Outcome:
+    if low >= least and high <= most:
+        return "pass"
+    return "fail" if high < least or low > most else "inconclusive"
+
+
+def _missing(value: Interval, low: float, high: float) -> str:
+    """What there is too little of for any verdict."""
+    if value.units < value.least:
+        return f"{value.least - value.units} more {value.unit} are needed, in all {value.least}, for any verdict"
+    if not all(map(math.isfinite, (value.point, low, high))):
+        return f"its {value.units} {value.unit} do not vary, so that nothing can be said of others"
+    return ""
+
+
+def _more(value: Interval, least: float, most: float) -> str:
+    """How many more items would settle it, if those were of the same kind: the interval as it would then be."""
+    if value.point in (least, most):
+        return f"the estimate is on the limit, and no number of {value.unit} would settle it"
+
+    def settled(times: float) -> bool:
+        return value.grown is not None and _outcome(*value.grown(times), least, most) != "inconclusive"
+
+    low, high = 1.0, 2.0
+    while not settled(high):
+        low, high = high, 2 * high
+        if high > MOST_MORE:
+            return f"no number of {value.unit} that can be had would settle it, if the estimate stayed"
+    while (high - low) * value.units > 0.5 and high / low > 1.001:
+        middle = (low + high) / 2
+        low, high = (low, middle) if settled(middle) else (middle, high)
+    more = max(1, math.ceil((high - 1) * value.units))
+    return f"about {more} more {value.unit} would settle it, if the estimate stayed"

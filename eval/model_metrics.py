@@ -1,72 +1,138 @@
-"""Every statistic of one model on a set of labelled items: its value, and the form in which it is resampled."""
+"""Every statistic of one model on a set of labelled items: its value, and the form in which it has an interval.
+
+Means, shares and ratios have confidence intervals. Errors of calibration that add up absolute gaps are too large by
+chance, resamples of them even more so: what is resampled has only a spread (docs/intervals.md).
+"""
 
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
-from scipy import fft  # type: ignore[import-untyped]
+from scipy import fft, stats  # type: ignore[import-untyped]
 
 from eval import calibration
 from eval.arrays import Booleans, Floats, Ints
-from eval.bootstrap import Statistic, by_cell, mean_of, ratio_of
+from eval.bootstrap import Statistic, by_cell
 from eval.choices import Answers, Choices
+from eval.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interval, Mean, Proportion
+from eval.squared_error import SquaredError
 
 CELLS, RANKS = 64, 32
-"""Cells of confidence, of equal width and of equal mass, into which items are put for intervals of what has no bins."""
+"""Cells of confidence, of equal width and of equal mass, into which items are put for spreads of what has no bins."""
 HALVINGS = 30
+
+
+class Estimate(Protocol):
+    """A statistic that has a confidence interval, and so has its difference from another model's on the same items."""
+
+    @property
+    def point(self) -> float: ...
+
+    def interval(self, clusters: Ints | None = None) -> Interval: ...
+
+    def less(self, base: Self, clusters: Ints | None = None) -> Interval: ...
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A statistic's value, by its definition, and what is resampled for its interval: the same, or close to it."""
+    """A statistic's value, by its definition, and what is resampled for its spread: the same, or close to it."""
 
     value: float
     statistic: Statistic
 
 
-def model_metrics(choices: Choices, answers: Answers) -> dict[str, Metric]:
-    """The metrics of one model by name. All items must have labels, and there must be one or more.
+def estimates(choices: Choices, answers: Answers) -> dict[str, Estimate]:
+    """The statistics of one model that have intervals, by name. All items must have labels, and there must be some."""
+    confidence, correct, shares = answers.confidence, answers.correct, answers.shares
+    labels, most = choices.labels, int(choices.sizes.max())
+    normalized = (answers.logprobs / choices.chars).argmax(axis=1) == labels
+    true = np.take_along_axis(answers.logprobs, labels[:, None], axis=1)[:, 0]
+    squares = ((shares - (labels[:, None] == np.arange(shares.shape[1]))) ** 2).sum(axis=1)
+    nll = np.logaddexp.reduce(answers.logprobs, axis=1) - true
+    return {
+        "accuracy": Proportion(correct),
+        "acc_norm": Proportion(normalized),
+        "confidence": Mean(confidence, 1 / most, 1.0),
+        "true_confidence": Mean(answers.true_share, 0.0, 1.0),
+        "overconfidence": Mean(confidence - correct, 1 / most - 1, 1.0),
+        "confidence_right": _mean_where(confidence, correct, 1 / most, "right answers"),
+        "confidence_wrong": _mean_where(confidence, ~correct, 1 / most, "wrong answers"),
+        "margin": Mean(answers.margin, 0.0, 1.0),
+        "entropy": Mean(answers.entropy, 0.0, float(np.log(most))),
+        "entropy_bits": Mean(answers.entropy / np.log(2), 0.0, float(np.log2(most))),
+        "nll": Mean(nll, 0.0, reach=UNBOUNDED_REACH, least=UNBOUNDED_ITEMS),
+        "brier": Mean(squares, 0.0, 2.0),
+        "l2_squared": SquaredError(confidence, correct),
+        "auroc": _auroc(confidence, correct),
+    }
+
+
+def resampled(choices: Choices, answers: Answers) -> dict[str, Metric]:
+    """The statistics of one model that have only a spread.
 
     Where items have different numbers of choices, or there are fewer than 15, there is no ``paper_ce``.
     """
     confidence, correct, shares = answers.confidence, answers.correct, answers.shares
     labels, sizes = choices.labels, choices.sizes
-    normalized = (answers.logprobs / choices.chars).argmax(axis=1) == labels
-    true = np.take_along_axis(answers.logprobs, labels[:, None], axis=1)[:, 0]
-    squares = ((shares - (labels[:, None] == np.arange(shares.shape[1]))) ** 2).sum(axis=1)
-    means = {
-        "accuracy": correct.astype(np.float64),
-        "acc_norm": normalized.astype(np.float64),
-        "confidence": confidence,
-        "true_confidence": answers.true_share,
-        "entropy": answers.entropy,
-        "entropy_bits": answers.entropy / np.log(2),
-        "margin": answers.margin,
-        "nll": np.logaddexp.reduce(answers.logprobs, axis=1) - true,
-        "brier": squares,
-    }
-    statistics = [mean_of(name, values) for name, values in means.items()]
-    statistics += [
-        ratio_of("confidence_right", confidence * correct, correct.astype(np.float64)),
-        ratio_of("confidence_wrong", confidence * ~correct, (~correct).astype(np.float64)),
-    ]
-    metrics = {each.name: Metric(each.point, each) for each in statistics}
     ece, mce = _equal_width(confidence, correct)
     ece_equal_mass, l2_debiased = _equal_mass(confidence, correct)
-    auroc, area = _ranked(confidence, correct)
-    metrics |= {
+    area = _risk_coverage_area(confidence, correct)
+    metrics = {
         "ece": Metric(calibration.ece(confidence, correct), ece),
         "ece_equal_mass": Metric(calibration.ece_equal_mass(confidence, correct), ece_equal_mass),
         "ace": Metric(calibration.ace(shares, labels, sizes), _ace(shares, labels, sizes)),
         "mce": Metric(calibration.mce(confidence, correct), mce),
         "l2_debiased": Metric(calibration.l2_debiased(confidence, correct), l2_debiased),
         "smooth_ece": Metric(calibration.smooth_ece(confidence, correct), _smooth_ece(confidence, correct)),
-        "auroc": Metric(calibration.auroc(confidence, correct), auroc),
         "risk_coverage_area": Metric(calibration.risk_coverage_area(confidence, correct), area),
     }
     if (sizes == sizes[0]).all() and len(choices) >= calibration.BINS:
         shares = shares[:, : sizes[0]]
         metrics["paper_ce"] = Metric(calibration.paper_ce(shares, labels), _paper_ce(shares, labels))
     return metrics
+
+
+def _mean_where(values: Floats, chosen: Booleans, low: float, unit: str) -> Mean:
+    """The mean R of the values of some items, which are from ``low`` to 1, as a mean over all items, to first order: of
+    R + (value - R) / c for the chosen ones, with c their share, and of R for the others."""
+    count = int(chosen.sum())
+    if not count:
+        return Mean(np.full(len(values), np.nan), support=0, unit=unit)
+    mean, share = float(values[chosen].mean()), count / len(values)
+    return Mean(
+        mean + chosen * (values - mean) / share,
+        mean + (low - mean) / share,
+        mean + (1.0 - mean) / share,
+        support=count,
+        unit=unit,
+    )
+
+
+def _auroc(confidence: Floats, correct: Booleans) -> Mean:
+    """The area under the ROC curve as a mean over items, to first order.
+
+    For a right answer that is the share of wrong answers with a lower confidence, for a wrong one the share of right
+    answers with a higher confidence; each less the area, divided by the share of such answers, plus the area. DeLong,
+    DeLong & Clarke-Pearson 1988 (Biometrics 44), whose variance this has.
+    """
+    items, right = len(correct), int(correct.sum())
+    rarer = min(right, items - right)
+    unit = "right answers" if right < items - right else "wrong answers"
+    if not rarer:
+        return Mean(np.full(items, np.nan), support=0, unit=unit)
+    ranks = stats.rankdata(confidence)
+    placed = np.empty(items)
+    placed[correct] = (ranks[correct] - stats.rankdata(confidence[correct])) / (items - right)
+    placed[~correct] = 1 - (ranks[~correct] - stats.rankdata(confidence[~correct])) / right
+    area = float(placed[correct].mean())
+    share = np.where(correct, right, items - right) / items
+    return Mean(
+        area + (placed - area) / share,
+        area - area * items / rarer,
+        area + (1 - area) * items / rarer,
+        support=rarer,
+        unit=unit,
+    )
 
 
 def _equal_width(confidence: Floats, correct: Booleans) -> tuple[Statistic, Statistic]:
@@ -142,16 +208,9 @@ def _smooth_ece(confidence: Floats, correct: Booleans) -> Statistic:
     return Statistic("smooth_ece", len(cells), by_cell(cells, CELLS, [correct - confidence]), of)
 
 
-def _ranked(confidence: Floats, correct: Booleans) -> tuple[Statistic, Statistic]:
-    """AUROC and risk-coverage area of answers in cells of about the same number, by confidence."""
+def _risk_coverage_area(confidence: Floats, correct: Booleans) -> Statistic:
+    """Of answers in cells of about the same number, by confidence."""
     cells = calibration.bin_of(confidence, calibration.equal_mass_edges(confidence, RANKS))
-    features = by_cell(cells, RANKS, [correct.astype(np.float64), (~correct).astype(np.float64)])
-
-    def auroc(sums: Floats, _: Floats) -> Floats:
-        right, wrong = np.split(sums, 2, axis=1)
-        below = np.cumsum(wrong, axis=1) - wrong / 2
-        pairs = right.sum(axis=1) * wrong.sum(axis=1)
-        return _over((right * below).sum(axis=1), pairs, nothing=np.nan)
 
     def area(sums: Floats, items: Floats) -> Floats:
         # The most confident first.
@@ -161,10 +220,8 @@ def _ranked(confidence: Floats, correct: Booleans) -> tuple[Statistic, Statistic
         before = np.concatenate([risk[:, :1], risk[:, :-1]], axis=1)
         return np.asarray((count * (risk + before) / 2).sum(axis=1) / items)
 
-    return (
-        Statistic("auroc", len(cells), features, auroc),
-        Statistic("risk_coverage_area", len(cells), features, area),
-    )
+    features = by_cell(cells, RANKS, [correct.astype(np.float64), (~correct).astype(np.float64)])
+    return Statistic("risk_coverage_area", len(cells), features, area)
 
 
 def _paper_ce(shares: Floats, labels: Ints) -> Statistic:
@@ -189,6 +246,6 @@ def _total(gaps: Floats, items: Floats) -> Floats:
     return np.asarray(np.abs(gaps).sum(axis=1) / items)
 
 
-def _over(above: Floats, below: Floats, nothing: float = 0.0) -> Floats:
-    """The quotient, and ``nothing`` where there is nothing to divide by."""
-    return np.asarray(np.divide(above, below, out=np.full(np.shape(above), nothing), where=below > 0))
+def _over(above: Floats, below: Floats) -> Floats:
+    """The quotient, and 0 where there is nothing to divide by."""
+    return np.asarray(np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0))

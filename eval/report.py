@@ -36,7 +36,7 @@ from eval.report_tables import (
     tests_in_words,
 )
 from eval.run_analysis import RunAnalysis
-from eval.table import floor_note, number, signed
+from eval.table import brackets, floor_note, items, number, signed
 from eval.verdict import headline, sentences
 from eval.worst import WorstItem, worst_items
 
@@ -182,17 +182,13 @@ def _subtitle(manifest: Manifest, analysis: RunAnalysis) -> str:
         parts.append("imported from sample files")
     if analysis.overall:
         tasks = len(analysis.tasks)
-        parts.append(f"{analysis.overall.items} items of {tasks} {'task' if tasks == 1 else 'tasks'}")
+        parts.append(f"{items(analysis.overall)} of {tasks} {'task' if tasks == 1 else 'tasks'}")
     parts += [f"{corpus.tokens} tokens of {name}" for name, corpus in analysis.corpora.items()]
     return ", ".join(parts)
 
 
 def _note(analysis: RunAnalysis) -> str:
-    settings = analysis.settings
-    note = (
-        f"In brackets: 95 % intervals of the paired bootstrap ({settings['resamples']} resamples, seed "
-        f"{settings['seed']}). Within noise: the interval includes no change."
-    )
+    note = f"{brackets(analysis)} Within noise: the interval includes no change."
     return f"{note} {analysis.unlabelled} items without a label took no part." if analysis.unlabelled else note
 
 

@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from eval.analysis import Analysis, Bucket
 from eval.arrays import Floats
-from eval.bootstrap import Interval
 from eval.calibration import Bins
+from eval.intervals import Interval
 from eval.null import Band
 from eval.routing import RoutingCurve, at_shares
 from eval.run_analysis import RunAnalysis

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from client.results import Manifest, Run
 from eval.analysis import Analysis
-from eval.bootstrap import Interval
 from eval.floor import Floor
+from eval.intervals import Interval
 from eval.paper import paper_rows
 from eval.run_analysis import RunAnalysis
 from eval.table import (
@@ -19,7 +19,9 @@ from eval.table import (
     corpus_rows,
     floor_rows,
     floors,
+    items,
     log_odds_sentence,
+    mcnemar_name,
     number,
     p_equals,
     p_value,
@@ -28,12 +30,17 @@ from eval.table import (
 )
 from eval.tokens import TokenAnalysis
 
-MAIN = ("accuracy", "true_confidence", "confidence", "ece", "brier", "nll")
-FOREST = (("accuracy", "Accuracy"), ("true_confidence", "Confidence in the true choice"), ("ece", "ECE"))
+MAIN = ("accuracy", "true_confidence", "confidence", "overconfidence", "brier", "nll")
+FOREST = (
+    ("accuracy", "Accuracy"),
+    ("true_confidence", "Confidence in the true choice"),
+    ("overconfidence", "Confidence less accuracy"),
+)
 MAIN_PAIR = ("flips", "kl", "js")
 HEADINGS = {name: (heading, share) for name, heading, share in (*COMPARED, *PAIR)} | {
     "true_confidence": ("confidence in the true choice", True)
 }
+BRACKETS = "[ ]: 95 % interval, * excludes 0; ~( ): spread of resamples, no interval."
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def summary_table(names: Sequence[str], runs: Sequence[tuple[Run, RunAnalysis]])
     rows = [
         ["base", *(_model(run.manifest, "base") for run, _ in runs)],
         ["quantized", *(_model(run.manifest, "quantized") for run, _ in runs)],
-        ["items", *(str(each.overall.items) if each.overall else "-" for each in analyses)],
+        ["of", *(items(each.overall) if each.overall else "-" for each in analyses)],
         *([_delta_heading(name), *(_delta_cell(each.overall, name) for each in analyses)] for name in MAIN),
         *([HEADINGS[name][0], *(_pair_cell(each.overall, name) for each in analyses)] for name in MAIN_PAIR),
         *(
@@ -99,7 +106,7 @@ def main_table(overall: Analysis) -> Grid:
     for name in MAIN_PAIR:
         heading, share = HEADINGS[name]
         rows.append([heading, "", "", number(overall.pair[name].point, share), bracket(overall.pair[name], share)])
-    return Grid("", [f"{overall.items} items, shares in percent", "base", "quantized", "Δ or mean", "95 %"], rows)
+    return Grid("", [f"{items(overall)}, shares in percent", "base", "quantized", "Δ or mean", "95 %"], rows)
 
 
 def compared_table(overall: Analysis) -> Grid:
@@ -111,7 +118,7 @@ def compared_table(overall: Analysis) -> Grid:
         cells = [_with_interval(each.base, share), _with_interval(each.quantized, share), *change(each, share)]
         rows.append([heading, *cells])
     head = ["", "base", "quantized", "Δ", "95 % of Δ"]
-    return Grid(f"Both models on {overall.items} items, shares in percent. * excludes 0.", head, rows)
+    return Grid(f"Both models on {items(overall)}, shares in percent. {BRACKETS}", head, rows)
 
 
 def pair_table(overall: Analysis) -> Grid:
@@ -161,7 +168,7 @@ def task_table(analysis: RunAnalysis) -> Grid:
         ]
         for name, task in analysis.tasks.items()
     ]
-    head = ["task", "items", "accuracy Δ", "in truth Δ", "ECE Δ", "flips", "p acc.", "p conf."]
+    head = ["task", "items", "accuracy Δ", "in truth Δ", "overconf. Δ", "flips", "p acc.", "p conf."]
     return Grid(
         "Quantized minus base, shares in percent; p of McNemar's test and of the t-test after Holm's adjustment. "
         "* excludes 0.",
@@ -194,10 +201,11 @@ def paper_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
 
 def tests_in_words(overall: Analysis) -> list[str]:
     tests = overall.tests
+    by_sign = " (signs flipped by cluster)" if overall.clusters else ""
     return [
         f"Accuracy: {tests.mcnemar.b} items right under the base model only, {tests.mcnemar.c} under the quantized one "
-        f"only; exact McNemar test, p {p_equals(tests.mcnemar.p_value)}.",
-        f"Confidence in the true choice: paired t-test, p {p_equals(tests.paired_t.p_value)}, d = "
+        f"only; {mcnemar_name(overall)}, p {p_equals(tests.mcnemar.p_value)}.",
+        f"Confidence in the true choice: paired t-test, p {p_equals(tests.paired_t.p_value)}{by_sign}, d = "
         f"{tests.paired_t.effect:+.2f}; Wilcoxon's test, p {p_equals(tests.wilcoxon.p_value)}, r = "
         f"{tests.wilcoxon.effect:+.2f}.",
         trend_sentence(overall),

@@ -38,8 +38,8 @@ class RunAnalysis:
 def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resamples: int = RESAMPLES) -> RunAnalysis:
     """Analyses a run folder, and beside it a second run of the same pair, its noise floor.
 
-    Intervals come from ``resamples`` resamples, drawn from ``seed``. Raises EvalError or RunError for runs that cannot
-    be read, that have items that failed, or nothing to analyse.
+    Spreads come from ``resamples`` resamples, and whatever is drawn comes from ``seed``. Raises EvalError or RunError
+    for runs that cannot be read, that have items that failed, or nothing to analyse.
     """
     run = read_run(path)
     rng = np.random.default_rng(seed)
@@ -50,8 +50,7 @@ def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resampl
     for name, items in tasks.items():
         if 0 < len(items) < FEWEST:
             raise EvalError(f"'{name}' of {path} has {len(items)} labelled items, expected {FEWEST} or more")
-    # Before the rest, so that a wrong floor is told at once; with draws of its own, so that the rest is as without one.
-    measured = measure_floor(run, floor, np.random.default_rng(seed), resamples) if floor else None
+    measured = measure_floor(run, floor) if floor else None  # first, so that a wrong floor is reported at once
     analyses = {name: analyse(items, rng, resamples) for name, items in tasks.items() if len(items)}
     if not analyses and not corpora:
         raise EvalError(f"{path} has no labelled multiple-choice items and no corpus: there is nothing to analyse")
@@ -61,7 +60,7 @@ def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resampl
         tasks=analyses,
         adjusted=adjusted({name: each.tests for name, each in analyses.items()}),
         unlabelled=len(choices) - len(labelled),
-        corpora={name: analyse_tokens(path, name, rng, resamples) for name in corpora},
+        corpora={name: analyse_tokens(path, name) for name in corpora},
         floor=measured,
         settings={"seed": seed, "resamples": resamples},
     )

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.analysis import Analysis, Compared
-from eval.bootstrap import Interval
 from eval.calibration import BrierParts
 from eval.floor import Floor, ItemFloor
+from eval.intervals import Interval
 from eval.null import Band, NullTest
 from eval.routing import threshold_for
 from eval.run_analysis import RunAnalysis
@@ -27,6 +27,7 @@ COMPARED = (
     ("acc_norm", "accuracy, by length", True),
     ("confidence", "confidence", True),
     ("true_confidence", "in the true choice", True),
+    ("overconfidence", "confidence less accuracy", True),
     ("confidence_right", "when right", True),
     ("confidence_wrong", "when wrong", True),
     ("margin", "margin of the top two", True),
@@ -39,6 +40,7 @@ COMPARED = (
     ("l2_debiased", "L2 error, debiased", True),
     ("smooth_ece", "smooth ECE", True),
     ("paper_ce", "CE as in the paper", True),
+    ("l2_squared", "squared error, debiased", False),
     ("brier", "Brier score, 0 to 2", False),
     ("nll", "NLL, nats", False),
     ("auroc", "AUROC of confidence", False),
@@ -99,8 +101,16 @@ def print_run(console: Console, run: RunAnalysis) -> None:
         console.print(floor_note(run.floor), "")
     if run.unlabelled:
         console.print(f"{run.unlabelled} items without a label took no part.", "")
+    console.print(brackets(run), style="dim")
+
+
+def brackets(run: RunAnalysis) -> str:
+    """What is in brackets."""
     drawn = f"{run.settings['resamples']} resamples, seed {run.settings['seed']}"
-    console.print(f"In brackets: 95 % intervals of the paired bootstrap ({drawn}). * excludes 0.", style="dim")
+    return (
+        f"[ ]: 95 % confidence intervals; * excludes 0. ~( ): where 95 % of resamples lie ({drawn}), which is no "
+        "confidence interval: these statistics are larger by chance alone."
+    )
 
 
 def _frame(title: str, *columns: str) -> Table:
@@ -112,7 +122,7 @@ def _frame(title: str, *columns: str) -> Table:
 
 
 def _overall_table(overall: Analysis) -> Table:
-    table = _frame(f"{overall.items} items, shares in percent", "base", "quantized", "Δ", "")
+    table = _frame(f"{items(overall)}, shares in percent", "base", "quantized", "Δ", "")
     for name, heading, share in COMPARED:
         if name not in overall.compared:
             continue
@@ -152,12 +162,13 @@ def _bucket_table(overall: Analysis) -> Table:
 
 def _sentences(overall: Analysis) -> str:
     tests, temperatures = overall.tests, overall.temperatures
+    by_sign = ", signs flipped by cluster" if overall.clusters else ""
     matching = temperatures.matching
     return "\n".join(
         [
             f"Accuracy: right under one model only {tests.mcnemar.b} (base) and {tests.mcnemar.c} (quantized), "
-            f"exact McNemar p {p_equals(tests.mcnemar.p_value)}.",
-            f"Confidence in the true choice: paired t p {p_equals(tests.paired_t.p_value)}, d = "
+            f"{mcnemar_name(overall)}, p {p_equals(tests.mcnemar.p_value)}.",
+            f"Confidence in the true choice: paired t p {p_equals(tests.paired_t.p_value)}{by_sign}, d = "
             f"{tests.paired_t.effect:+.2f}; Wilcoxon p {p_equals(tests.wilcoxon.p_value)}, r = "
             f"{tests.wilcoxon.effect:+.2f}.",
             trend_sentence(overall),
@@ -224,6 +235,16 @@ def _with_null(test: NullTest, digits: int) -> str:
     return f"{observed} (noise: {expected} [{low}, {high}], p {p_equals(test.p_value)})"
 
 
+def mcnemar_name(overall: Analysis) -> str:
+    """The test of accuracy that was made."""
+    return "sign-flip test by cluster" if overall.clusters else "exact McNemar test"
+
+
+def items(overall: Analysis) -> str:
+    """How many items there are, and in how many clusters."""
+    return f"{overall.items} items" + (f" in {overall.clusters} clusters" if overall.clusters else "")
+
+
 def brier_sum(parts: BrierParts) -> str:
     """A Brier score as the sum of its parts."""
     return f"{parts.reliability:.4f} - {parts.resolution:.4f} + {parts.uncertainty:.4f}"
@@ -245,7 +266,7 @@ def routing_sentence(overall: Analysis) -> str:
 def _task_table(run: RunAnalysis) -> Table:
     table = _frame(
         "By task: quantized less base, shares in percent; p of McNemar and of the t-test after Holm's adjustment",
-        "items", "accuracy", "", "in truth", "", "ECE", "", "flips", "p acc.", "p conf.",
+        "items", "accuracy", "", "in truth", "", "overconf.", "", "flips", "p acc.", "p conf.",
     )  # fmt: skip
     for name, task in run.tasks.items():
         table.add_row(
@@ -253,7 +274,7 @@ def _task_table(run: RunAnalysis) -> Table:
             str(task.items),
             *change(task.compared["accuracy"], True),
             *change(task.compared["true_confidence"], True),
-            *change(task.compared["ece"], True),
+            *change(task.compared["overconfidence"], True),
             number(task.pair["flips"].point, True),
             p_value(run.adjusted["mcnemar"][name]),
             p_value(run.adjusted["paired_t"][name]),
@@ -336,8 +357,8 @@ def corpus_rows(corpus: TokenAnalysis) -> list[tuple[str, str, str]]:
 
 
 def change(each: Compared, share: bool) -> tuple[str, str]:
-    """The difference and its interval; a star where the interval leaves out 0."""
-    star = " *" if each.delta.low > 0 or each.delta.high < 0 else "  "
+    """The difference and its interval; a star where an interval leaves out 0."""
+    star = " *" if excludes(each.delta) else "  "
     return signed(each.delta.point, share), f"{bracket(each.delta, share, signed)}{star}"
 
 
@@ -351,9 +372,15 @@ def signed(value: float, share: bool) -> str:
     return "-" if math.isnan(value) else f"{100 * value:+.1f}" if share else f"{value:+.4f}"
 
 
+def excludes(each: Interval, nothing: float = 0.0) -> bool:
+    """Whether a confidence interval leaves out what would be no change; of a spread, that says nothing."""
+    return each.kind == "interval" and (each.low > nothing or each.high < nothing)
+
+
 def bracket(each: Interval, share: bool, show: Callable[[float, bool], str] = number) -> str:
-    """The ends of an interval."""
-    return f"[{show(each.low, share)}, {show(each.high, share)}]"
+    """The ends of an interval in brackets, those of a spread in other ones."""
+    ends = f"{show(each.low, share)}, {show(each.high, share)}"
+    return f"[{ends}]" if each.kind == "interval" else f"~({ends})"
 
 
 def p_value(value: float) -> str:

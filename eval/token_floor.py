@@ -1,4 +1,4 @@
-"""The noise floor over the tokens of a corpus: two runs of the same pair, held against each other token by token.
+"""The noise floor over the tokens of a corpus: two runs of the same pair, compared token by token.
 
 ``tokens.parquet`` has the KL of base and quantized of one run, but of a model's two measurements only the probability
 of the token that is there, and the likeliest token: KL between them cannot be known. What can be is named for what it
@@ -7,6 +7,7 @@ above the KL of the whole distributions (data processing inequality; Cover & Tho
 Theory", section 2.8). So KL less the floor's ``token_kl`` at the same token is never below the true excess of KL.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,9 @@ import numpy.typing as npt
 
 from client.results import TOKENS
 from eval.arrays import Floats
-from eval.bootstrap import Interval, Statistic, interval, resample
 from eval.choices import EvalError
-from eval.tokens import read_columns
+from eval.intervals import Interval
+from eval.tokens import mean_over_tokens, read_columns
 
 COLUMNS = (
     "doc_id",
@@ -32,7 +33,9 @@ COLUMNS = (
     "kl",
 )
 PLACE = ("doc_id", "position", "token_id")
-NAMES = ("top_changed", "abs_delta_p", "abs_delta_logprob", "token_kl")
+MOST = {"top_changed": 1.0, "abs_delta_p": 1.0, "abs_delta_logprob": math.inf, "token_kl": math.inf}
+"""What differs at a token, and the most that it can be; the least is 0."""
+NAMES = tuple(MOST)
 PARTS = ("pair", "base", "quantized")
 FINEST = 1e-7
 """Precision of the log-probabilities: what is nearer to 0 counts as so far from it."""
@@ -60,7 +63,7 @@ class TokenFloor:
     kl_change: Interval
 
 
-def token_floor(run: Path, second: Path, task: str, rng: np.random.Generator, resamples: int) -> TokenFloor:
+def token_floor(run: Path, second: Path, task: str) -> TokenFloor:
     """Compares a corpus in two run folders in one pass. EvalError names the first token in which they differ."""
     totals: dict[int, Floats] = {}
     for ours, theirs in aligned(run / TOKENS, second / TOKENS, task):
@@ -81,22 +84,20 @@ def token_floor(run: Path, second: Path, task: str, rng: np.random.Generator, re
     taken: dict[str, Literal["base", "quantized"]] = {
         name: "base" if parts["base"][name].sum() <= parts["quantized"][name].sum() else "quantized" for name in NAMES
     }
-    excess = {name: parts["pair"][name] - parts[taken[name]][name] for name in NAMES}
-    excess["kl"], taken["kl"] = kl - parts[taken["token_kl"]]["token_kl"], taken["token_kl"]
-    found = _intervals(
-        {"base": parts["base"], "quantized": parts["quantized"], "excess": excess, "kl": {"change": kl_change}},
-        tokens,
-        rng,
-        resamples,
-    )
+    excess = {
+        name: mean_over_tokens(parts["pair"][name] - parts[taken[name]][name], tokens, -most, most)
+        for name, most in MOST.items()
+    }
+    taken["kl"] = taken["token_kl"]
+    excess["kl"] = mean_over_tokens(kl - parts[taken["kl"]]["token_kl"], tokens, -math.inf, math.inf)
     return TokenFloor(
         tokens=int(tokens.sum()),
         windows=len(sums),
-        base=found["base"],
-        quantized=found["quantized"],
-        excess=found["excess"],
+        base={name: mean_over_tokens(parts["base"][name], tokens, 0.0, most) for name, most in MOST.items()},
+        quantized={name: mean_over_tokens(parts["quantized"][name], tokens, 0.0, most) for name, most in MOST.items()},
+        excess=excess,
         taken=taken,
-        kl_change=found["kl"]["change"],
+        kl_change=mean_over_tokens(kl_change, tokens, 0.0, math.inf),
     )
 
 
@@ -169,24 +170,3 @@ def _check_tokens(ours: Columns, theirs: Columns, paths: tuple[Path, Path], task
             finite = np.isfinite(columns[name])
             if not finite.all():
                 raise EvalError(f"{path}, token {row + int(finite.argmin())} of '{task}': {name} is not finite")
-
-
-def _intervals(
-    parts: dict[str, dict[str, Floats]], tokens: Floats, rng: np.random.Generator, resamples: int
-) -> dict[str, dict[str, Interval]]:
-    """Intervals of means over tokens, from sums by window, shape (windows,): windows are drawn whole."""
-
-    def of(label: str, values: Floats) -> Statistic:
-        columns = np.stack([values, tokens], axis=1)
-        return Statistic(label, len(tokens), columns.__getitem__, lambda sums, _: sums[:, 0] / sums[:, 1])
-
-    statistics = {
-        (part, name): of(f"{part} {name}", values) for part, named in parts.items() for name, values in named.items()
-    }
-    drawn = resample(list(statistics.values()), rng, resamples=resamples)
-    found: dict[str, dict[str, Interval]] = {part: {} for part in parts}
-    for (part, name), each in statistics.items():
-        # A single window tells nothing of how windows differ.
-        values = drawn[each.name] if len(tokens) > 1 else np.full(1, np.nan)
-        found[part][name] = interval(each.point, values)
-    return found

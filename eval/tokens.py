@@ -1,7 +1,7 @@
 """Divergence token by token over a corpus, streamed from ``tokens.parquet``: what is held grows by 4 bytes a token."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,15 @@ import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from scipy import stats  # type: ignore[import-untyped]
 
 from client.results import TOKENS
 from eval.arrays import Floats, Ints
-from eval.bootstrap import RESAMPLES, Interval, Statistic, interval, resample
 from eval.choices import EvalError
+from eval.intervals import GROUPS, LEVEL, WINDOW_REACH, Interval, Mean, clopper_pearson
 from eval.significance import TrendTest, cochran_armitage
 
 QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
-Z = 1.96
-"""Of a normal distribution, 95 % lie within so many standard errors."""
 EDGES = np.linspace(0.0, 1.0, 6)
 """Buckets of the base model's confidence."""
 COLUMNS = (
@@ -35,7 +34,14 @@ COLUMNS = (
     "quantized_argmax",
 )
 SUMS = ("tokens", "kl", "reverse_kl", "js", "same_top", "delta_p", "squared_delta_p", "base_nll", "quantized_nll")
-MEANS = ("kl", "reverse_kl", "js", "same_top", "delta_p")
+MEANS = {
+    "kl": (0.0, math.inf),
+    "reverse_kl": (0.0, math.inf),
+    "js": (0.0, math.log(2)),
+    "same_top": (0.0, 1.0),
+    "delta_p": (-1.0, 1.0),
+}
+"""Means over tokens that are shown, and what a token's value can be."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class TokenAnalysis:
     disagreement_trend: TrendTest
 
 
-def analyse_tokens(folder: Path, task: str, rng: np.random.Generator, resamples: int = RESAMPLES) -> TokenAnalysis:
+def analyse_tokens(folder: Path, task: str) -> TokenAnalysis:
     """Analyses a corpus of a run folder, in two passes over its file. EvalError where it has none of that name."""
     windows: dict[int, int] = {}
     sums: list[Floats] = []
@@ -102,11 +108,10 @@ def analyse_tokens(folder: Path, task: str, rng: np.random.Generator, resamples:
         raise EvalError(f"{folder / TOKENS} has no tokens of a corpus named '{task}'")
     max_kl = float(kl[:tokens].max())
     kl_quantiles = _quantiles(kl[:tokens], folder / TOKENS, task, windows)
-    del kl  # the largest of all, and not needed while resampling
     return TokenAnalysis(
         tokens=tokens,
         windows=len(sums),
-        **_intervals(np.array(sums), rng, resamples),
+        **_intervals(np.array(sums)),
         kl_quantiles=kl_quantiles,
         max_kl=max_kl,
         disagreement_trend=cochran_armitage(buckets[:, 0] - buckets[:, SUMS.index("same_top")], buckets[:, 0]),
@@ -117,8 +122,10 @@ def analyse_tokens(folder: Path, task: str, rng: np.random.Generator, resamples:
 def _quantiles(values: npt.NDArray[np.float32], path: Path, task: str, windows: dict[int, int]) -> dict[str, Interval]:
     """Quantiles of KL, reordering the values in their place, with intervals clustered by window.
 
-    The share of tokens below an estimated quantile has a standard error, from how much windows differ in it; the
-    interval is between the quantiles at that share plus and minus 1.96 of them. Woodruff 1952 (J. Am. Stat. Assoc. 47).
+    The share of tokens below an estimated quantile has an exact interval, for an effective number of tokens that
+    follows from how much windows differ in it; the ends are the quantiles at the ends of that interval, NaN where they
+    are beyond what so many tokens can tell. Woodruff 1952 (J. Am. Stat. Assoc. 47), with the interval of Korn &
+    Graubard 1998 in place of the normal one.
     """
     shares = np.array(list(QUANTILES.values()))
     points = np.quantile(values, shares, overwrite_input=True)
@@ -128,21 +135,39 @@ def _quantiles(values: npt.NDArray[np.float32], path: Path, task: str, windows: 
         rows = np.array([windows[each] for each in ids.tolist()], dtype=np.int64)[place]
         inside = chosen["kl"][:, None] <= points
         np.add.at(counts, rows, np.concatenate([np.ones((len(rows), 1)), inside], axis=1))
-    tokens, below = counts[:, :1], counts[:, 1:]
-    residuals = below - below.sum(axis=0) / tokens.sum() * tokens
-    with np.errstate(divide="ignore", invalid="ignore"):  # a single window tells nothing of how windows differ
-        correction = len(windows) / (np.float64(len(windows)) - 1)
-        error = Z * np.sqrt(correction * (residuals**2).sum(axis=0)) / tokens.sum()
     return {
-        name: Interval(float(point), _quantile(values, share - arm), _quantile(values, share + arm))
-        for name, share, point, arm in zip(QUANTILES, shares, points, error, strict=True)
+        name: quantile_interval(values, share, float(point), below, counts[:, 0])
+        for name, share, point, below in zip(QUANTILES, shares, points, counts[:, 1:].T, strict=True)
     }
 
 
-def _quantile(values: npt.NDArray[np.float32], share: float) -> float:
-    if math.isnan(share):
+def quantile_interval(
+    values: npt.NDArray[np.float32], share: float, point: float, below: Floats, tokens: Floats
+) -> Interval:
+    """The interval of the quantile ``point``, below which windows have so many of their tokens; reorders the values."""
+    low, high = clopper_pearson(share, *[_effective_tokens(below, tokens)] * 2)
+    ends = _quantile(values, low), _quantile(values, high)
+    return Interval(point, *ends, units=len(tokens), unit="windows", least=GROUPS)
+
+
+def _effective_tokens(inside: Floats, tokens: Floats) -> float:
+    """How many independent tokens tell as much of the share that is inside: share (1 - share) / variance, with the
+    variance of a ratio over windows, at most all tokens, and times the square of Student's quantiles' ratio."""
+    windows, total = len(tokens), float(tokens.sum())
+    if windows < 2:
         return math.nan
-    return float(np.quantile(values, min(max(share, 0.0), 1.0), overwrite_input=True))
+    share = float(inside.sum()) / total
+    variance = windows / (windows - 1) * float(((inside - share * tokens) ** 2).sum()) / total**2
+    effective = min(total, share * (1 - share) / variance) if variance else windows
+    quantiles = stats.t.ppf((1 + LEVEL) / 2, [total - 1, windows - 1])
+    return float(effective * (quantiles[0] / quantiles[1]) ** 2)
+
+
+def _quantile(values: npt.NDArray[np.float32], share: float) -> float:
+    """NaN where the share is none, or leaves less than one value beyond."""
+    if not 1 / len(values) <= share <= 1 - 1 / len(values):
+        return math.nan
+    return float(np.quantile(values, share, overwrite_input=True))
 
 
 def _rows(path: Path) -> int:
@@ -190,31 +215,26 @@ def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
         yield numbers["doc_id"], columns, numbers["base_confidence"].astype(np.float64)
 
 
-def _intervals(by_window: Floats, rng: np.random.Generator, resamples: int) -> dict[str, Any]:
-    """Windows are drawn whole; what is summed over them is divided by the tokens that were drawn with them."""
+def _intervals(by_window: Floats) -> dict[str, Any]:
+    def mean(name: str, low: float, high: float) -> Interval:
+        return mean_over_tokens(by_window[:, SUMS.index(name)], by_window[:, 0], low, high)
 
-    def of(name: str, transform: Callable[[Floats], Floats], *columns: str) -> Statistic:
-        places = [SUMS.index(column) for column in columns]
-        return Statistic(
-            name,
-            len(by_window),
-            lambda part: by_window[part][:, [0, *places]],
-            lambda sums, _: transform(sums[:, 1:] / sums[:, :1]),
-        )
+    nll = [by_window[:, SUMS.index(f"{model}_nll")] for model in ("base", "quantized")]
+    return {
+        "means": {name: mean(name, *ends) for name, ends in MEANS.items()},
+        "base_perplexity": mean("base_nll", 0.0, math.inf).mapped(math.exp),
+        "quantized_perplexity": mean("quantized_nll", 0.0, math.inf).mapped(math.exp),
+        "perplexity_ratio": mean_over_tokens(nll[1] - nll[0], by_window[:, 0], -math.inf, math.inf).mapped(math.exp),
+        "rms_delta_p": mean("squared_delta_p", 0.0, 1.0).mapped(math.sqrt),
+    }
 
-    means = {name: of(name, lambda mean: mean[:, 0], name) for name in MEANS}
-    others = {
-        "base_perplexity": of("base_perplexity", lambda mean: np.exp(mean[:, 0]), "base_nll"),
-        "quantized_perplexity": of("quantized_perplexity", lambda mean: np.exp(mean[:, 0]), "quantized_nll"),
-        "perplexity_ratio": of(
-            "perplexity_ratio", lambda mean: np.exp(mean[:, 1] - mean[:, 0]), "base_nll", "quantized_nll"
-        ),
-        "rms_delta_p": of("rms_delta_p", lambda mean: np.sqrt(mean[:, 0]), "squared_delta_p"),
-    }
-    drawn = resample([*means.values(), *others.values()], rng, resamples=resamples)
-    return {"means": {name: interval(each.point, drawn[name]) for name, each in means.items()}} | {
-        name: interval(each.point, drawn[name]) for name, each in others.items()
-    }
+
+def mean_over_tokens(sums: Floats, tokens: Floats, low: float, high: float) -> Interval:
+    """Windows are what is drawn. The sum S over the tokens T of windows is, to first order, the mean over windows of
+    R + (S_w - R T_w) / T, with R the ratio and T the mean number of tokens of a window."""
+    ratio = float(sums.sum() / tokens.sum())
+    values = ratio + (sums - ratio * tokens) / tokens.mean()
+    return Mean(values, low, high, reach=WINDOW_REACH, unit="windows", least=GROUPS).interval()
 
 
 def _bucket(low: float, high: float, sums: Floats) -> TokenBucket:

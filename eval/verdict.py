@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from eval.analysis import BUCKETS, Analysis
-from eval.bootstrap import Interval
 from eval.floor import Floor
+from eval.intervals import Interval
 from eval.run_analysis import RunAnalysis
-from eval.table import band, bracket, log_odds_sentence, number, p_equals, routing_sentence, signed
+from eval.table import band, bracket, excludes, log_odds_sentence, number, p_equals, routing_sentence, signed
 from eval.tokens import TokenAnalysis
 
 TESTS = {"mcnemar": "McNemar's test of accuracy", "paired_t": "t-test of confidence in the true choice"}
@@ -47,23 +47,19 @@ def _item_sentences(overall: Analysis) -> list[str]:
                 ("accuracy", "Accuracy"),
                 ("true_confidence", "Confidence in the true choice"),
                 ("confidence", "Confidence in the choice that a model makes"),
+                ("overconfidence", "Over-confidence (confidence less accuracy)"),
             )
         ),
         _flip_sentence(overall),
         log_odds_sentence(overall),
-        _moved("Calibration error (ECE)", compared["ece"].delta, compared["ece"].base, compared["ece"].quantized),
         _temperature_sentence(overall),
         routing_sentence(overall),
     ]
 
 
-def _excludes(each: Interval, nothing: float = 0.0) -> bool:
-    return each.low > nothing or each.high < nothing
-
-
 def _outcome(each: Interval, nothing: float = 0.0) -> str:
     """What became of a quantity that ``nothing`` says has not changed."""
-    if not _excludes(each, nothing):
+    if not excludes(each, nothing):
         return "changed no more than noise does"
     direction = "rose" if each.low > nothing else "fell"
     return f"{direction}, more than by chance"
@@ -71,14 +67,11 @@ def _outcome(each: Interval, nothing: float = 0.0) -> str:
 
 def _moved(subject: str, delta: Interval, base: Interval, quantized: Interval) -> str:
     from_to = f"from {number(base.point, True)} % to {number(quantized.point, True)} %"
-    if delta.low == delta.point == delta.high == 0:
-        return f"{subject} did not change: {number(base.point, True)} % under both models."
     ends = bracket(delta, True, signed)
-    if not _excludes(delta):
+    if delta.point == 0:
+        return f"{subject} did not change: {number(base.point, True)} % under both models {ends}."
+    if not excludes(delta):
         return f"{subject} changed by {signed(delta.point, True)} points {ends}, {from_to}: within noise."
-    # Errors of calibration are biased when resampled: an interval may lie on the other side of 0 than its estimate.
-    if (delta.low > 0) != (delta.point > 0):
-        return f"{subject} changed by {signed(delta.point, True)} points {ends}, {from_to}: of unclear direction."
     verb = "rose" if delta.point > 0 else "fell"
     return f"{subject} {verb} by {number(abs(delta.point), True)} points {ends}, {from_to}: more than chance."
 
@@ -116,7 +109,7 @@ def _task_sentence(adjusted: Mapping[str, Mapping[str, float]]) -> str:
 
 def _corpus_sentence(name: str, corpus: TokenAnalysis) -> str:
     ratio = corpus.perplexity_ratio
-    noise = "more than chance" if _excludes(ratio, 1.0) else "within noise"
+    noise = "more than chance" if excludes(ratio, 1.0) else "within noise"
     return (
         f"Perplexity of {name} went from {corpus.base_perplexity.point:.3f} to "
         f"{corpus.quantized_perplexity.point:.3f}, a ratio of {number(ratio.point, False)} "

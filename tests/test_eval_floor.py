@@ -125,11 +125,11 @@ def test_intervals_of_the_excess_cover_what_they_should() -> None:
         other = dataclasses.replace(first, base_logprobs=base + noise[0], quantized_logprobs=quantized + noise[1])
         return first, other
 
-    truth = item_floor(*pair(400_000), rng, 2)
+    truth = item_floor(*pair(400_000))
     assert truth.taken == dict.fromkeys(truth.taken, "base")
     covered = {"kl": 0, "flips": 0}
     for _ in range(repeats):
-        found = item_floor(*pair(300), rng, 300)
+        found = item_floor(*pair(300))
         for name in covered:
             covered[name] += found.excess[name].low <= truth.excess[name].point <= found.excess[name].high
     # Of 150 intervals of 95 %, fewer than these cover once in 1,000 times.
@@ -316,11 +316,13 @@ def test_intervals_over_tokens_are_clustered_by_window(tmp_path: Path) -> None:
     moved = (np.asarray(table["base_logprob"], np.float64) - step).astype(np.float32)
     for name, corpus in (("a", table), ("b", with_column(table, "base_logprob", moved))):
         write(tmp_path / name, [window("text", i) for i in range(60)], corpus)
-    found = token_floor(tmp_path / "a", tmp_path / "b", "text", np.random.default_rng(0), 2_000)
+    found = token_floor(tmp_path / "a", tmp_path / "b", "text")
     interval = found.base["abs_delta_logprob"]
-    assert interval.high - interval.low == pytest.approx(2 * 1.96 * step[::20].std() / np.sqrt(60), rel=0.15)
+    # The bounds of few skewed values are wider than normal ones; from 1,200 tokens they would be a quarter as wide.
+    normal = 2 * 1.96 * step[::20].std() / np.sqrt(60)
+    assert normal < interval.high - interval.low < 2 * normal
     write(tmp_path / "c", [window("text", 0)], table.slice(0, 20))
-    single = token_floor(tmp_path / "c", tmp_path / "c", "text", np.random.default_rng(0), 100).excess["kl"]
+    single = token_floor(tmp_path / "c", tmp_path / "c", "text").excess["kl"]
     assert np.isnan([single.low, single.high]).all()
 
 

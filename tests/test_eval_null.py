@@ -7,9 +7,9 @@ from scipy import stats  # type: ignore[import-untyped]
 from benchmarks.null import NOISES, TESTS, Noise, rejects, simulated
 from eval.analysis import BUCKETS, analyse
 from eval.arrays import Floats, Ints
-from eval.bootstrap import Interval
 from eval.calibration import bin_of, equal_mass_edges
 from eval.choices import Choices
+from eval.intervals import Interval
 from eval.null import MOST, Null, constant_noise, item_changes, permuted, spreads
 from eval.table import log_odds_sentence
 

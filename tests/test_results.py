@@ -201,8 +201,8 @@ def test_a_manifest_that_is_none_is_refused(run: Path, text: str, message: str) 
 
 def test_items_that_are_none_are_refused(run: Path) -> None:
     table = pq.read_table(run / ITEMS)
-    pq.write_table(table.drop_columns(["label", "error"]), run / ITEMS)
-    with pytest.raises(RunError, match="lacks the columns label, error"):
+    pq.write_table(table.drop_columns(["doc_hash", "choices"]), run / ITEMS)
+    with pytest.raises(RunError, match="lacks the columns doc_hash, choices"):
         read_run(run)
     (run / ITEMS).write_bytes(b"not parquet")
     with pytest.raises(RunError, match=r"cannot read .*items\.parquet"):
