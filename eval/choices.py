@@ -74,6 +74,18 @@ class Answers:
         """Share of the true choice; every item must have a label."""
         return np.asarray(np.take_along_axis(self.shares, self._labels[:, None], axis=1)[:, 0])
 
+    @cached_property
+    def nll(self) -> Floats:
+        """Negative log of the share of the true choice, nats; every item must have a label."""
+        true = np.take_along_axis(self.logprobs, self._labels[:, None], axis=1)[:, 0]
+        return np.asarray(np.logaddexp.reduce(self.logprobs, axis=1) - true)
+
+    @cached_property
+    def brier(self) -> Floats:
+        """Squared distance of the shares from the true choice's 1 and the others' 0; every item must have a label."""
+        truth = self._labels[:, None] == np.arange(self.shares.shape[1])
+        return np.asarray(((self.shares - truth) ** 2).sum(axis=1))
+
     @property
     def _labels(self) -> Ints:
         if (self.labels == NO_LABEL).any():
@@ -126,6 +138,10 @@ class Choices:
             return None
         found, numbers = np.unique(self.cluster, return_inverse=True)
         return None if len(found) == len(self) else np.asarray(numbers)
+
+    def normalized_correct(self, answers: Answers) -> Booleans:
+        """Whether lm-eval's acc_norm counts the answer as right: log-likelihoods are divided by lengths."""
+        return np.asarray((answers.logprobs / self.chars).argmax(axis=1) == self.labels)
 
     @property
     def labelled(self) -> "Choices":

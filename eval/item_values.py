@@ -33,29 +33,15 @@ class ItemStatistic:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
-def _acc_norm(choices: Choices, answers: Answers) -> Floats:
-    return np.asarray((answers.logprobs / choices.chars).argmax(axis=1) == choices.labels, dtype=np.float64)
-
-
-def _nll(choices: Choices, answers: Answers) -> Floats:
-    true = np.take_along_axis(answers.logprobs, choices.labels[:, None], axis=1)[:, 0]
-    return np.asarray(np.logaddexp.reduce(answers.logprobs, axis=1) - true)
-
-
-def _brier(choices: Choices, answers: Answers) -> Floats:
-    truth = choices.labels[:, None] == np.arange(answers.shares.shape[1])
-    return np.asarray(((answers.shares - truth) ** 2).sum(axis=1))
-
-
 OF_A_MODEL: dict[str, tuple[Callable[[Choices, Answers], Floats], float, float]] = {
     "accuracy": (lambda _, answers: answers.correct.astype(np.float64), 0.0, 1.0),
-    "acc_norm": (_acc_norm, 0.0, 1.0),
+    "acc_norm": (lambda choices, answers: choices.normalized_correct(answers).astype(np.float64), 0.0, 1.0),
     "confidence": (lambda _, answers: answers.confidence, 0.0, 1.0),
     "true_confidence": (lambda _, answers: answers.true_share, 0.0, 1.0),
     "margin": (lambda _, answers: answers.margin, 0.0, 1.0),
     "overconfidence": (lambda _, answers: answers.confidence - answers.correct, -1.0, 1.0),
-    "brier": (_brier, 0.0, 2.0),
-    "nll": (_nll, 0.0, math.inf),
+    "brier": (lambda _, answers: answers.brier, 0.0, 2.0),
+    "nll": (lambda _, answers: answers.nll, 0.0, math.inf),
 }
 """Values of one model, by statistic, and their bounds; those of a difference follow."""
 OF_THE_PAIR: dict[str, tuple[Values, float, float]] = {

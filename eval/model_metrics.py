@@ -43,15 +43,11 @@ class Metric:
 
 def estimates(choices: Choices, answers: Answers) -> dict[str, Estimate]:
     """The statistics of one model that have intervals, by name. All items must have labels, and there must be some."""
-    confidence, correct, shares = answers.confidence, answers.correct, answers.shares
-    labels, most = choices.labels, int(choices.sizes.max())
-    normalized = (answers.logprobs / choices.chars).argmax(axis=1) == labels
-    true = np.take_along_axis(answers.logprobs, labels[:, None], axis=1)[:, 0]
-    squares = ((shares - (labels[:, None] == np.arange(shares.shape[1]))) ** 2).sum(axis=1)
-    nll = np.logaddexp.reduce(answers.logprobs, axis=1) - true
+    confidence, correct = answers.confidence, answers.correct
+    most = int(choices.sizes.max())
     return {
         "accuracy": Proportion(correct),
-        "acc_norm": Proportion(normalized),
+        "acc_norm": Proportion(choices.normalized_correct(answers)),
         "confidence": Mean(confidence, 1 / most, 1.0),
         "true_confidence": Mean(answers.true_share, 0.0, 1.0),
         "overconfidence": Mean(confidence - correct, 1 / most - 1, 1.0),
@@ -60,8 +56,8 @@ def estimates(choices: Choices, answers: Answers) -> dict[str, Estimate]:
         "margin": Mean(answers.margin, 0.0, 1.0),
         "entropy": Mean(answers.entropy, 0.0, float(np.log(most))),
         "entropy_bits": Mean(answers.entropy / np.log(2), 0.0, float(np.log2(most))),
-        "nll": Mean(nll, 0.0, reach=UNBOUNDED_REACH, least=UNBOUNDED_ITEMS),
-        "brier": Mean(squares, 0.0, 2.0),
+        "nll": Mean(answers.nll, 0.0, reach=UNBOUNDED_REACH, least=UNBOUNDED_ITEMS),
+        "brier": Mean(answers.brier, 0.0, 2.0),
         "l2_squared": SquaredError(confidence, correct),
         "auroc": _auroc(confidence, correct),
     }
