@@ -28,8 +28,8 @@ from benchmarks.references import in_process
 from benchmarks.throughput import TOP, Drawn, find_pair
 from client import Client
 from demo.local_server import running_server
-from server import __version__
-from server.twin.rows import WIDTH
+from qconf import __version__
+from server.engine.twin.rows import WIDTH
 
 PARTS = ("correctness", "throughput", "memory")
 RESULTS = Path(__file__).parent / "results"

@@ -20,7 +20,7 @@ from benchmarks.references import Columns, Reference, in_process, joined, judged
 from benchmarks.throughput import find_pair
 from client import Client
 from demo.local_server import ServerDidNotStart, running_server
-from server.schema import Comparison, ErrorDetail, TokenComparison
+from qconf.wire import Comparison, ErrorDetail, TokenComparison
 from server.settings import DEMO_PAIR
 
 DEMO = "demo"

@@ -13,13 +13,14 @@ from functools import cache
 import numpy as np
 from scipy import optimize  # type: ignore[import-untyped]
 
-from eval.analysis import Compared, compared_estimates, compared_spreads, pair_estimates
-from eval.arrays import Floats, Ints
-from eval.choices import Choices
-from eval.gate import Rule, verdict
-from eval.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interval, Mean, Proportion, Z
-from eval.model_metrics import estimates, resampled
-from eval.tokens import QUANTILES, mean_over_tokens, quantile_interval
+from eval.analysis.items import Compared, compared_estimates, compared_spreads, pair_estimates
+from eval.analysis.model_metrics import estimates, resampled
+from eval.analysis.tokens import QUANTILES, mean_over_tokens, quantile_interval
+from eval.gate import verdict
+from qconf.rules import Rule
+from qconf.run.choices import Choices
+from qconf.statistics.arrays import Floats, Ints
+from qconf.statistics.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interval, Mean, Proportion, Z
 
 CHOICES = 4
 POPULATION, TIMES = 250_000, 100

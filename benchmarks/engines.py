@@ -283,9 +283,9 @@ async def _serve_twin(pipe: Connection, arguments: list[str], base: str, quantiz
     namespace = _parsed(arguments)
     from vllm.platforms import current_platform
 
-    from server.checkpoint import read_pair
-    from server.engine import running_engine
-    from server.service import together
+    from server.engine.engine import running_engine
+    from server.engine.pair import read_pair
+    from server.scoring.service import together
 
     async with running_engine(read_pair(base, quantized), namespace) as engine:
         pipe.send({"device": current_platform.get_device_name(), "dtype": engine.info.dtype})
@@ -298,6 +298,6 @@ async def _serve_twin(pipe: Connection, arguments: list[str], base: str, quantiz
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from server.engine import parse_engine_args
+    from server.engine.engine import parse_engine_args
 
     return parse_engine_args(arguments)

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from client.results import TOKEN_SCHEMA, TOKENS
-from eval.analysis import analyse
-from eval.bootstrap import RESAMPLES
-from eval.choices import Choices
-from eval.tokens import analyse_tokens
+from eval.analysis.items import analyse
+from eval.analysis.tokens import analyse_tokens
+from qconf.run.choices import Choices
+from qconf.run.folder import TOKEN_SCHEMA, TOKENS
+from qconf.statistics.bootstrap import RESAMPLES
 
 CHUNK = 1_000_000
 WINDOW = 255

@@ -19,13 +19,13 @@ import numpy as np
 
 from client import AsyncClient
 from demo.local_server import running_server
-from eval.drift import QUANTITIES, UNITS, Reference, Sample
-from eval.reference import ReferenceRun
-from server.comparison import MODELS
+from qconf.run.reference import ReferenceRun
+from qconf.statistics.drift import QUANTITIES, UNITS, Reference, Sample
+from qconf.wire import ModelInfo, ModelList, ServerInfo
+from server.engine.twin.rows import WIDTH, Rows
 from server.monitoring.monitor import Monitor
 from server.monitoring.observation import Item, Observation
-from server.schema import ModelInfo, ModelList, ServerInfo
-from server.twin.rows import WIDTH, Rows
+from server.scoring.reply import MODELS
 
 CONCURRENCY = 32
 VOCABULARY = 500

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from eval.analysis import BUCKETS
-from eval.arrays import Floats, Ints
-from eval.calibration import bin_of, equal_mass_edges
-from eval.choices import Choices
-from eval.null import constant_noise
+from eval.analysis.items import BUCKETS
+from eval.analysis.null import constant_noise
+from qconf.run.choices import Choices
+from qconf.statistics.arrays import Floats, Ints
+from qconf.statistics.calibration import bin_of, equal_mass_edges
 
 TESTS = ("flip_trend", "kl_trend", "shift_trend", "log_odds_trend")
 Noise = Callable[[np.random.Generator, Floats, Ints, tuple[int, ...]], Floats]

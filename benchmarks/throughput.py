@@ -36,7 +36,7 @@ from benchmarks.engines import (
     running_twin,
 )
 from benchmarks.random_pair import SIZES, SPECIAL, VOCABULARIES, RandomPair, make_pair, vocabulary
-from server.preload import preload_libraries
+from server.engine.preload import preload_libraries
 
 TOP = 20
 CONCURRENCIES = (1, 8, 64)

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from scipy import stats  # type: ignore[import-untyped]
 
-from client.items import Item
-from client.results import ItemResult, read_run
-from client.standing import Standing
-from client.until import Until, load_rules
-from eval.arrays import Floats
-from eval.sequential import Asymptotic, Betting, Limits
+from client.bench.items import Item
+from client.bench.standing import Standing
+from client.bench.until import Until, load_rules
+from qconf.run.folder import ItemResult, read_run
+from qconf.statistics.arrays import Floats
+from qconf.statistics.sequential import Asymptotic, Betting, Limits
 
 CHUNK = 128
 FIRST_LOOK = 30

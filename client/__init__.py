@@ -20,7 +20,7 @@ from client.errors import (
     TooLarge,
     Unavailable,
 )
-from server.schema import (
+from qconf.wire import (
     Choice,
     CompareRequest,
     Comparison,

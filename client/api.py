@@ -22,8 +22,8 @@ from client.calls import (
 )
 from client.errors import ConnectionFailed, QconfError, Unavailable, translated
 from client.retry import RETRIES, RetryPolicy
-from server import __version__
-from server.schema import CompareRequest, Comparison, ErrorDetail, ModelList, TokenizeReply, TokenizerInfo
+from qconf import __version__
+from qconf.wire import CompareRequest, Comparison, ErrorDetail, ModelList, TokenizeReply, TokenizerInfo
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = 120.0

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from client.errors import BadReply, InvalidRequest, raise_for_status
-from server.schema import (
+from qconf.wire import (
     BatchReply,
     BatchRequest,
     CompareRequest,
@@ -28,7 +28,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class CompareFields(TypedDict, total=False):
-    """Fields of a ``CompareRequest`` as keyword arguments; ``server.schema`` says what each means."""
+    """Fields of a ``CompareRequest`` as keyword arguments; ``qconf.wire`` says what each means."""
 
     prompt: str | list[int]
     messages: Sequence[Message | dict[str, str]]

@@ -21,7 +21,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 from pydantic import ValidationError
 
-from server.schema import ErrorDetail, ErrorReply
+from qconf.wire import ErrorDetail, ErrorReply
 
 EXCERPT = 200
 

@@ -1,6 +1,6 @@
 """``python -m eval``: what quantization did to confidence, from run folders."""
 
-from client.extras import run_command
+from qconf.extras import run_command
 
 PACKAGES = {"jinja2", "markupsafe", "numpy", "plotly", "pyarrow", "rich", "scipy", "typer"}
 

@@ -8,18 +8,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client.results import RunError, read_manifest, read_run
-from eval.analysis import as_json
-from eval.bootstrap import RESAMPLES
-from eval.choices import EvalError
-from eval.drift import FEWEST
-from eval.drift_table import drift_as_json, drift_table
-from eval.gate import judge, overall, read_rules
+from eval.analysis.items import as_json
+from eval.analysis.run import analyse_run
+from eval.gate import judge, overall
 from eval.gate import junit as as_junit
-from eval.reference import read_reference, run_samples
-from eval.report import render, render_markdown
-from eval.run_analysis import analyse_run
-from eval.table import print_run
+from eval.report.drift import drift_as_json, drift_table
+from eval.report.page import render, render_markdown
+from eval.report.terminal import print_run
+from qconf.rules import read_rules
+from qconf.run.choices import EvalError
+from qconf.run.folder import RunError, read_manifest, read_run
+from qconf.run.reference import read_reference, run_samples
+from qconf.statistics.bootstrap import RESAMPLES
+from qconf.statistics.drift import FEWEST
 
 BAD_INPUT = 64
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 2}

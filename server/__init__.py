@@ -1,3 +1,1 @@
-"""The qconf server: a full-precision model and its quantized twin on one vLLM engine."""
-
-__version__ = "0.1.0"
+"""The server: both models on one vLLM engine behind one HTTP interface."""

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 
-from server import __version__
+from qconf import __version__
+from server.engine.preload import preload_libraries
 from server.errors import StartError
-from server.preload import preload_libraries
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from server.service import Service
+    from server.scoring.service import Service
     from server.settings import Settings
 
 USAGE_ERROR = 2
@@ -66,7 +66,7 @@ def _run() -> int:
 async def _serve(settings: "Settings", listener: socket.socket) -> int:
     import uvicorn  # these take seconds to import; wrong usage is told before
 
-    from server.checkpoint import read_pair
+    from server.engine.pair import read_pair
 
     assert settings.model is not None
     assert settings.quantized is not None
@@ -84,9 +84,9 @@ async def _serve(settings: "Settings", listener: socket.socket) -> int:
     if settings.state_dir is not None:
         make_state_folder(settings.state_dir)
 
-    from server.app import create_app  # and these, which import vLLM, take longer than all checks of the pair
-    from server.engine import parse_engine_args, running_engine
-    from server.service import Service, model_list
+    from server.api.app import create_app  # and these, which import vLLM, take longer than all checks of the pair
+    from server.engine.engine import parse_engine_args, running_engine
+    from server.scoring.service import Service, model_list
 
     async with running_engine(pair, parse_engine_args(list(settings.engine_args), demo=settings.demo)) as engine:
         info = engine.info

@@ -1,6 +1,6 @@
-"""What can go wrong, as exceptions; server/app.py turns request errors into replies, server/__main__.py the others."""
+"""What can go wrong, as exceptions: server/api/app.py answers requests with them, server/__main__.py ends with them."""
 
-from server.schema import INVALID_REQUEST, ErrorDetail
+from qconf.wire import INVALID_REQUEST, ErrorDetail
 
 
 class StartError(Exception):

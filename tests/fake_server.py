@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
-from server.schema import CompareRequest, Comparison
+from qconf.wire import CompareRequest, Comparison
 
 Reply = httpx.Response
 Hook = Callable[[httpx.Request], Reply | None]

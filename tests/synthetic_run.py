@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from client.results import TOKEN_SCHEMA, ItemResult, Manifest, write_run
+from qconf.run.folder import TOKEN_SCHEMA, ItemResult, Manifest, write_run
 from tests.test_results import RESULT, manifest
 
 

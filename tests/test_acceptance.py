@@ -13,7 +13,7 @@ from benchmarks.cases import Case, NotAvailable, Record, Report, Wrong, exit_cod
 from benchmarks.correctness import MARLIN, numbers, settings, used
 from benchmarks.random_pair import SIZES, RandomPair, dequantize, make_pair
 from benchmarks.references import Columns, judged, load, references
-from server.schema import ModelTokens, TokenComparison
+from qconf.wire import ModelTokens, TokenComparison
 from tests.oracle import tolerances
 from tests.test_random_pair import weights
 

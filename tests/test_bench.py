@@ -12,12 +12,12 @@ import httpx
 import pytest
 from rich.console import Console
 
-from client.bench_load import BenchOptions
-from client.bench_run import Stopped, run_bench
+from client.bench.display.scoreboard import chosen
+from client.bench.items import TaskError
+from client.bench.session import Stopped, run_bench
+from client.bench.sources.load import BenchOptions
 from client.errors import BadReply, ConnectionFailed, Unavailable
-from client.items import TaskError
-from client.results import ItemResult, RunError, read_run
-from client.summary import chosen
+from qconf.run.folder import ItemResult, RunError, read_run
 from tests.fake_server import MODELS, SERVER, FakeServer, error
 from tests.fake_task import write_task
 

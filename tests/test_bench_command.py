@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client.results import read_run
+from qconf.run.folder import read_run
 from tests.fake_server import FakeServer, error
 from tests.fake_task import write_task
 

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 from scipy.special import softmax as scipy_softmax  # type: ignore[import-untyped]
 
-from client.display import LiveDisplay, PlainDisplay
-from client.results import ItemResult
-from client.summary import Scoreboard, Tally, chosen, softmax
-from client.table import metrics_table, summary_table
+from client.bench.display.live import LiveDisplay, PlainDisplay
+from client.bench.display.scoreboard import Scoreboard, Tally, chosen, softmax
+from client.bench.display.table import metrics_table, summary_table
+from qconf.run.folder import ItemResult
 from tests.test_results import FAILED, SCORED
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from client.items import Item, LoadedTask, TaskError
-from client.tasks import load_tasks
+from client.bench.items import Item, LoadedTask, TaskError
+from client.bench.sources.lm_eval_tasks import load_tasks
 from tests.fake_server import noise
 from tests.fake_task import DOCS, WINOGRANDE, write_task
 

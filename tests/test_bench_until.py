@@ -15,19 +15,19 @@ import pytest
 from rich.console import Console
 from scipy import stats  # type: ignore[import-untyped]
 
-from client.bench_load import BenchOptions
-from client.bench_run import RuleFailed, Stopped, run_bench
-from client.data import load_data
-from client.display import LiveDisplay
-from client.evaluation import part_of
-from client.items import Item, TaskError
-from client.replay import blank
-from client.results import ItemResult, RunError, read_run
-from client.standing import Outcome, Standing, standings_of
-from client.summary import Scoreboard
-from client.tasks import LoadedTasks
-from client.until import Until, drawn_order
-from eval.gate import Rule
+from client.bench.display.live import LiveDisplay
+from client.bench.display.scoreboard import Scoreboard
+from client.bench.evaluation import part_of
+from client.bench.items import Item, TaskError
+from client.bench.replay import blank
+from client.bench.session import RuleFailed, Stopped, run_bench
+from client.bench.sources.data import load_data
+from client.bench.sources.lm_eval_tasks import LoadedTasks
+from client.bench.sources.load import BenchOptions
+from client.bench.standing import Outcome, Standing, standings_of
+from client.bench.until import Until, drawn_order
+from qconf.rules import Rule
+from qconf.run.folder import ItemResult, RunError, read_run
 from tests.fake_server import FakeServer, error, noise
 from tests.test_bench_command import bench, listening
 

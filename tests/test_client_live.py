@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from client import AsyncClient, Client, CompareRequest, Comparison, ErrorDetail, InvalidRequest, NotFound
-from client.items import Item
-from client.results import ItemResult, read_run
-from client.summary import chosen, softmax
-from client.tasks import load_tasks
+from client.bench.display.scoreboard import chosen, softmax
+from client.bench.items import Item
+from client.bench.sources.lm_eval_tasks import load_tasks
+from qconf.run.folder import ItemResult, read_run
 
 TASKS = Path(__file__).parent.parent / "demo" / "tasks"
 NAMES = ["demo_boolq", "demo_arc_easy", "demo_openbookqa", "demo_hellaswag", "demo_piqa", "demo_storycloze"]

@@ -11,18 +11,19 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
-from client.bench_command import app
-from client.data import load_data
-from client.items import TaskError
-from client.replay import blank
-from client.results import ITEMS, read_run
-from client.tasks import load_tasks
-from eval.analysis import Analysis, analyse
-from eval.choices import Choices, merged, read_choices
-from eval.gate import Rule, judge
-from eval.run_analysis import analyse_run
-from eval.significance import mcnemar, sign_flip, signed_ranks, wilcoxon
-from eval.verdict import sentences
+from client.bench.command import app
+from client.bench.items import TaskError
+from client.bench.replay import blank
+from client.bench.sources.data import load_data
+from client.bench.sources.lm_eval_tasks import load_tasks
+from eval.analysis.items import Analysis, analyse
+from eval.analysis.run import analyse_run
+from eval.gate import judge
+from eval.report.verdict import sentences
+from qconf.rules import Rule
+from qconf.run.choices import Choices, merged, read_choices
+from qconf.run.folder import ITEMS, read_run
+from qconf.statistics.significance import mcnemar, sign_flip, signed_ranks, wilcoxon
 from tests.fake_task import DOCS, write_task
 from tests.synthetic_run import items, write
 
@@ -148,8 +149,8 @@ def test_the_gate_counts_clusters(folder: Path, tmp_path: Path) -> None:
 def test_clusters_are_said(folder: Path) -> None:
     run = analyse_run(folder, resamples=200)
     assert sentences(run)
-    from eval.report import render
-    from eval.report_tables import main_table
+    from eval.report.page import render
+    from eval.report.tables import main_table
 
     assert run.overall is not None
     assert main_table(run.overall).head[0] == f"200 items in {PASSAGES} clusters, shares in percent"

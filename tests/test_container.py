@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.cold_start import RUN
 from demo.local_server import LocalServer, free_port
-from server import __version__
+from qconf import __version__
 from tests.conftest import FIXTURES
 
 ROOT = Path(__file__).parent.parent

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from client.corpus import windows
-from client.items import Window
-from client.results import Run, read_run
+from client.bench.items import Window
+from client.bench.sources.corpus import windows
+from qconf.run.folder import Run, read_run
 
 DEMO = Path(__file__).parent.parent / "demo"
 WINDOW = 128

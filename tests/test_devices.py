@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from demo.local_server import running_server
-from eval.arrays import Floats
+from qconf.statistics.arrays import Floats
 
 PROMPTS = [
     "Emma is feeding the animals in the barn in Greyport.",

@@ -1,4 +1,4 @@
-"""Parts of server/engine.py that no engine need run for."""
+"""Parts of server/engine/engine.py that no engine need run for."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.engine import QueueTimes, TwinEngine, parse_engine_args
+from server.engine.engine import QueueTimes, TwinEngine, parse_engine_args
 from server.errors import RequestError
 
 FULL = 0.92
@@ -16,7 +16,7 @@ FULL = 0.92
 
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.engine.current_platform", SimpleNamespace(is_cpu=lambda: False))
+    monkeypatch.setattr("server.engine.engine.current_platform", SimpleNamespace(is_cpu=lambda: False))
 
 
 @pytest.mark.usefixtures("on_a_gpu")

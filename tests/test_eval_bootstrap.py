@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from eval import bootstrap
-from eval.bootstrap import FEW, Statistic, by_cell, mean_of, resample, spread
+from qconf.statistics import bootstrap
+from qconf.statistics.bootstrap import FEW, Statistic, by_cell, mean_of, resample, spread
 
 
 @pytest.mark.parametrize("items", [50, FEW, 4 * FEW])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score  # type: ignore[import-untyped]
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
-from eval import calibration
-from eval.arrays import Booleans, Floats, Ints
+from qconf.statistics import calibration
+from qconf.statistics.arrays import Booleans, Floats, Ints
 
 CASES = ("random", "calibrated", "saturated", "tiny", "skewed", "tied")
 

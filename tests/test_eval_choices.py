@@ -10,8 +10,8 @@ import pytest
 from scipy.special import softmax  # type: ignore[import-untyped]
 from scipy.stats import entropy  # type: ignore[import-untyped]
 
-from client.results import ItemResult, Run, read_run, write_run
-from eval.choices import NO_LABEL, Answers, Choices, EvalError, merged, read_choices
+from qconf.run.choices import NO_LABEL, Answers, Choices, EvalError, merged, read_choices
+from qconf.run.folder import ItemResult, Run, read_run, write_run
 from tests.test_results import FAILED, RESULT, SCORED, manifest
 
 THREE = dataclasses.replace(

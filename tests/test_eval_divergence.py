@@ -8,7 +8,7 @@ from scipy.spatial.distance import jensenshannon  # type: ignore[import-untyped]
 from scipy.special import softmax  # type: ignore[import-untyped]
 from scipy.stats import entropy  # type: ignore[import-untyped]
 
-from eval.divergence import choice_divergence
+from qconf.statistics.divergence import choice_divergence
 
 
 def test_they_are_scipys() -> None:

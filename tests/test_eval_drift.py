@@ -12,11 +12,11 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 from scipy.spatial.distance import jensenshannon  # type: ignore[import-untyped]
 
-from client.results import read_run
-from eval.arrays import Floats
-from eval.choices import EvalError, read_choices
-from eval.drift import ABSENT, CHANCE, COARSE, FEWEST, MODERATE, Distance, Reference, Sample, Scale
-from eval.reference import read_reference, run_samples
+from qconf.run.choices import EvalError, read_choices
+from qconf.run.folder import read_run
+from qconf.run.reference import read_reference, run_samples
+from qconf.statistics.arrays import Floats
+from qconf.statistics.drift import ABSENT, CHANCE, COARSE, FEWEST, MODERATE, Distance, Reference, Sample, Scale
 from tests.synthetic_run import items, tokens, window, write
 
 Draw = Callable[[np.random.Generator, int], Sample]

@@ -11,14 +11,15 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from client.results import TOKENS, Import, ItemResult, Manifest, read_run
-from eval.choices import Choices, EvalError, read_choices
-from eval.floor import Floor, ItemFloor, item_floor
-from eval.gate import judge, read_rules
-from eval.run_analysis import RunAnalysis, analyse_run
-from eval.table import floor_note
-from eval.token_floor import NAMES, aligned, token_floor, token_kl
-from eval.verdict import sentences
+from eval.analysis.floor import Floor, ItemFloor, item_floor
+from eval.analysis.run import RunAnalysis, analyse_run
+from eval.analysis.token_floor import NAMES, aligned, token_floor, token_kl
+from eval.gate import judge
+from eval.report.terminal import floor_note
+from eval.report.verdict import sentences
+from qconf.rules import read_rules
+from qconf.run.choices import Choices, EvalError, read_choices
+from qconf.run.folder import TOKENS, Import, ItemResult, Manifest, read_run
 from tests.synthetic_run import again, items, later, tokens, window, write
 from tests.test_results import manifest
 

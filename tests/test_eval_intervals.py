@@ -7,11 +7,11 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
 from benchmarks.coverage import PAIRS, draw, tango
-from eval import calibration, intervals
-from eval.arrays import Floats
-from eval.intervals import EXACT, Mean, Proportion, clopper_pearson, effective_items, grouped, upper_bound
-from eval.model_metrics import Estimate, estimates
-from eval.squared_error import SquaredError
+from eval.analysis.model_metrics import Estimate, estimates
+from qconf.statistics import calibration, intervals
+from qconf.statistics.arrays import Floats
+from qconf.statistics.intervals import EXACT, Mean, Proportion, clopper_pearson, effective_items, grouped, upper_bound
+from qconf.statistics.squared_error import SquaredError
 
 
 def ends(estimate: Estimate, clusters: object = None) -> tuple[float, float]:

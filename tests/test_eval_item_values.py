@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from client.results import read_run
-from eval.analysis import analyse
-from eval.choices import Choices, EvalError, merged, read_choices
-from eval.gate import Rule
-from eval.item_values import OF_A_MODEL, OF_THE_PAIR, item_statistic
+from eval.analysis.items import analyse
+from qconf.rules import Rule
+from qconf.run.choices import Choices, EvalError, merged, read_choices
+from qconf.run.folder import read_run
+from qconf.statistics.item_values import OF_A_MODEL, OF_THE_PAIR, item_statistic
 from tests.synthetic_run import items, write
 
 

@@ -5,13 +5,13 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
 from benchmarks.null import NOISES, TESTS, Noise, rejects, simulated
-from eval.analysis import BUCKETS, analyse
-from eval.arrays import Floats, Ints
-from eval.calibration import bin_of, equal_mass_edges
-from eval.choices import Choices
-from eval.intervals import Interval
-from eval.null import MOST, Null, constant_noise, item_changes, permuted, spreads
-from eval.table import log_odds_sentence
+from eval.analysis.items import BUCKETS, analyse
+from eval.analysis.null import MOST, Null, constant_noise, item_changes, permuted, spreads
+from eval.report.terminal import log_odds_sentence
+from qconf.run.choices import Choices
+from qconf.statistics.arrays import Floats, Ints
+from qconf.statistics.calibration import bin_of, equal_mass_edges
+from qconf.statistics.intervals import Interval
 
 gauss, where_unsure, where_sure = (NOISES[name] for name in ("constant", "larger where unsure", "larger where sure"))
 

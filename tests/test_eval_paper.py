@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from client.results import Manifest, read_run
-from eval.paper import paper_rows
-from eval.report import render
-from eval.run_analysis import RunAnalysis, analyse_run
+from eval.analysis.run import RunAnalysis, analyse_run
+from eval.report.page import render
+from eval.report.paper import paper_rows
+from qconf.run.folder import Manifest, read_run
 from tests.synthetic_run import items, write
 from tests.test_results import manifest
 

@@ -14,7 +14,7 @@ from scipy import optimize  # type: ignore[import-untyped]
 from scipy.special import log_softmax, softmax  # type: ignore[import-untyped]
 from sklearn.metrics import log_loss  # type: ignore[import-untyped]
 
-from eval.recalibration import (
+from qconf.statistics.recalibration import (
     HIGHEST,
     LOWEST,
     PRECISION,

@@ -13,13 +13,13 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-from client.results import TOKEN_SCHEMA, Import, ItemResult, Manifest, Run, read_run, write_run
-from eval.choices import read_choices
-from eval.report import render, render_markdown
-from eval.run_analysis import RunAnalysis, analyse_run
-from eval.table import COMPARED, PAIR, bracket, floor_rows, number, signed
-from eval.verdict import headline, sentences
-from eval.worst import worst_items
+from eval.analysis.run import RunAnalysis, analyse_run
+from eval.report.page import render, render_markdown
+from eval.report.terminal import COMPARED, PAIR, bracket, floor_rows, number, signed
+from eval.report.verdict import headline, sentences
+from eval.report.worst import worst_items
+from qconf.run.choices import read_choices
+from qconf.run.folder import TOKEN_SCHEMA, Import, ItemResult, Manifest, Run, read_run, write_run
 from tests.synthetic_run import again, later, write
 from tests.test_results import RESULT, SCORED, manifest
 

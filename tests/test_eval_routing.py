@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.routing import RoutingCurve, at_shares, routing_curve, threshold_for
+from qconf.statistics.routing import RoutingCurve, at_shares, routing_curve, threshold_for
 
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]

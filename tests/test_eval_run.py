@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from client.results import TOKENS, read_run
-from eval.analysis import Analysis, analyse, flip_kinds
-from eval.bootstrap import resample, spread
-from eval.choices import Choices, EvalError, merged, read_choices
-from eval.gate import judge, overall, read_rules
-from eval.model_metrics import estimates, resampled
-from eval.run_analysis import RunAnalysis, analyse_run
-from eval.tokens import analyse_tokens
+from eval.analysis.items import Analysis, analyse
+from eval.analysis.model_metrics import estimates, resampled
+from eval.analysis.run import RunAnalysis, analyse_run
+from eval.analysis.tokens import analyse_tokens
+from eval.gate import judge, overall
+from qconf.rules import read_rules
+from qconf.run.choices import Choices, EvalError, flip_kinds, merged, read_choices
+from qconf.run.folder import TOKENS, read_run
+from qconf.statistics.bootstrap import resample, spread
 from tests.synthetic_run import items, tokens, window, write
 
 RESAMPLES = 300

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from eval.arrays import Floats
-from eval.sequential import FIRST, LEVEL, STAKES, Above, Asymptotic, Betting, Limits
+from qconf.statistics.arrays import Floats
+from qconf.statistics.sequential import FIRST, LEVEL, STAKES, Above, Asymptotic, Betting, Limits
 
 REPLAYS = 400
 

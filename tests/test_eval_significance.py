@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats  # type: ignore[import-untyped]
 
-from eval.significance import cochran_armitage, holm, mcnemar, paired_t, spearman_trend, wilcoxon
+from qconf.statistics.significance import cochran_armitage, holm, mcnemar, paired_t, spearman_trend, wilcoxon
 
 # Two summation orders in float64: some 1e-15 per term, of which there are hundreds at most.
 EXACT = 1e-10

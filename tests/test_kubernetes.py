@@ -18,10 +18,10 @@ from kubernetes_validate import ValidationError, latest_version, validate  # typ
 from pydantic import ValidationError as WrongSetting
 from pydantic_settings import CliApp
 
-from server import __version__
-from server.app import create_app
+from qconf import __version__
+from server.api.app import create_app
 from server.monitoring.monitor import Monitor
-from server.service import Service
+from server.scoring.service import Service
 from server.settings import Settings
 
 Manifest = dict[str, Any]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from client.results import ItemResult, Run, read_run
+from qconf.run.folder import ItemResult, Run, read_run
 from tests.fake_task import WINOGRANDE, write_task
 
 DEMO = Path(__file__).parent.parent / "demo"

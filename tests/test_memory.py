@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server import memory
+from server.engine import memory
 from server.errors import StartError
 
 UNLIMITED = {

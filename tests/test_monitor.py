@@ -12,19 +12,18 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from client.results import Run, read_run
-from eval.analysis import flip_kinds
-from eval.calibration import brier, ece
-from eval.choices import Choices, read_choices
-from eval.reference import read_reference, run_samples
-from server.comparison import MODELS
+from qconf.run.choices import Choices, flip_kinds, read_choices
+from qconf.run.folder import Run, read_run
+from qconf.run.reference import read_reference, run_samples
+from qconf.statistics.calibration import brier, ece
+from qconf.wire import ModelInfo, ModelList, ServerInfo
+from server.engine.twin.rows import STATISTICS, Rows
 from server.errors import StartError
 from server.monitoring.histogram import ArrayHistogram
 from server.monitoring.monitor import Monitor, load_reference, make_state_folder
 from server.monitoring.observation import UNLABELLED, Item, Observation, Observations
 from server.monitoring.sliding import PARTS, SlidingSums
-from server.schema import ModelInfo, ModelList, ServerInfo
-from server.twin.rows import STATISTICS, Rows
+from server.scoring.reply import MODELS
 from tests.synthetic_run import items, tokens, window, write
 
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]

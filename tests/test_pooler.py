@@ -8,9 +8,9 @@ import torch
 from vllm import PoolingParams
 from vllm.v1.pool.metadata import PoolingMetadata, PoolingStates
 
-from server.twin.pooler import LOGITS_IN_FLIGHT, POSITIONS, TwinPooler, request_options
-from server.twin.rows import WIDTH
-from server.twin.statistics import likeliest, statistics
+from server.engine.twin.kernels import likeliest, statistics
+from server.engine.twin.pooler import LOGITS_IN_FLIGHT, POSITIONS, TwinPooler, request_options
+from server.engine.twin.rows import WIDTH
 
 VOCABULARY, HIDDEN = 50, 4
 Logits = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.random_pair import dequantize
-from server.quantize import main
+from server.quantize.__main__ import main
 from tests.processors import AVX2
 
 ROOT = Path(__file__).parents[1]

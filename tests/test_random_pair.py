@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.random_pair import GROUP_SIZE, SIZES, RandomPair, dequantize, make_pair, vocabulary
-from server.checkpoint import read_pair
+from server.engine.pair import read_pair
 
 VOCABULARY = 1024
 

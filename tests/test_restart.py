@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from client.journal import JOURNAL
-from client.results import read_run
+from client.bench.journal import JOURNAL
 from demo.local_server import LocalServer, running_server
+from qconf.run.folder import read_run
 
 TASKS = Path(__file__).parent.parent / "demo" / "tasks"
 ITEMS = 1800

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
-from client.results import (
+from qconf.run.folder import (
     ITEM_COLUMNS,
     ITEM_SCHEMA,
     ITEMS,
@@ -28,7 +28,7 @@ from client.results import (
     read_run,
     write_run,
 )
-from server.schema import Both, ModelInfo, ServerInfo
+from qconf.wire import Both, ModelInfo, ServerInfo
 from tests.fake_server import MODELS, SERVER
 
 SCORED = ItemResult(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from client.results import ItemResult, RunError, read_run, write_run
-from client.samples import export_samples, import_samples
+from client.results.samples import export_samples, import_samples
+from qconf.run.folder import ItemResult, RunError, read_run, write_run
 from tests.test_results import FAILED, RESULT, SCORED, manifest
 
 ANSWERED = dataclasses.replace(

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from server.twin.compiled import Compiled
-from server.twin.rows import STATISTICS, WIDTH
-from server.twin.statistics import likeliest
-from server.twin.statistics import statistics as plain
+from server.engine.twin.compiled import Compiled
+from server.engine.twin.kernels import likeliest
+from server.engine.twin.kernels import statistics as plain
+from server.engine.twin.rows import STATISTICS, WIDTH
 from tests.oracle import from_logits
 
 ABSOLUTE, RELATIVE = 1e-6, 1e-3

@@ -6,9 +6,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from qconf.wire import CompareRequest
 from server.errors import InvalidRequest
-from server.schema import CompareRequest
-from server.tokenization import PairTokenizer
+from server.scoring.tokenization import PairTokenizer
 from tests.pairs import CONTEXT, TOKENIZER, VOCABULARY
 
 PROMPTS = ["The quick brown fox", "Question: why?\nAnswer:", "ends in a space ", "two  \n", " x", "naïve 東京 🦊"]

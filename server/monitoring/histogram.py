@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from server.twin.rows import Floats
+from server.engine.twin.rows import Floats
 
 
 class ArrayHistogram(Collector):

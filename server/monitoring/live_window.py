@@ -12,13 +12,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from eval.arrays import Floats
-from eval.calibration import BINS, bin_of
-from eval.drift import Distance, Key, Reference
-from server.comparison import MODELS
+from qconf.statistics.arrays import Floats
+from qconf.statistics.calibration import BINS, bin_of
+from qconf.statistics.drift import Distance, Key, Reference
 from server.monitoring.confidence_metrics import BIN_EDGES
 from server.monitoring.observation import Observations
 from server.monitoring.sliding import SlidingSums
+from server.scoring.reply import MODELS
 
 PER_MODEL = 3 * BINS + 1
 """Sums per model: labelled items, right answers and confidence by bin, then the Brier score."""

@@ -11,24 +11,24 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from eval.drift import Reference
+from qconf.statistics.drift import Reference
+from qconf.wire import ModelList
 from server.errors import StartError
 from server.monitoring.confidence_metrics import ConfidenceMetrics
 from server.monitoring.live_window import LiveWindow
 from server.monitoring.observation import Observation, Observations
 from server.monitoring.service_metrics import ServiceMetrics
-from server.schema import ModelList
 
 if TYPE_CHECKING:
-    from eval.reference import ReferenceRun
+    from qconf.run.reference import ReferenceRun
 
 SAVE_SECONDS = 10
 
 
 def load_reference(path: Path) -> "ReferenceRun":
     """The run that live traffic is held against. StartError says why it cannot be."""
-    from eval.choices import EvalError  # runs are read with pyarrow, which nothing else here needs
-    from eval.reference import read_reference
+    from qconf.run.choices import EvalError  # runs are read with pyarrow, which nothing else here needs
+    from qconf.run.reference import read_reference
 
     try:
         return read_reference(path)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eval.arrays import Booleans, Floats
-from eval.drift import Key, Quantity, Sample
-from server.schema import Choice, Continuation
-from server.twin.rows import Rows
+from qconf.statistics.arrays import Booleans, Floats
+from qconf.statistics.drift import Key, Quantity, Sample
+from qconf.wire import Choice, Continuation
+from server.engine.twin.rows import Rows
 
 UNLABELLED = -1
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import __version__
+from qconf import __version__
+from qconf.wire import ModelList, Timing
+from server.engine.twin.rows import Rows
 from server.errors import InvalidRequest, Overloaded, TooLarge, Unavailable
-from server.schema import ModelList, Timing
-from server.twin.rows import Rows
 
 LATENCY_BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 """From a cached request on a GPU to a long prompt on a CPU."""

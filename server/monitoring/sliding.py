@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.arrays import Floats
+from qconf.statistics.arrays import Floats
 from server.errors import StartError
 
 PARTS = 100

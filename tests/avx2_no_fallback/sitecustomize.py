@@ -11,10 +11,10 @@ runpy.run_path(str(Path(__file__).parents[1] / "avx2" / "sitecustomize.py"))
 
 
 class _WithoutChoice:
-    """Finds server.twin.cpu, and takes away its choice of kernels once it is imported."""
+    """Finds server.engine.twin.cpu, and takes away its choice of kernels once it is imported."""
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
-        if name != "server.twin.cpu":
+        if name != "server.engine.twin.cpu":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

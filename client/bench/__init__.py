@@ -1,0 +1,1 @@
+"""``python -m client.bench``: replay benchmarks against a server."""

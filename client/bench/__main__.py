@@ -1,0 +1,14 @@
+"""``python -m client.bench``: replays lm-eval tasks against a server and compares both models."""
+
+from qconf.extras import run_command
+
+PACKAGES = {"datasets", "lm_eval", "numpy", "pyarrow", "rich", "scipy", "typer"}
+
+
+def main() -> None:
+    """Runs the command."""
+    run_command("client.bench.command", "python -m client.bench", "bench", PACKAGES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The command line of the bench: options, exit codes, one sentence per error."""
+
+import math
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from client.api import DEFAULT_URL
+from client.bench.items import TaskError
+from client.bench.session import Interrupted, RuleFailed, Stopped, run_bench
+from client.bench.sources.corpus import DEFAULT_WINDOW
+from client.bench.sources.load import BenchOptions
+from client.errors import QconfError
+from qconf.run.folder import RunError
+
+SOME_FAILED = 1
+REFUSED = 2
+RULE_FAILED = 3
+INTERRUPTED = 130
+
+# A table has room in a file: only terminals are narrow.
+FILE_WIDTH = 160
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def split_names(tasks: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+
+
+def positive(seconds: float) -> float:
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise typer.BadParameter(f"expected more than 0 seconds, got {seconds}")
+    return seconds
+
+
+@app.command()
+def bench(
+    tasks: Annotated[str, typer.Option(help="Names of lm-eval tasks, groups or tags, separated by commas.")] = "",
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="JSON lines with prompt, choices and label (index of the true choice, may be missing)."),
+    ] = None,
+    corpus: Annotated[list[Path] | None, typer.Option(help="A text to compare both models on, token by token.")] = None,
+    url: Annotated[str, typer.Option(help="Where the qconf server is.")] = DEFAULT_URL,
+    include_path: Annotated[
+        Path | None,
+        typer.Option(help="Folder with task definitions of your own (YAML).", exists=True, file_okay=False),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(help="Examples in the context; else the task's own.", min=0)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Take only the first documents of each task, or windows of each corpus.", min=1)
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Field of the tasks' documents that items which belong together share, such as a passage; --data has "
+            "'cluster' in its lines."
+        ),
+    ] = None,
+    delimiter: Annotated[str, typer.Option(help="What --data has between prompt and choice.")] = " ",
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens per window of texts that are scored whole.",
+            show_default="512 for --corpus, else the models' context",
+            min=3,
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Windows of a corpus begin that many tokens apart and score as many; else they stand side by side "
+            "and score their second halves.",
+            min=1,
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests in flight at once.", min=1)] = 32,
+    special_tokens: Annotated[
+        bool,
+        typer.Option(help="Let the tokenizer add its special tokens, such as a leading BOS, to contexts."),
+    ] = True,
+    retries: Annotated[
+        int,
+        typer.Option(
+            help="Attempts after the first at a request that finds the server down, restarting or busy, with pauses "
+            "that grow to 30 seconds.",
+            min=0,
+        ),
+    ] = 20,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for a reply; it may stand in a queue.", callback=positive)
+    ] = 600.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write the run to; must not exist.", show_default="runs/<time>")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; start it where there is none.")
+    ] = False,
+    until: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rules as for 'eval gate' (TOML): draw items in random order, and stop when every rule is settled."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the random order of --until.", show_default="0", min=0)
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show only the final tables.")] = False,
+) -> None:
+    """Replay lm-eval tasks, items of your own or a text against a qconf server and compare both models.
+
+    Exit codes: 0 all went well, 1 some items failed or the server went away, 2 nothing could be done, 3 a rule of
+    --until failed, 130 interrupted.
+    """
+    names = split_names(tasks)
+    if not (names or data or corpus):
+        raise typer.BadParameter("nothing to replay: expected --tasks, --data or --corpus")
+    if cluster is not None and not names:
+        raise typer.BadParameter("--cluster names a field of the documents of --tasks, and there are none")
+    if resume and out is None:
+        raise typer.BadParameter("--resume needs --out, the folder of the run to go on with")
+    if seed is not None and until is None:
+        raise typer.BadParameter(f"--seed is {seed}: only the order of --until has a seed")
+    if stride is not None and stride >= (window or DEFAULT_WINDOW):
+        raise typer.BadParameter(
+            f"--stride is {stride}, expected less than a window, {window or DEFAULT_WINDOW} tokens"
+        )
+    options = BenchOptions(
+        url=url,
+        tasks=names,
+        data=data or [],
+        corpora=corpus or [],
+        include_path=include_path,
+        num_fewshot=num_fewshot,
+        limit=limit,
+        cluster=cluster,
+        delimiter=delimiter,
+        window=window,
+        stride=stride,
+        add_special_tokens=special_tokens,
+        concurrency=concurrency,
+        retries=retries,
+        timeout=timeout,
+        out=out or Path("runs") / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
+        resume=resume,
+        quiet=quiet,
+        until=until,
+        seed=seed or 0,
+    )
+    console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
+    try:
+        failed = run_bench(options, console)
+    except (QconfError, TaskError, RunError) as exc:
+        raise _exit(f"error: {exc}", REFUSED) from exc
+    except RuleFailed as exc:
+        raise _exit(str(exc), RULE_FAILED) from exc
+    except Interrupted as exc:
+        raise _exit(str(exc), INTERRUPTED) from exc
+    except Stopped as exc:
+        raise _exit(f"error: {exc}", SOME_FAILED) from exc
+    except KeyboardInterrupt as exc:
+        raise _exit("interrupted before anything was sent", INTERRUPTED) from exc
+    raise typer.Exit(SOME_FAILED if failed else 0)
+
+
+def _exit(message: str, code: int) -> typer.Exit:
+    print(message, file=sys.stderr)
+    return typer.Exit(code)

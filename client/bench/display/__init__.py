@@ -1,0 +1,1 @@
+"""What a replay shows while it runs and when it ends."""

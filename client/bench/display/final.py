@@ -1,0 +1,70 @@
+"""What the bench prints before and after a replay."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from client.bench.display.scoreboard import Scoreboard
+from client.bench.display.table import corpus_table, metrics_table, summary_table
+from client.bench.evaluation import Evaluation
+from client.bench.standing import Standing, rules_table
+from qconf.run.folder import Drawn, Subject, Timing
+
+
+def print_heading(console: Console, url: str, subject: Subject, done: int) -> None:
+    """Who serves, and what is replayed; ``done`` items were scored by earlier sessions."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for model in (subject.models.base, subject.models.quantized):
+        grid.add_row(model.id, f"{model.root} ({model.quantization or 'not quantized'}, {model.dtype})")
+    server = subject.server
+    grid.add_row("server", f"{url} (qconf {server.version}, vLLM {server.vllm}, {server.device})")
+    before = f", {done} of them done before" if done else ""
+    grid.add_row("tasks", f"{len(subject.tasks)}, {sum(task.items for task in subject.tasks)} items{before}")
+    if until := subject.settings.until:
+        grid.add_row("until", f"its rules are settled; items in random order, seed {until.seed}")
+    console.print(grid, "")
+
+
+def print_evaluation(console: Console, evaluation: Evaluation) -> None:
+    """The tables, and what failed."""
+    # Corpora have no choices, and a table of their own.
+    of_tasks = [row for row in evaluation.rows if row.kind != "window"]
+    if of_tasks:
+        scoreboard = Scoreboard(dict.fromkeys(row.task for row in of_tasks))
+        for row in of_tasks:
+            scoreboard.add(row)
+        console.print(summary_table(scoreboard, console), "")
+    if metrics := evaluation.metrics | evaluation.groups:
+        console.print(metrics_table(metrics), "")
+    if evaluation.corpora:
+        console.print(corpus_table(evaluation.corpora), "")
+    failed = [row for row in evaluation.rows if row.error is not None]
+    if failed:
+        first = failed[0]
+        console.print(
+            f"{len(failed)} of {len(evaluation.rows)} items failed, the first of them document {first.doc_id} of "
+            f"{first.task}: {first.error}. The same command with --resume tries them again.",
+            style="red",
+            markup=False,
+            highlight=False,
+        )
+
+
+def print_rules(console: Console, standings: Sequence[Standing], drawn: Drawn | None) -> None:
+    """The rules of a replay that stops when they are settled, if it was one."""
+    if drawn is None:
+        return
+    if drawn.items < drawn.of:
+        said = f"Only {drawn.items} of {drawn.of} items were drawn: the tables above are of these."
+        console.print(said, highlight=False, soft_wrap=True)
+    console.print(rules_table(standings), "")
+
+
+def print_end(console: Console, timing: Timing, items: int, out: Path) -> None:
+    """How long it took, and where the run is."""
+    speed = f"{items} items in {timing.seconds:.1f} s, {timing.items_per_second:.1f}/s"
+    console.print(f"{speed}. Run written to {out}", markup=False, highlight=False, soft_wrap=True)

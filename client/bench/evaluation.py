@@ -1,0 +1,124 @@
+"""From scored items to what a run holds and shows: rows with metrics, token tables, summaries."""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from client.bench.display.corpus_summary import CorpusSummary, summarize
+from client.bench.display.scoreboard import Scoreboard
+from client.bench.items import LoadedTask
+from client.bench.lm_eval_metrics import MODELS, Metrics, group_metrics, with_metrics
+from client.bench.replay import Outcome
+from client.bench.sources.lm_eval_tasks import LoadedTasks
+from qconf.run.folder import SCHEMA_VERSION, TOKEN_SCHEMA, Counts, ItemResult, Run
+
+ByModel = dict[str, Metrics]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of all items: rows in the order of the tasks, and lm-eval's metrics of each task and group."""
+
+    rows: list[ItemResult]
+    tokens: pa.Table | None
+    scoreboard: Scoreboard
+    metrics: dict[str, ByModel]
+    groups: dict[str, ByModel]
+    corpora: dict[str, CorpusSummary]
+
+    @property
+    def counts(self) -> Counts:
+        """How many items there are, and how many failed."""
+        overall = self.scoreboard.overall
+        return Counts(items=overall.done, ok=overall.scored, failed=overall.failed)
+
+    def results(self) -> dict[str, Any]:
+        """Content of ``results.json``. JSON has no NaN: null stands for a mean over nothing."""
+        tasks = {
+            name: {"summary": _without_nan(asdict(tally.summary()))}
+            | ({"metrics": self.metrics[name]} if name in self.metrics else {})
+            | ({"corpus": asdict(self.corpora[name])} if name in self.corpora else {})
+            for name, tally in self.scoreboard.tasks.items()
+        }
+        return {"schema_version": SCHEMA_VERSION, "tasks": tasks, "groups": self.groups}
+
+
+def part_of(loaded: LoadedTasks, kept: Collection[tuple[str, int]]) -> LoadedTasks:
+    """The tasks with those items only, by task and document. A part of a group says nothing of the group."""
+    tasks = [
+        replace(task, items=tuple(item for item in task.items if (item.task, item.doc_id) in kept))
+        for task in loaded.tasks
+    ]
+    whole = sum(len(task.items) for task in loaded.tasks) == len(kept)
+    return LoadedTasks(tasks, loaded.groups if whole else {})
+
+
+def evaluate(loaded: LoadedTasks, outcome_of: Callable[[LoadedTask, int], Outcome]) -> Evaluation:
+    """Evaluates the tasks; ``outcome_of`` gives what came of an item by its place in its task."""
+    rows: list[ItemResult] = []
+    tables: list[pa.Table] = []
+    metrics: dict[str, ByModel] = {}
+    corpora: dict[str, CorpusSummary] = {}
+    for task in loaded.tasks:
+        outcomes = [outcome_of(task, index) for index in range(len(task.items))]
+        of_task = [outcome.row for outcome in outcomes]
+        if task.definition is not None:
+            of_task, metrics[task.name] = with_metrics(task, of_task)
+        if tokens := [_token_table(outcome) for outcome in outcomes if outcome.tokens is not None]:
+            tables += tokens
+            corpora[task.name] = summarize(pa.concat_tables(tokens))
+        rows += of_task
+    scoreboard = _scoreboard([task.name for task in loaded.tasks], rows)
+    sizes = {name: scoreboard.tasks[name].scored for name in metrics}
+    return Evaluation(
+        rows=rows,
+        tokens=pa.concat_tables(tables) if tables else None,
+        scoreboard=scoreboard,
+        metrics=metrics,
+        groups=_groups(loaded.groups, metrics, sizes),
+        corpora=corpora,
+    )
+
+
+def evaluation_of(run: Run) -> Evaluation:
+    """The evaluation of a run that was read, to be shown: without its tokens, which no table needs."""
+    rows, tasks = run.items(), run.results["tasks"]
+    return Evaluation(
+        rows=rows,
+        tokens=None,
+        scoreboard=_scoreboard(list(tasks), rows),
+        metrics={name: each["metrics"] for name, each in tasks.items() if "metrics" in each},
+        groups=run.results["groups"],
+        corpora={name: CorpusSummary(**each["corpus"]) for name, each in tasks.items() if "corpus" in each},
+    )
+
+
+def _scoreboard(tasks: list[str], rows: list[ItemResult]) -> Scoreboard:
+    """Sums in the order of the items, so that they come out the same in whatever order the items were answered."""
+    scoreboard = Scoreboard(tasks)
+    for row in rows:
+        scoreboard.add(row)
+    return scoreboard
+
+
+def _groups(groups: Mapping[str, Any], metrics: Mapping[str, ByModel], sizes: Mapping[str, int]) -> dict[str, ByModel]:
+    by_model = {
+        model: group_metrics(groups, {name: each[model] for name, each in metrics.items()}, sizes) for model in MODELS
+    }
+    return {name: {model: by_model[model][name] for model in MODELS} for name in by_model["base"]}
+
+
+def _token_table(outcome: Outcome) -> pa.Table:
+    columns = outcome.tokens or {}
+    count = len(columns["token_id"])
+    keys = {"task": [outcome.row.task] * count, "doc_id": [outcome.row.doc_id] * count}
+    return pa.Table.from_pydict(columns | keys, schema=TOKEN_SCHEMA)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,91 @@
+"""Items: what a replay scores, whatever it was made from."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from qconf.run.folder import Kind
+
+
+class TaskError(Exception):
+    """A task that cannot be replayed, and why, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Part of a corpus: token ids of a context, and those after it that are scored; ``position`` is the first's."""
+
+    context: tuple[int, ...]
+    scored: tuple[int, ...]
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One document of a task.
+
+    ``choices`` are the continuations exactly as they are scored, choice ``i`` after ``contexts[choice_context[i]]``:
+    for multiple choice all that can be chosen, for "loglikelihood" the one whose probability is asked, for
+    "loglikelihood_rolling" a whole text without context. ``choice_chars`` and ``choice_bytes`` are their lengths
+    without the delimiter before them: what lm-eval's acc_norm and acc_bytes divide by. ``label`` is the index of the
+    true choice, None where there is none. With ``unconditional``, choices are scored without their context as well.
+    ``doc`` (JSON) and ``target`` are the document and the answer as the task has them. Items of one ``cluster``, such
+    as questions about the same passage, are not independent of each other.
+    """
+
+    task: str
+    doc_id: int
+    kind: Kind
+    doc_hash: str
+    prompt_hash: str
+    contexts: tuple[str, ...]
+    choices: tuple[str, ...]
+    choice_context: tuple[int, ...]
+    choice_chars: tuple[int, ...]
+    choice_bytes: tuple[int, ...]
+    label: int | None = None
+    unconditional: bool = False
+    doc: str | None = None
+    target: str | None = None
+    cluster: str | None = None
+    window: Window | None = None
+
+    @property
+    def length(self) -> int:
+        """How much there is to score, in units that compare items of one kind."""
+        if self.window:
+            return len(self.window.context) + len(self.window.scored)
+        return len(self.contexts[0]) + sum(map(len, self.choices))
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task as it will be replayed. ``definition`` is lm-eval's own object, where it is one of its tasks."""
+
+    name: str
+    version: str
+    num_fewshot: int
+    items: tuple[Item, ...]
+    definition: Any = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over all that is scored, in hexadecimal: two tasks with the same digest send the same requests."""
+        total = hashlib.sha256()
+        for item in self.items:
+            total.update(repr((item.doc_hash, item.contexts, item.choices, item.choice_context, item.window)).encode())
+        return total.hexdigest()
+
+
+def hash_text(text: str) -> str:
+    """SHA-256 in hexadecimal, as lm-eval hashes documents and prompts."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def distinct(contexts: Iterable[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The different contexts in the order of their first appearance, and which of them each choice has."""
+    contexts = list(contexts)
+    unique: Sequence[str] = list(dict.fromkeys(contexts))
+    return tuple(unique), tuple(unique.index(context) for context in contexts)

@@ -1,0 +1,131 @@
+"""What a replay has done so far, on disk: one line per answered item, appended as it comes.
+
+The first line says what is measured (a ``Subject``); then come lines that mark the start of a session, and lines of
+items. A line that was being written when the process died has no end and is dropped: its item is scored again.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from qconf.run.folder import RunError, Subject
+
+JOURNAL = "journal.jsonl"
+# When the server was started says nothing about what it serves.
+IGNORED = {"models": {"base": {"created"}, "quantized": {"created"}}}
+
+
+@dataclass
+class Past:
+    """What earlier sessions of a run did: ``entries`` by task and document, when it began, how long they worked."""
+
+    entries: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    started: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Journal:
+    """The open journal of a run, locked for this process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        with self._failing("open"):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(self._fd)
+            raise RunError(f"another process is writing the run {self._path.parent}") from exc
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def begin(self, subject: Subject, started: str) -> Past:
+        """Starts a session: reads what there is, or writes the first line. RunError names what is not as it was."""
+        content = self._path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        os.ftruncate(self._fd, len(whole))
+        described = _described(subject)
+        lines = list(self._parsed(whole))
+        if lines:
+            if found := list(_changes(lines[0], described)):
+                raise RunError(f"{self._path.parent} cannot be resumed: {'; '.join(found)}")
+        else:
+            self._append(described)
+        past = _past(lines[1:])
+        past.started.append(started)
+        self._append({"session": started})
+        return past
+
+    def add(self, task: str, doc_id: int, seconds: float, scores: dict[str, Any]) -> None:
+        """Keeps the scores of an item, which came that many seconds after the session's start."""
+        self._append({"task": task, "doc_id": doc_id, "seconds": round(seconds, 3), "scores": scores})
+
+    def delete(self) -> None:
+        """Removes the file: the run is complete."""
+        self._path.unlink()
+
+    def _append(self, line: dict[str, Any]) -> None:
+        data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        with self._failing("write to"):
+            while data:  # the system may take less than all of it, for instance when the disk is full
+                data = data[os.write(self._fd, data) :]
+
+    def _parsed(self, content: bytes) -> Iterator[Any]:
+        for number, line in enumerate(content.splitlines(), 1):
+            try:
+                yield json.loads(line)
+            except ValueError as exc:
+                raise RunError(f"{self._path}, line {number} is damaged: {exc}") from exc
+
+    @contextmanager
+    def _failing(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise RunError(f"cannot {action} {self._path}: {exc.strerror}") from exc
+
+
+def _past(lines: list[Any]) -> Past:
+    past, session = Past(), 0.0
+    for line in lines:
+        if "session" in line:
+            past.started.append(line["session"])
+            past.seconds += session
+            session = 0.0
+        else:
+            past.entries[line["task"], line["doc_id"]] = line["scores"]
+            session = line["seconds"]
+    past.seconds += session
+    return past
+
+
+def changes(old: Subject, new: Subject) -> list[str]:
+    """What differs between what two sessions measure, in words."""
+    return list(_changes(_described(old), _described(new)))
+
+
+def _described(subject: Subject) -> dict[str, Any]:
+    return subject.model_dump(mode="json", exclude=IGNORED)
+
+
+def _changes(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """What differs, in words: ``models.base.digest was "a" and is "b"``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _changes(before, after, f"{name}[{index}]")
+    elif old != new:
+        yield f"{name} was {json.dumps(old)} and is {json.dumps(new)}"

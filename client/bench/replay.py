@@ -1,0 +1,287 @@
+"""Sends items to a server, many at a time, and turns the replies into rows of a run."""
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from client.api import AsyncClient
+from client.bench.items import Item, Window
+from client.bench.sources.rolling import RollingWindows
+from client.errors import BadReply, ConnectionFailed, QconfError, TimedOut, Unavailable
+from qconf.run.folder import ItemResult
+from qconf.wire import Both, Comparison, Continuation, ModelInfo, ModelTokens
+
+# Errors that say nothing about the item.
+ABSENT = (ConnectionFailed, TimedOut, Unavailable)
+
+T = TypeVar("T")
+Tokens = dict[str, list[Any]]
+"""Columns of ``tokens.parquet`` without task and document."""
+
+
+class ServerGone(Exception):
+    """Nothing is answered any more, or other models answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """How to send: requests in flight at once, special tokens of contexts, and tokens per window of whole texts."""
+
+    concurrency: int
+    add_special_tokens: bool
+    max_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an item: its row, and for a window of a corpus the columns of its tokens."""
+
+    row: ItemResult
+    tokens: Tokens | None = None
+
+
+def blank(item: Item) -> ItemResult:
+    """The row of an item without its scores."""
+    return ItemResult(
+        task=item.task,
+        doc_id=item.doc_id,
+        kind=item.kind,
+        doc_hash=item.doc_hash,
+        prompt_hash=item.prompt_hash,
+        label=item.label,
+        n_choices=len(item.choices),
+        contexts=item.contexts,
+        choices=item.choices,
+        choice_context=item.choice_context,
+        choice_chars=item.choice_chars,
+        choice_bytes=item.choice_bytes,
+        doc=item.doc,
+        target=item.target,
+        cluster=item.cluster,
+    )
+
+
+def longest_first(items: Iterable[Item]) -> list[Item]:
+    """A server that cannot take long items says so at once, and none is left running alone at the end."""
+    return sorted(items, key=lambda item: item.length, reverse=True)
+
+
+async def replay(
+    client: AsyncClient,
+    items: Iterable[Item],
+    models: Both[ModelInfo],
+    options: ReplayOptions,
+    on_outcome: Callable[[Outcome], None],
+) -> None:
+    """Scores every item, sent in the order given, each asked for when there is room to send it.
+
+    An item that fails carries its error; without any answer at all, ServerGone is raised. What ``on_outcome`` raises
+    ends the replay, and what is being scored then is given up.
+    """
+    sender, queue = _Sender(client, models, options), iter(items)
+    await _together(_work(sender, queue, on_outcome) for _ in range(options.concurrency))
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as failures:  # the first failure has cancelled the others
+        raise failures.exceptions[0] from failures
+    return [task.result() for task in tasks]
+
+
+async def _work(sender: "_Sender", queue: Iterator[Item], on_outcome: Callable[[Outcome], None]) -> None:
+    for item in queue:
+        answered = sender.answered
+        try:
+            outcome = await _score(sender, item)
+        except QconfError as exc:
+            # With all its attempts failed and nobody else answered meanwhile, every other item would end like this one.
+            if isinstance(exc, ABSENT) and sender.answered == answered:
+                raise ServerGone(f"the server does not answer any more: {exc}") from exc
+            outcome = Outcome(replace(blank(item), error=f"{type(exc).__name__}: {exc}"))
+        on_outcome(outcome)
+
+
+async def _score(sender: "_Sender", item: Item) -> Outcome:
+    if item.window:
+        reply = await sender.window(item.window, detail="tokens")
+        return Outcome(_row(item, [_Scores.of(reply)]), _token_columns(reply, item.window.position))
+    if item.kind == "loglikelihood_rolling":
+        return Outcome(_row(item, [_Scores.joined(await sender.whole_text(item.choices[0]))]))
+    choices = await sender.choices(item)
+    unconditional = await sender.continuations("", item.choices) if item.unconditional else []
+    return Outcome(
+        replace(
+            _row(item, [_Scores.of(choice) for choice in choices]),
+            base_unconditional=[choice.base.logprob for choice in unconditional],
+            quantized_unconditional=[choice.quantized.logprob for choice in unconditional],
+        )
+    )
+
+
+class _Sender:
+    """Sends requests, so many at a time, and checks that each reply answers what was asked, by the models that were."""
+
+    def __init__(self, client: AsyncClient, models: Both[ModelInfo], options: ReplayOptions) -> None:
+        self.answered = 0
+        self._client = client
+        self._models = _identity(models)
+        self._options = options
+        self._slots = asyncio.Semaphore(options.concurrency)
+        self._rolling: asyncio.Task[RollingWindows] | None = None
+
+    async def choices(self, item: Item) -> list[Continuation]:
+        """The item's choices in their order; those of one context travel together, and so share the prefix cache."""
+        found: dict[int, Continuation] = {}
+        for number, context in enumerate(item.contexts):
+            members = [i for i, of in enumerate(item.choice_context) if of == number]
+            label = item.label if len(item.contexts) == 1 else None
+            replies = await self.continuations(context, [item.choices[i] for i in members], label)
+            found |= dict(zip(members, replies, strict=True))
+        return [found[i] for i in range(len(item.choices))]
+
+    async def continuations(self, context: str, texts: Sequence[str], label: int | None = None) -> list[Continuation]:
+        """Scores of continuations of one context."""
+        return await self._compare(
+            len(texts),
+            prompt=context,
+            continuations=texts,
+            label=label,
+            detail="summary",
+            add_special_tokens=self._options.add_special_tokens,
+        )
+
+    async def window(self, window: Window, detail: str) -> Continuation:
+        """Scores of the tokens of a window."""
+        (scored,) = await self._compare(
+            1,
+            prompt=list(window.context),
+            continuations=[list(window.scored)],
+            detail=detail,
+            score_prompt=False,
+        )
+        return scored
+
+    async def whole_text(self, text: str) -> list[Continuation]:
+        """Scores of all tokens of a text, window by window."""
+        if self._rolling is None:
+            self._rolling = asyncio.ensure_future(
+                RollingWindows.made_for(self._client, self._options.max_length, self._options.add_special_tokens)
+            )
+        windows = await (await self._rolling).of(self._client, text)
+        return await _together(self.window(window, detail="summary") for window in windows)
+
+    async def _compare(self, expected: int, **fields: Any) -> list[Continuation]:
+        async with self._slots:
+            reply = await self._client.compare(**fields)
+        self.answered += 1
+        if _identity(reply.models) != self._models:
+            changed = f"{reply.models.base.root} and {reply.models.quantized.root}"
+            raise ServerGone(f"another pair is being served now: {changed}, or other files of that name")
+        return _checked(reply, expected)
+
+
+def _identity(models: Both[ModelInfo]) -> list[dict[str, Any]]:
+    return [model.model_dump(exclude={"created"}) for model in (models.base, models.quantized)]
+
+
+def _checked(reply: Comparison, expected: int) -> list[Continuation]:
+    found = reply.continuations or []
+    if [continuation.index for continuation in found] != list(range(expected)):
+        raise BadReply(f"expected {expected} continuations in order, got {[c.index for c in found]}")
+    for choice in found:
+        if not (math.isfinite(choice.base.logprob) and math.isfinite(choice.quantized.logprob)):
+            raise BadReply(f"continuation {choice.index} has a log-probability that is not finite")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """Scores of a continuation, or of several that make one text."""
+
+    base: float
+    quantized: float
+    tokens: int
+    base_is_greedy: bool
+    quantized_is_greedy: bool
+    mean_kl: float | None
+    max_kl: float | None
+
+    @classmethod
+    def of(cls, scored: Continuation) -> "_Scores":
+        return cls(
+            base=scored.base.logprob,
+            quantized=scored.quantized.logprob,
+            tokens=len(scored.token_ids),
+            base_is_greedy=scored.base.is_greedy,
+            quantized_is_greedy=scored.quantized.is_greedy,
+            mean_kl=scored.summary.mean_kl,
+            max_kl=scored.summary.max_kl,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Continuation]) -> "_Scores":
+        scores = [cls.of(part) for part in parts]
+        mean_kl, max_kl = _kl(scores)
+        return cls(
+            base=math.fsum(part.base for part in scores),
+            quantized=math.fsum(part.quantized for part in scores),
+            tokens=sum(part.tokens for part in scores),
+            base_is_greedy=all(part.base_is_greedy for part in scores),
+            quantized_is_greedy=all(part.quantized_is_greedy for part in scores),
+            mean_kl=mean_kl,
+            max_kl=max_kl,
+        )
+
+
+def _kl(scores: Sequence[_Scores]) -> tuple[float | None, float | None]:
+    """Mean over tokens, and largest."""
+    known = [(part.mean_kl, part.max_kl, part.tokens) for part in scores if part.tokens]
+    total = sum(tokens for _, _, tokens in known)
+    if not total:
+        return None, None
+    mean = math.fsum(mean * tokens for mean, _, tokens in known if mean is not None) / total
+    return mean, max(largest for _, largest, _ in known if largest is not None)
+
+
+def _row(item: Item, choices: Sequence[_Scores]) -> ItemResult:
+    mean_kl, max_kl = _kl(choices)
+    return replace(
+        blank(item),
+        base_logprob=[choice.base for choice in choices],
+        quantized_logprob=[choice.quantized for choice in choices],
+        choice_tokens=[choice.tokens for choice in choices],
+        base_is_greedy=[choice.base_is_greedy for choice in choices],
+        quantized_is_greedy=[choice.quantized_is_greedy for choice in choices],
+        choice_mean_kl=[choice.mean_kl for choice in choices],
+        choice_max_kl=[choice.max_kl for choice in choices],
+        mean_kl=mean_kl,
+        max_kl=max_kl,
+    )
+
+
+def _token_columns(scored: Continuation, position: int) -> Tokens:
+    scores = scored.scores
+    if scores is None:
+        raise BadReply("the columns of the tokens are missing")
+    columns: Tokens = {
+        "position": list(range(position, position + len(scores.token_ids))),
+        "token_id": scores.token_ids,
+        "kl": scores.kl,
+        "reverse_kl": scores.reverse_kl,
+        "js": scores.js,
+    }
+    return columns | _model_columns("base", scores.base) | _model_columns("quantized", scores.quantized)
+
+
+def _model_columns(name: str, model: ModelTokens) -> Tokens:
+    return {
+        f"{name}_logprob": model.logprobs,
+        f"{name}_entropy": model.entropy,
+        f"{name}_confidence": model.confidence,
+        f"{name}_argmax": model.argmax,
+    }

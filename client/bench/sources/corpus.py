@@ -1,0 +1,75 @@
+"""Windows of token ids over a text, as llama.cpp's perplexity tool lays them.
+
+Without a stride, windows stand side by side and each scores its second half but for the token that begins it, so that
+every scored token has at least half a window of context. With a stride (its --ppl-stride), each window begins that
+many tokens after the one before it and scores its last ``stride`` tokens. Where the tokenizer begins texts with a
+special token, that token takes the first place of every window. Tokens after the last whole window are left out.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from client.api import Client
+from client.bench.items import Item, LoadedTask, TaskError, Window, hash_text
+from client.bench.sources.data import read, version
+
+DEFAULT_WINDOW = 512
+
+
+def load_corpus(
+    path: Path,
+    client: Client,
+    *,
+    window: int = DEFAULT_WINDOW,
+    stride: int | None = None,
+    add_special_tokens: bool = True,
+    limit: int | None = None,
+) -> LoadedTask:
+    """A task named like the file, of which each item is a window; the server tokenizes."""
+    content = read(path)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as exc:
+        raise TaskError(f"{path} is no UTF-8 text: byte {exc.start} is {content[exc.start]:#04x}") from exc
+    reply = client.tokenize(text, add_special_tokens=add_special_tokens)
+    if window > reply.max_model_len:
+        raise TaskError(f"a window of {window} tokens is longer than the models' context of {reply.max_model_len}")
+    first = client.tokenize("", add_special_tokens=add_special_tokens).tokens[:1]
+    found = windows(reply.tokens, window, stride, first)[:limit]
+    if not found:
+        raise TaskError(f"{path} has {reply.count} tokens: expected at least {window + (stride is not None)} of them")
+    items = tuple(_item(path.stem, index, each) for index, each in enumerate(found))
+    return LoadedTask(path.stem, version(content), 0, items)
+
+
+def windows(token_ids: Sequence[int], window: int, stride: int | None, first: Sequence[int]) -> list[Window]:
+    """All windows over the tokens. ``first`` is the token that begins every window, or nothing."""
+    if stride is None:
+        starts, scored = range(0, len(token_ids) - window + 1, window), window - window // 2 - 1
+    else:
+        starts, scored = range(0, len(token_ids) - window, stride), stride
+    split = window - scored
+    return [
+        Window(
+            context=(*first, *token_ids[start + len(first) : start + split]),
+            scored=tuple(token_ids[start + split : start + window]),
+            position=start + split,
+        )
+        for start in starts
+    ]
+
+
+def _item(task: str, index: int, window: Window) -> Item:
+    return Item(
+        task=task,
+        doc_id=index,
+        kind="window",
+        doc_hash=hash_text(str((window.context, window.scored))),
+        prompt_hash=hash_text(str(window.context)),
+        contexts=("",),
+        choices=("",),
+        choice_context=(0,),
+        choice_chars=(0,),
+        choice_bytes=(0,),
+        window=window,
+    )

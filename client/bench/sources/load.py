@@ -1,0 +1,105 @@
+"""What the command line asks for, and the tasks and files that it names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.api import Client
+from client.bench.items import LoadedTask, TaskError
+from client.bench.sources.corpus import DEFAULT_WINDOW, load_corpus
+from client.bench.sources.data import load_data
+from client.bench.sources.lm_eval_tasks import LoadedTasks, load_tasks
+from qconf.run.folder import Settings, Subject, TaskRecord, UntilSettings
+from qconf.wire import Both, ModelInfo, ServerInfo
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What the command line said."""
+
+    url: str
+    tasks: list[str]
+    data: list[Path]
+    corpora: list[Path]
+    include_path: Path | None
+    num_fewshot: int | None
+    limit: int | None
+    delimiter: str
+    window: int | None
+    stride: int | None
+    add_special_tokens: bool
+    concurrency: int
+    retries: int
+    timeout: float
+    out: Path
+    resume: bool
+    quiet: bool
+    until: Path | None = None
+    seed: int = 0
+    cluster: str | None = None
+
+
+def load(options: BenchOptions, client: Client) -> LoadedTasks:
+    """All that is to be scored: files first, because what is wrong with them is seen at once."""
+    files = [load_data(path, delimiter=options.delimiter, limit=options.limit) for path in options.data]
+    files += [
+        load_corpus(
+            path,
+            client,
+            window=options.window or DEFAULT_WINDOW,
+            stride=options.stride,
+            add_special_tokens=options.add_special_tokens,
+            limit=options.limit,
+        )
+        for path in options.corpora
+    ]
+    loaded = LoadedTasks([], {})
+    if options.tasks:
+        loaded = load_tasks(
+            options.tasks,
+            include_path=options.include_path,
+            num_fewshot=options.num_fewshot,
+            limit=options.limit,
+            cluster=options.cluster,
+        )
+    names = [task.name for task in loaded.tasks + files]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise TaskError(f"two of the tasks and files are named '{twice[0]}': each needs a name of its own")
+    return LoadedTasks(loaded.tasks + files, loaded.groups)
+
+
+def subject_of(
+    options: BenchOptions,
+    server: ServerInfo,
+    models: Both[ModelInfo],
+    tasks: Sequence[LoadedTask],
+    until: UntilSettings | None = None,
+) -> Subject:
+    """What a run measures."""
+    return Subject(
+        server=server,
+        models=models,
+        settings=Settings(
+            tasks=options.tasks,
+            data=[str(path) for path in options.data],
+            corpora=[str(path) for path in options.corpora],
+            num_fewshot=options.num_fewshot,
+            limit=options.limit,
+            add_special_tokens=options.add_special_tokens,
+            delimiter=options.delimiter,
+            window=options.window,
+            stride=options.stride,
+            until=until,
+            cluster=options.cluster,
+        ),
+        tasks=[
+            TaskRecord(
+                name=task.name,
+                version=task.version,
+                num_fewshot=task.num_fewshot,
+                items=len(task.items),
+                digest=task.digest,
+            )
+            for task in tasks
+        ],
+    )

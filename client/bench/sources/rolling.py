@@ -1,0 +1,44 @@
+"""Windows of token ids over a document, as lm-eval's API models lay them for perplexity tasks."""
+
+import importlib
+from dataclasses import dataclass
+
+from client.api import AsyncClient
+from client.bench.items import Window
+from client.errors import BadReply
+
+
+@dataclass(frozen=True)
+class RollingWindows:
+    """Cuts texts into windows of at most ``max_length - 1`` tokens, which leaves room for the one lm-eval generates.
+
+    Each window but the first begins with the last token of the one before it; the first begins with ``prefix``, the
+    token that begins a text, or else the one that ends it.
+    """
+
+    prefix: int
+    max_length: int
+    add_special_tokens: bool
+
+    @classmethod
+    async def made_for(cls, client: AsyncClient, max_length: int, add_special_tokens: bool) -> "RollingWindows":
+        """Asks the server for the prefix token."""
+        info = await client.tokenizer_info()
+        text = info.bos_token or info.eos_token
+        if text is None:
+            raise BadReply("the pair's tokenizer has no token that begins or ends a text: texts cannot be scored whole")
+        prefix = (await client.tokenize(text, add_special_tokens=False)).tokens[0]
+        return cls(prefix, max_length, add_special_tokens)
+
+    async def of(self, client: AsyncClient, text: str) -> list[Window]:
+        """The windows of a text; each token of it is scored once."""
+        utils = importlib.import_module("lm_eval.utils")
+        tokens = (await client.tokenize(text, add_special_tokens=self.add_special_tokens)).tokens
+        pairs = utils.get_rolling_token_windows(
+            token_list=tokens, prefix_token=self.prefix, max_seq_len=self.max_length - 2, context_len=1
+        )
+        windows, position = [], 0
+        for context, scored in map(utils.make_disjoint_window, pairs):
+            windows.append(Window(tuple(context), tuple(scored), position))
+            position += len(scored)
+        return windows

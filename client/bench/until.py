@@ -1,0 +1,197 @@
+"""Replays that stop when their rules are settled: which items come next, and what becomes of each rule.
+
+Only ``--until`` loads this module, and with it scipy. What is judged is the benchmark as a finite population:
+docs/until.md.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from client.bench.items import Item, TaskError
+from client.bench.standing import Outcome, Standing
+from qconf.rules import EACH, OVERALL, Rule, read_rules
+from qconf.run.choices import Choices, EvalError
+from qconf.run.folder import ItemResult, UntilSettings
+from qconf.statistics.item_values import ItemStatistic, item_statistic
+from qconf.statistics.sequential import Asymptotic, Betting, Limits
+
+Key = tuple[str, int]
+
+
+def load_rules(path: Path) -> list[Rule]:
+    """The rules of a file, each of which can be judged item by item."""
+    try:
+        rules = read_rules(path)
+        for rule in rules:
+            item_statistic(rule)
+    except EvalError as exc:
+        raise TaskError(f"--until {path}: {exc}") from exc
+    return rules
+
+
+def drawn_order(items: Sequence[Item], seed: int) -> list[Item]:
+    """The items in random order: by the SHA-256 of seed, task and document, which no library's version changes."""
+
+    def rank(item: Item) -> bytes:
+        return hashlib.sha256(f"{seed}\n{item.task}\n{item.doc_id}".encode()).digest()
+
+    return sorted(items, key=rank)
+
+
+def judged(item: Item) -> bool:
+    """Whether rules can judge the item: those that ``eval gate`` judges too."""
+    return item.kind == "multiple_choice" and item.label is not None
+
+
+class _Judge:
+    """A rule on the items of one task, or of all."""
+
+    def __init__(self, rule: Rule, place: str, size: int) -> None:
+        self._rule, self._size = rule, size
+        self._statistic: ItemStatistic = item_statistic(rule)
+        self.name = f"{self._statistic.name} of {place}"
+        self._test: Limits = (Betting if self._statistic.bounded else Asymptotic)(
+            size, self._statistic.low, self._statistic.high, at_least=rule.at_least, at_most=rule.at_most
+        )
+        self._used, self._failed, self._sum = 0, 0, 0.0
+
+    @property
+    def outcome(self) -> Outcome:
+        found = self._test.outcome
+        if found is None:
+            return "inconclusive" if self._test.lost or self._used == self._size else "open"
+        least, most = self._rule.at_least, self._rule.at_most
+        margin = least is not None and most is not None and least < 0 < most
+        return "equivalent" if found == "pass" and margin else found
+
+    def add(self, item: Choices | None) -> None:
+        """Takes in the next item in the order of drawing; None for one that failed."""
+        self._used += 1
+        if item is None:
+            self._failed += 1
+            self._test.update(np.array([self._statistic.low]), np.array([self._statistic.high]))
+        else:
+            values = self._statistic.values(item)
+            self._sum += float(values[0])
+            self._test.update(values, values)
+
+    def standing(self) -> Standing:
+        known = self._used - self._failed
+        low, high = (end if math.isfinite(end) else None for end in self._test.interval())
+        return Standing(
+            name=self.name,
+            outcome=self.outcome,
+            at_least=self._rule.at_least,
+            at_most=self._rule.at_most,
+            method="betting" if self._statistic.bounded else "asymptotic",
+            used=self._used,
+            of=self._size,
+            failed=self._failed,
+            estimate=self._sum / known if known else None,
+            low=low,
+            high=high,
+        )
+
+
+class Until:
+    """Decides which item is sent next, and judges answers in the order of drawing, in whatever order they come.
+
+    Judged as they come, quick answers, which are those of short items, would be judged first and pass for all. ``kept``
+    are the items that were judged so far: they depend on the seed and the answers alone, not on when these came. With
+    other ``settings``, it is another run.
+    """
+
+    def __init__(self, rules: Sequence[Rule], items: Sequence[Item], seed: int) -> None:
+        tasks = list(dict.fromkeys(item.task for item in items))
+        self.settings = _settings(rules, seed)
+        self._order = [item for item in drawn_order(items, seed) if judged(item)]
+        sizes = {task: sum(item.task == task for item in self._order) for task in tasks}
+        self._of_task: dict[str, list[_Judge]] = {task: [] for task in tasks}
+        self._judges: list[_Judge] = []
+        for rule in rules:
+            for place in _places(rule, sizes):
+                members = tasks if place == OVERALL else [place]
+                self._judges.append(_Judge(rule, place, sum(sizes[task] for task in members)))
+                for task in members:
+                    self._of_task[task].append(self._judges[-1])
+        for task in tasks:
+            if not sizes[task] or not self._of_task[task]:
+                why = "no rule is on it" if sizes[task] else "it has no multiple-choice items with a label"
+                raise TaskError(f"'{task}' cannot be replayed until rules are settled: {why}")
+        self._answers: dict[Key, ItemResult] = {}
+        self._reached = 0
+        self.kept: set[Key] = set()
+
+    @property
+    def settled(self) -> bool:
+        """Whether no rule is open."""
+        return all(judge.outcome != "open" for judge in self._judges)
+
+    def progress(self) -> list[tuple[str, Outcome]]:
+        """Each rule and what became of it so far."""
+        return [(judge.name, judge.outcome) for judge in self._judges]
+
+    def standings(self) -> list[Standing]:
+        """Each rule with all that is known of it."""
+        return [judge.standing() for judge in self._judges]
+
+    def queue(self) -> Iterator[Item]:
+        """Items to send, in the order of drawing: those without an answer that an open rule still needs when asked."""
+        for item in self._order:
+            if _key(item) not in self._answers and _key(item) not in self.kept and self._open(item):
+                yield item
+
+    def add(self, row: ItemResult) -> None:
+        """Takes an answer in, and judges all that no longer wait for an earlier one."""
+        self._answers[row.task, row.doc_id] = row
+        while self._reached < len(self._order):
+            item = self._order[self._reached]
+            if judges := self._open(item):
+                answer = self._answers.pop(_key(item), None)
+                if answer is None:
+                    return
+                choices = _choices(answer)
+                for judge in judges:
+                    judge.add(choices)
+                self.kept.add(_key(item))
+            self._reached += 1
+
+    def _open(self, item: Item) -> list[_Judge]:
+        return [judge for judge in self._of_task[item.task] if judge.outcome == "open"]
+
+
+def _settings(rules: Sequence[Rule], seed: int) -> UntilSettings:
+    return UntilSettings(seed=seed, rules=[rule.model_dump(exclude_unset=True) for rule in rules])
+
+
+def _places(rule: Rule, sizes: dict[str, int]) -> list[str]:
+    if rule.task == EACH:
+        return [task for task, size in sizes.items() if size]
+    if rule.task not in {OVERALL, *sizes}:
+        known = ", ".join(sorted({OVERALL, EACH, *sizes}))
+        raise TaskError(f"the rule on '{rule.statistic}' names the task '{rule.task}', expected one of {known}")
+    return [rule.task]
+
+
+def _key(item: Item) -> Key:
+    return item.task, item.doc_id
+
+
+def _choices(row: ItemResult) -> Choices | None:
+    """The item as ``eval`` takes it; None where it failed."""
+    if row.error is not None or row.label is None:
+        return None
+    return Choices(
+        tasks=(row.task,),
+        task=np.zeros(1, np.int64),
+        doc_id=np.array([row.doc_id]),
+        labels=np.array([row.label]),
+        sizes=np.array([row.n_choices]),
+        base_logprobs=np.array([row.base_logprob], np.float64),
+        quantized_logprobs=np.array([row.quantized_logprob], np.float64),
+        chars=np.array([row.choice_chars], np.int64),
+    )

@@ -1,0 +1,1 @@
+"""``python -m client.results``: sample files of lm-eval out of a run folder, and into one."""

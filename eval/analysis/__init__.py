@@ -1,0 +1,1 @@
+"""What a run says: every statistic with its interval, tests, floor and null."""

@@ -1,0 +1,243 @@
+"""The noise floor: what differs when the same pair is measured twice in another way.
+
+In one engine, a model compared with itself differs by exactly 0. What another batch size, cache, kernel, dtype or
+server changes is seen between two runs of the same pair: each model's second answers compared with its first. A
+difference between base and quantized that is no larger than that says nothing of quantization.
+
+The excess is what base and quantized differ by in the run, less the floor, item by item: its interval has the variance
+of both and what they have in common. The floor that is taken off is the smaller of the two models', statistic by
+statistic: it is a discount, and the quantized model is not to be granted more because it is itself unstable, nor
+because the base model is. Signed changes (accuracy, confidence) have a floor to look at but no excess: noise has no
+direction, so there is nothing to take off.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+from eval.analysis.null import item_changes
+from eval.analysis.token_floor import TokenFloor, token_floor
+from qconf.run.choices import Choices, EvalError, flip_kinds, read_choices
+from qconf.run.folder import Manifest, Run, read_run
+from qconf.statistics.arrays import Floats, Ints
+from qconf.statistics.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interval, Mean
+
+KEYS = ("task", "doc_id")
+SAME = ("kind", "doc_hash", "prompt_hash", "label")
+"""Columns of items.parquet in which the two runs must agree, apart from the texts of the choices."""
+BOUNDS = {
+    "accuracy": (-1.0, 1.0),
+    "confidence": (-1.0, 1.0),
+    "true_confidence": (-1.0, 1.0),
+    "confidence_shift": (0.0, 1.0),
+    "flips": (0.0, 1.0),
+    "right_to_wrong": (0.0, 1.0),
+    "wrong_to_right": (0.0, 1.0),
+    "wrong_to_other_wrong": (0.0, 1.0),
+    "kl": (0.0, math.inf),
+    "reverse_kl": (0.0, math.inf),
+    "js": (0.0, math.log(2)),
+    "js_distance": (0.0, math.sqrt(math.log(2))),
+    "total_variation": (0.0, 1.0),
+}
+"""What an item's value lies between."""
+SIGNED = ("accuracy", "confidence", "true_confidence")
+"""Statistics whose changes have a direction."""
+
+
+@dataclass(frozen=True)
+class ItemFloor:
+    """Floors of labelled items by statistic: ``base`` and ``quantized`` are what each model's second measurement
+    differs by from its first, ``excess`` is what base and quantized differ by beyond the floor of ``taken``."""
+
+    base: dict[str, Interval]
+    quantized: dict[str, Interval]
+    excess: dict[str, Interval]
+    taken: dict[str, Literal["base", "quantized"]]
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A run compared with a second run of the same pair, at ``path``.
+
+    ``ways`` says what the manifests know of how the two were measured differently. ``same_models`` is False where it
+    could not be checked, because runs that were imported have no digests. ``overall`` is None without labelled items.
+    """
+
+    path: str
+    ways: list[str]
+    same_models: bool
+    overall: ItemFloor | None
+    tasks: dict[str, ItemFloor]
+    corpora: dict[str, TokenFloor]
+
+
+def measure_floor(run: Run, path: Path) -> Floor:
+    """Compares a run with a second run of its pair. EvalError names what keeps the second from being a floor."""
+    second = read_run(path)
+    _check_other_run(run, second)
+    same_models = _check_models(run.manifest, second.manifest, path)
+    run, second = _sorted(run), _sorted(second)
+    _check_documents(run, second)
+    ours, theirs = read_choices(run).labelled, read_choices(second).labelled
+    tasks = {}
+    for name in ours.tasks:
+        if (ours.task == ours.tasks.index(name)).any():
+            tasks[name] = item_floor(ours.of_task(name), theirs.of_task(name))
+    windows = run.table.filter(pc.equal(run.table["kind"], "window"))
+    return Floor(
+        path=str(path),
+        ways=_ways(run.manifest, second.manifest),
+        same_models=same_models,
+        overall=item_floor(ours, theirs) if len(ours) else None,
+        tasks=tasks,
+        corpora={name: token_floor(run.path, path, name) for name in sorted(windows["task"].unique().to_pylist())},
+    )
+
+
+def item_floor(run: Choices, second: Choices) -> ItemFloor:
+    """Floors and excesses of the same labelled items in two runs, with intervals; clusters are those of the run."""
+    pair = differences(run)
+    base = differences(replace(run, quantized_logprobs=second.base_logprobs))
+    quantized = differences(
+        replace(run, base_logprobs=run.quantized_logprobs, quantized_logprobs=second.quantized_logprobs)
+    )
+    excess: dict[str, Floats] = {}
+    taken: dict[str, Literal["base", "quantized"]] = {}
+    for name in pair:
+        if name not in SIGNED:
+            taken[name] = "base" if base[name].mean() <= quantized[name].mean() else "quantized"
+            excess[name] = pair[name] - (base if taken[name] == "base" else quantized)[name]
+    clusters = run.cluster_numbers
+    return ItemFloor(
+        base={name: _interval(name, values, clusters) for name, values in base.items()},
+        quantized={name: _interval(name, values, clusters) for name, values in quantized.items()},
+        excess={name: _interval(name, values, clusters, excess=True) for name, values in excess.items()},
+        taken=taken,
+    )
+
+
+def differences(choices: Choices) -> dict[str, Floats]:
+    """What the two sides of labelled items differ by, item by item: signed changes, flips by kind, and divergences."""
+    changes, divergence = item_changes(choices), choices.divergence
+    return {
+        "accuracy": changes.accuracy_change,
+        "confidence": changes.confidence_change,
+        "true_confidence": changes.true_confidence_change,
+        "confidence_shift": changes.confidence_shift,
+        **{name: flipped.astype(np.float64) for name, flipped in flip_kinds(choices).items()},
+        "kl": divergence.kl,
+        "reverse_kl": divergence.reverse_kl,
+        "js": divergence.js,
+        "js_distance": divergence.js_distance,
+        "total_variation": divergence.total_variation,
+    }
+
+
+def _interval(name: str, values: Floats, clusters: Ints | None, *, excess: bool = False) -> Interval:
+    low, high = BOUNDS[name]
+    if excess:
+        low, high = low - high, high - low
+    bounded = math.isfinite(high)
+    mean = Mean(values, low, high) if bounded else Mean(values, low, high, UNBOUNDED_REACH, least=UNBOUNDED_ITEMS)
+    return mean.interval(clusters)
+
+
+def _check_other_run(run: Run, second: Run) -> None:
+    """A run is not its own floor, nor is a copy of its folder, nor what was imported from the same files."""
+    ours, theirs = run.manifest, second.manifest
+    if run.path.resolve() == second.path.resolve():
+        raise EvalError(f"the floor {second.path} is the run itself, expected a second run of the same pair")
+    if (ours.created, ours.timing) == (theirs.created, theirs.timing):
+        raise EvalError(
+            f"the floor {second.path} is a copy of {run.path}, created at the same time, {ours.created}: expected a "
+            "second run of the same pair"
+        )
+    if ours.imported and ours.imported == theirs.imported:
+        raise EvalError(
+            f"the floor {second.path} was imported from the same files as {run.path}, such as "
+            f"{ours.imported.base[0]}: expected those of a second run"
+        )
+
+
+def _check_models(ours: Manifest, theirs: Manifest, path: Path) -> bool:
+    """Whether both runs have digests; EvalError where these, or what comes before texts, are not the same."""
+    if ours.subject is None or theirs.subject is None:
+        return False
+    for role in ("base", "quantized"):
+        first, second = getattr(ours.subject.models, role), getattr(theirs.subject.models, role)
+        if first.digest != second.digest:
+            raise EvalError(
+                f"the {role} model of the floor {path} is another one: {second.root} with digest {second.digest}, "
+                f"expected that of the run, {first.root} with digest {first.digest}"
+            )
+    special, other = (each.settings.add_special_tokens for each in (ours.subject, theirs.subject))
+    if special != other:
+        raise EvalError(f"the floor {path} has add_special_tokens {other}, expected that of the run, {special}")
+    return True
+
+
+def _check_documents(run: Run, second: Run) -> None:
+    """Both have the same items, sorted alike, with the same texts and labels."""
+    if not run.table.select(KEYS).equals(second.table.select(KEYS)):
+        ours, theirs = (_keys(each) for each in (run, second))
+        task, doc_id = min(ours ^ theirs)
+        there, missing = (run, second) if (task, doc_id) in ours else (second, run)
+        raise EvalError(
+            f"document {doc_id} of '{task}' is in {there.path} and not in {missing.path}: a floor has the same ones"
+        )
+    for name in SAME:
+        _check_column(run, second, name, run.table[name], second.table[name], np.arange(len(run.table)))
+    texts, other_texts = (each.table["choices"].combine_chunks() for each in (run, second))
+    lengths, other_lengths = (pc.list_value_length(each) for each in (texts, other_texts))
+    _check_column(run, second, "number of choices", lengths, other_lengths, np.arange(len(run.table)))
+    rows = np.repeat(np.arange(len(run.table)), lengths.to_numpy())
+    _check_column(run, second, "choice", texts.flatten(), other_texts.flatten(), rows)
+
+
+def _check_column(run: Run, second: Run, name: str, ours: Any, theirs: Any, rows: Ints) -> None:
+    """``rows`` are the items that the values belong to. Two that are missing are the same."""
+    both_missing = pc.and_(pc.is_null(ours), pc.is_null(theirs))
+    same = np.asarray(pc.or_(pc.fill_null(pc.equal(ours, theirs), False), both_missing))
+    if not same.all():
+        at = int(same.argmin())
+        row = int(rows[at])
+        raise EvalError(
+            f"document {run.table['doc_id'][row]} of '{run.table['task'][row]}' has the {name} {theirs[at]} in "
+            f"{second.path}, expected {ours[at]} as in {run.path}"
+        )
+
+
+def _keys(run: Run) -> set[tuple[str, int]]:
+    return set(zip(*(run.table[name].to_pylist() for name in KEYS), strict=True))
+
+
+def _sorted(run: Run) -> Run:
+    return replace(run, table=run.table.sort_by([(name, "ascending") for name in KEYS]))
+
+
+def _ways(ours: Manifest, theirs: Manifest) -> list[str]:
+    """What the manifests tell of how the second run was measured, where that is not as in the run."""
+    first, second = (_measured(each) for each in (ours, theirs))
+    return [
+        f"{name} {second[name]} instead of {first[name]}"
+        for name in first
+        if name in second and second[name] != first[name]
+    ]
+
+
+def _measured(manifest: Manifest) -> dict[str, object]:
+    if manifest.subject is None:
+        return {}
+    server, base = manifest.subject.server, manifest.subject.models.base
+    return {
+        "dtype": base.dtype,
+        "device": server.device,
+        "vLLM": server.vllm,
+        "qconf": server.version,
+        "requests in flight": manifest.concurrency,
+    }

@@ -1,0 +1,74 @@
+"""The analysis of a whole run: each task, all of them together, its corpora, and the noise floor."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+from eval.analysis.floor import Floor, measure_floor
+from eval.analysis.items import Analysis, adjusted, analyse
+from eval.analysis.tokens import TokenAnalysis, analyse_tokens
+from qconf.run.choices import Choices, EvalError, read_choices
+from qconf.run.folder import read_run
+from qconf.statistics.bootstrap import RESAMPLES
+
+FEWEST = 3
+"""Labelled items below which a task has no analysis: the trend tests need them."""
+
+
+@dataclass(frozen=True)
+class RunAnalysis:
+    """``overall`` pools the items of all tasks; None without labelled items. ``unlabelled`` items take no part.
+
+    ``adjusted`` has the tasks' p-values after Holm's adjustment, by test and task; ``settings`` what must be the same
+    to get the same numbers.
+    """
+
+    path: str
+    overall: Analysis | None
+    tasks: dict[str, Analysis]
+    adjusted: dict[str, dict[str, float]]
+    unlabelled: int
+    corpora: dict[str, TokenAnalysis]
+    floor: Floor | None
+    settings: dict[str, int]
+
+
+def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resamples: int = RESAMPLES) -> RunAnalysis:
+    """Analyses a run folder, and beside it a second run of the same pair, its noise floor.
+
+    Spreads come from ``resamples`` resamples, and whatever is drawn comes from ``seed``. Raises EvalError or RunError
+    for runs that cannot be read, that have items that failed, or nothing to analyse.
+    """
+    run = read_run(path)
+    rng = np.random.default_rng(seed)
+    choices = read_choices(run)
+    labelled = choices.labelled
+    corpora = sorted(run.table.filter(pc.equal(run.table["kind"], "window"))["task"].unique().to_pylist())
+    tasks = {name: labelled.of_task(name) for name in labelled.tasks}
+    for name, items in tasks.items():
+        if 0 < len(items) < FEWEST:
+            raise EvalError(f"'{name}' of {path} has {len(items)} labelled items, expected {FEWEST} or more")
+    measured = measure_floor(run, floor) if floor else None  # first, so that a wrong floor is reported at once
+    analyses = {name: analyse(items, rng, resamples) for name, items in tasks.items() if len(items)}
+    if not analyses and not corpora:
+        raise EvalError(f"{path} has no labelled multiple-choice items and no corpus: there is nothing to analyse")
+    return RunAnalysis(
+        path=str(path),
+        overall=_overall(labelled, analyses, rng, resamples),
+        tasks=analyses,
+        adjusted=adjusted({name: each.tests for name, each in analyses.items()}),
+        unlabelled=len(choices) - len(labelled),
+        corpora={name: analyse_tokens(path, name) for name in corpora},
+        floor=measured,
+        settings={"seed": seed, "resamples": resamples},
+    )
+
+
+def _overall(
+    labelled: Choices, analyses: dict[str, Analysis], rng: np.random.Generator, resamples: int
+) -> Analysis | None:
+    if len(analyses) == 1:
+        return next(iter(analyses.values()))
+    return analyse(labelled, rng, resamples) if analyses else None

@@ -1,0 +1,243 @@
+"""Divergence token by token over a corpus, streamed from ``tokens.parquet``: what is held grows by 4 bytes a token."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from scipy import stats  # type: ignore[import-untyped]
+
+from qconf.run.choices import EvalError
+from qconf.run.folder import TOKENS
+from qconf.run.tokens import read_columns
+from qconf.statistics.arrays import Floats, Ints
+from qconf.statistics.intervals import GROUPS, LEVEL, WINDOW_REACH, Interval, Mean, clopper_pearson
+from qconf.statistics.significance import TrendTest, cochran_armitage
+
+QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
+EDGES = np.linspace(0.0, 1.0, 6)
+"""Buckets of the base model's confidence."""
+COLUMNS = (
+    "doc_id",
+    "base_logprob",
+    "quantized_logprob",
+    "kl",
+    "reverse_kl",
+    "js",
+    "base_confidence",
+    "base_argmax",
+    "quantized_argmax",
+)
+SUMS = ("tokens", "kl", "reverse_kl", "js", "same_top", "delta_p", "squared_delta_p", "base_nll", "quantized_nll")
+MEANS = {
+    "kl": (0.0, math.inf),
+    "reverse_kl": (0.0, math.inf),
+    "js": (0.0, math.log(2)),
+    "same_top": (0.0, 1.0),
+    "delta_p": (-1.0, 1.0),
+}
+"""Means over tokens that are shown, and what a token's value can be."""
+
+
+@dataclass(frozen=True)
+class TokenBucket:
+    """Tokens at whose place the base model's confidence is in (low, high]; means over them."""
+
+    low: float
+    high: float
+    tokens: int
+    kl: float
+    reverse_kl: float
+    js: float
+    same_top: float
+    mean_delta_p: float
+    rms_delta_p: float
+
+
+@dataclass(frozen=True)
+class TokenAnalysis:
+    """A corpus under both models; logarithms are natural, intervals are clustered by window.
+
+    ``same_top`` is the share of places where both models have the same likeliest token, Δp the probability of the token
+    that is there under the quantized model less that under the base. ``kl_quantiles`` has median, 90th, 99th and 99.9th
+    percentile, with Woodruff's intervals. ``disagreement_trend`` is Cochran-Armitage over the buckets of base
+    confidence: negative where the likeliest tokens differ where the base model is unsure; its p takes tokens for
+    independent, which within a window they are not quite. It describes: any noise has such a trend, and the null of
+    ``eval.analysis.null`` needs log-odds between tokens, which the file does not hold.
+    """
+
+    tokens: int
+    windows: int
+    means: dict[str, Interval]
+    base_perplexity: Interval
+    quantized_perplexity: Interval
+    perplexity_ratio: Interval
+    rms_delta_p: Interval
+    kl_quantiles: dict[str, Interval]
+    max_kl: float
+    buckets: list[TokenBucket]
+    disagreement_trend: TrendTest
+
+
+def analyse_tokens(folder: Path, task: str) -> TokenAnalysis:
+    """Analyses a corpus of a run folder, in two passes over its file. EvalError where it has none of that name."""
+    windows: dict[int, int] = {}
+    sums: list[Floats] = []
+    buckets = np.zeros((len(EDGES) - 1, len(SUMS)))
+    kl = np.empty(_rows(folder / TOKENS), np.float32)
+    tokens = 0
+    for doc_id, columns, confidence in _batches(folder / TOKENS, task):
+        kl[tokens : tokens + len(doc_id)] = columns[:, SUMS.index("kl")]
+        tokens += len(doc_id)
+        ids, place = np.unique(doc_id, return_inverse=True)
+        batch = np.zeros((len(ids), len(SUMS)))
+        np.add.at(batch, place, columns)
+        for each, total in zip(ids.tolist(), batch, strict=True):
+            if each in windows:
+                sums[windows[each]] += total
+            else:
+                windows[each] = len(sums)
+                sums.append(total)
+        np.add.at(buckets, np.searchsorted(EDGES[1:-1], confidence, side="left"), columns)
+    if not sums:
+        raise EvalError(f"{folder / TOKENS} has no tokens of a corpus named '{task}'")
+    max_kl = float(kl[:tokens].max())
+    kl_quantiles = _quantiles(kl[:tokens], folder / TOKENS, task, windows)
+    return TokenAnalysis(
+        tokens=tokens,
+        windows=len(sums),
+        **_intervals(np.array(sums)),
+        kl_quantiles=kl_quantiles,
+        max_kl=max_kl,
+        disagreement_trend=cochran_armitage(buckets[:, 0] - buckets[:, SUMS.index("same_top")], buckets[:, 0]),
+        buckets=[_bucket(*each) for each in zip(EDGES[:-1], EDGES[1:], buckets, strict=True) if each[2][0]],
+    )
+
+
+def _quantiles(values: npt.NDArray[np.float32], path: Path, task: str, windows: dict[int, int]) -> dict[str, Interval]:
+    """Quantiles of KL, reordering the values in their place, with intervals clustered by window.
+
+    The share of tokens below an estimated quantile has an exact interval, for an effective number of tokens that
+    follows from how much windows differ in it; the ends are the quantiles at the ends of that interval, NaN where they
+    are beyond what so many tokens can tell. Woodruff 1952 (J. Am. Stat. Assoc. 47), with the interval of Korn &
+    Graubard 1998 in place of the normal one.
+    """
+    shares = np.array(list(QUANTILES.values()))
+    points = np.quantile(values, shares, overwrite_input=True)
+    counts = np.zeros((len(windows), 1 + len(points)))
+    for chosen in read_columns(path, task, ("doc_id", "kl")):
+        ids, place = np.unique(chosen["doc_id"], return_inverse=True)
+        rows = np.array([windows[each] for each in ids.tolist()], dtype=np.int64)[place]
+        inside = chosen["kl"][:, None] <= points
+        np.add.at(counts, rows, np.concatenate([np.ones((len(rows), 1)), inside], axis=1))
+    return {
+        name: quantile_interval(values, share, float(point), below, counts[:, 0])
+        for name, share, point, below in zip(QUANTILES, shares, points, counts[:, 1:].T, strict=True)
+    }
+
+
+def quantile_interval(
+    values: npt.NDArray[np.float32], share: float, point: float, below: Floats, tokens: Floats
+) -> Interval:
+    """The interval of the quantile ``point``, below which windows have so many of their tokens; reorders the values."""
+    low, high = clopper_pearson(share, *[_effective_tokens(below, tokens)] * 2)
+    ends = _quantile(values, low), _quantile(values, high)
+    return Interval(point, *ends, units=len(tokens), unit="windows", least=GROUPS)
+
+
+def _effective_tokens(inside: Floats, tokens: Floats) -> float:
+    """How many independent tokens tell as much of the share that is inside: share (1 - share) / variance, with the
+    variance of a ratio over windows, at most all tokens, and times the square of Student's quantiles' ratio."""
+    windows, total = len(tokens), float(tokens.sum())
+    if windows < 2:
+        return math.nan
+    share = float(inside.sum()) / total
+    variance = windows / (windows - 1) * float(((inside - share * tokens) ** 2).sum()) / total**2
+    effective = min(total, share * (1 - share) / variance) if variance else windows
+    quantiles = stats.t.ppf((1 + LEVEL) / 2, [total - 1, windows - 1])
+    return float(effective * (quantiles[0] / quantiles[1]) ** 2)
+
+
+def _quantile(values: npt.NDArray[np.float32], share: float) -> float:
+    """NaN where the share is none, or leaves less than one value beyond."""
+    if not 1 / len(values) <= share <= 1 - 1 / len(values):
+        return math.nan
+    return float(np.quantile(values, share, overwrite_input=True))
+
+
+def _rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as exc:
+        raise EvalError(f"cannot read {path}: {exc}") from exc
+
+
+def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
+    """Windows, what is summed (SUMS), and base confidences, batch by batch. EvalError names what is not finite."""
+    row = 0
+    for numbers in read_columns(path, task, COLUMNS):
+        base, quantized = (numbers[f"{name}_logprob"].astype(np.float64) for name in ("base", "quantized"))
+        delta_p = np.exp(quantized) - np.exp(base)
+        columns = np.stack(
+            [
+                np.ones(len(base)),
+                numbers["kl"],
+                numbers["reverse_kl"],
+                numbers["js"],
+                numbers["base_argmax"] == numbers["quantized_argmax"],
+                delta_p,
+                delta_p**2,
+                -base,
+                -quantized,
+            ],
+            axis=1,
+        )
+        finite = np.isfinite(columns).all(axis=1)
+        if not finite.all():
+            at = int(finite.argmin())
+            name = SUMS[int(np.isfinite(columns[at]).argmin())]
+            raise EvalError(f"{path}, token {row + at} of '{task}': {name} is not finite")
+        row += len(base)
+        yield numbers["doc_id"], columns, numbers["base_confidence"].astype(np.float64)
+
+
+def _intervals(by_window: Floats) -> dict[str, Any]:
+    def mean(name: str, low: float, high: float) -> Interval:
+        return mean_over_tokens(by_window[:, SUMS.index(name)], by_window[:, 0], low, high)
+
+    nll = [by_window[:, SUMS.index(f"{model}_nll")] for model in ("base", "quantized")]
+    return {
+        "means": {name: mean(name, *ends) for name, ends in MEANS.items()},
+        "base_perplexity": mean("base_nll", 0.0, math.inf).mapped(math.exp),
+        "quantized_perplexity": mean("quantized_nll", 0.0, math.inf).mapped(math.exp),
+        "perplexity_ratio": mean_over_tokens(nll[1] - nll[0], by_window[:, 0], -math.inf, math.inf).mapped(math.exp),
+        "rms_delta_p": mean("squared_delta_p", 0.0, 1.0).mapped(math.sqrt),
+    }
+
+
+def mean_over_tokens(sums: Floats, tokens: Floats, low: float, high: float) -> Interval:
+    """Windows are what is drawn. The sum S over the tokens T of windows is, to first order, the mean over windows of
+    R + (S_w - R T_w) / T, with R the ratio and T the mean number of tokens of a window."""
+    ratio = float(sums.sum() / tokens.sum())
+    values = ratio + (sums - ratio * tokens) / tokens.mean()
+    return Mean(values, low, high, reach=WINDOW_REACH, unit="windows", least=GROUPS).interval()
+
+
+def _bucket(low: float, high: float, sums: Floats) -> TokenBucket:
+    mean = dict(zip(SUMS, (sums / sums[0]).tolist(), strict=True))
+    return TokenBucket(
+        low=float(low),
+        high=float(high),
+        tokens=int(sums[0]),
+        kl=mean["kl"],
+        reverse_kl=mean["reverse_kl"],
+        js=mean["js"],
+        same_top=mean["same_top"],
+        mean_delta_p=mean["delta_p"],
+        rms_delta_p=float(np.sqrt(mean["squared_delta_p"])),
+    )

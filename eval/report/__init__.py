@@ -1,0 +1,1 @@
+"""How an analysis is shown: the page, the terminal, the verdict."""

@@ -1,0 +1,229 @@
+"""The report of runs: one HTML page that needs nothing else, and a short Markdown text that says the same."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+
+from eval.analysis.items import Analysis
+from eval.analysis.run import RunAnalysis
+from eval.report.plots import (
+    Plot,
+    bucket_flips_plot,
+    bucket_shift_plot,
+    forest_plot,
+    histogram_plot,
+    reliability_plot,
+    routing_plot,
+)
+from eval.report.tables import (
+    FOREST,
+    Grid,
+    bucket_table,
+    compared_table,
+    corpus_tables,
+    floor_tables,
+    main_table,
+    pair_table,
+    paper_table,
+    provenance_tables,
+    summary_table,
+    task_table,
+    tests_in_words,
+)
+from eval.report.terminal import brackets, floor_note, items, number, signed
+from eval.report.verdict import headline, sentences
+from eval.report.worst import WorstItem, worst_items
+from qconf.run.choices import Choices, flip_kinds, read_choices
+from qconf.run.folder import Manifest, Run
+
+WORST = 10
+
+
+@dataclass(frozen=True)
+class FlipCell:
+    """Items that are right or wrong under the base model (rows) and the quantized one (columns)."""
+
+    label: str
+    count: int
+    share: str
+    note: str
+    changed: bool
+
+
+@dataclass(frozen=True)
+class ItemsView:
+    """What the page shows of a run's labelled items."""
+
+    reliability: Plot
+    buckets: list[Plot]
+    bucket_table: Grid
+    divergences: list[Plot]
+    flips: list[list[FlipCell]]
+    forest: list[Plot]
+    task_table: Grid
+    worst: list[WorstItem]
+    routing: Plot
+    statistics: list[Grid]
+    tests: list[str]
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What the page shows of a run; ``items`` is None where it has only corpora."""
+
+    anchor: str
+    title: str
+    subtitle: str
+    headline: str
+    sentences: list[str]
+    items: ItemsView | None
+    corpora: list[Grid]
+    floor: list[Grid]
+    floor_note: str
+    note: str
+    provenance: list[Grid]
+
+
+def render(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
+    """The page: a summary where there are several runs, then a section for each."""
+    names = _names(runs)
+    views = [_run_view(place, name, *each) for place, (name, each) in enumerate(zip(names, runs, strict=True), start=1)]
+    environment = Environment(
+        loader=PackageLoader("eval.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "percent": lambda value: number(value, True),
+        "points": lambda value: signed(value, True),
+        "prose": lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%"),
+    }
+    page = environment.get_template("report.html.j2")
+    return page.render(
+        runs=views,
+        summary=summary_table(names, runs) if len(runs) > 1 else None,
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def render_markdown(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
+    """The verdict and the main numbers as Markdown, for pull requests."""
+    parts = ["# What quantization did to confidence"]
+    for name, (_, analysis) in zip(_names(runs), runs, strict=True):
+        parts += [f"## {_plain(name)}", f"**{_plain(headline(analysis))}**"]
+        parts.append("\n".join(f"- {_plain(each)}" for each in sentences(analysis)))
+        if analysis.overall:
+            parts.append(_markdown_table(main_table(analysis.overall)))
+        if len(analysis.tasks) > 1:
+            parts.append(_markdown_table(task_table(analysis)))
+        parts.append(_note(analysis))
+    return "\n\n".join(parts) + "\n"
+
+
+def _names(runs: Sequence[tuple[Run, RunAnalysis]]) -> list[str]:
+    """Names of the folders, and whole paths where two have the same."""
+    seen = Counter(run.path.name for run, _ in runs)
+    return [run.path.name if run.path.name and seen[run.path.name] == 1 else str(run.path) for run, _ in runs]
+
+
+def _run_view(place: int, name: str, run: Run, analysis: RunAnalysis) -> RunView:
+    return RunView(
+        anchor=f"run-{place}",
+        title=name,
+        subtitle=_subtitle(run.manifest, analysis),
+        headline=headline(analysis),
+        sentences=sentences(analysis),
+        items=_items_view(run, analysis, analysis.overall) if analysis.overall else None,
+        corpora=[each for name, corpus in analysis.corpora.items() for each in corpus_tables(name, corpus)],
+        floor=floor_tables(analysis.floor) if analysis.floor else [],
+        floor_note=floor_note(analysis.floor) if analysis.floor else "",
+        note=_note(analysis),
+        provenance=provenance_tables(run.manifest, analysis),
+    )
+
+
+def _items_view(run: Run, analysis: RunAnalysis, overall: Analysis) -> ItemsView:
+    labelled = read_choices(run).labelled
+    divergence = labelled.divergence
+    return ItemsView(
+        reliability=reliability_plot(overall),
+        buckets=[bucket_shift_plot(overall), bucket_flips_plot(overall)],
+        bucket_table=bucket_table(overall),
+        divergences=[
+            histogram_plot(divergence.kl, "KL(base ‖ quantized)"),
+            histogram_plot(divergence.js, "Jensen-Shannon divergence"),
+        ],
+        flips=_flip_matrix(labelled),
+        forest=[forest_plot(analysis, overall, name, title) for name, title in FOREST],
+        task_table=task_table(analysis),
+        worst=worst_items(run, labelled, WORST),
+        routing=routing_plot(overall.routing),
+        statistics=[
+            compared_table(overall),
+            pair_table(overall),
+            paper_table(run.manifest, analysis),
+        ],
+        tests=tests_in_words(overall),
+    )
+
+
+def _subtitle(manifest: Manifest, analysis: RunAnalysis) -> str:
+    parts = []
+    if manifest.subject:
+        models = manifest.subject.models
+        parts.append(f"{models.base.root} (base) and {models.quantized.root} (quantized)")
+    elif manifest.imported:
+        parts.append("imported from sample files")
+    if analysis.overall:
+        tasks = len(analysis.tasks)
+        parts.append(f"{items(analysis.overall)} of {tasks} {'task' if tasks == 1 else 'tasks'}")
+    parts += [f"{corpus.tokens} tokens of {name}" for name, corpus in analysis.corpora.items()]
+    return ", ".join(parts)
+
+
+def _note(analysis: RunAnalysis) -> str:
+    note = f"{brackets(analysis)} Within noise: the interval includes no change."
+    return f"{note} {analysis.unlabelled} items without a label took no part." if analysis.unlabelled else note
+
+
+def _flip_matrix(labelled: Choices) -> list[list[FlipCell]]:
+    base, quantized = labelled.base.correct, labelled.quantized.correct
+    other = int(flip_kinds(labelled)["wrong_to_other_wrong"].sum())
+
+    def cell(label: str, count: int, changed: bool, note: str = "") -> FlipCell:
+        return FlipCell(label, count, number(count / len(labelled), True), note, changed)
+
+    return [
+        [
+            cell("right under both", int((base & quantized).sum()), False),
+            cell("right to wrong", int((base & ~quantized).sum()), True),
+        ],
+        [
+            cell("wrong to right", int((~base & quantized).sum()), True),
+            cell(
+                "wrong under both",
+                int((~base & ~quantized).sum()),
+                False,
+                f"of them to another wrong choice: {other} ({number(other / len(labelled), True)} %)",
+            ),
+        ],
+    ]
+
+
+def _markdown_table(table: Grid) -> str:
+    lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
+    text = "\n".join(f"| {' | '.join(_plain(cell.strip()) for cell in line)} |" for line in lines)
+    return f"{table.caption}\n\n{text}" if table.caption else text
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes as it is."""
+    for mark in "\\|*_`<":
+        text = text.replace(mark, f"\\{mark}")
+    return text

@@ -1,0 +1,146 @@
+"""The verdict on a run and its reasons, in sentences made of its numbers."""
+
+from collections.abc import Mapping
+
+from eval.analysis.floor import Floor
+from eval.analysis.items import BUCKETS, Analysis
+from eval.analysis.run import RunAnalysis
+from eval.analysis.tokens import TokenAnalysis
+from eval.report.terminal import band, bracket, excludes, log_odds_sentence, number, p_equals, routing_sentence, signed
+from qconf.statistics.intervals import Interval
+
+TESTS = {"mcnemar": "McNemar's test of accuracy", "paired_t": "t-test of confidence in the true choice"}
+
+
+def headline(run: RunAnalysis) -> str:
+    """The verdict in a sentence."""
+    if not run.overall:
+        found = [f"perplexity of {name} {_outcome(each.perplexity_ratio, 1.0)}" for name, each in run.corpora.items()]
+    else:
+        compared = run.overall.compared
+        found = [
+            f"accuracy {_outcome(compared['accuracy'].delta)}",
+            f"confidence in the true choice {_outcome(compared['true_confidence'].delta)}",
+            f"{number(run.overall.pair['flips'].point, True)} % of answers changed",
+        ]
+    text = "; ".join(found)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def sentences(run: RunAnalysis) -> list[str]:
+    """The reasons of the verdict, from the numbers."""
+    found = _item_sentences(run.overall) if run.overall else []
+    if len(run.tasks) > 1:
+        found.append(_task_sentence(run.adjusted))
+    found += [_corpus_sentence(name, each) for name, each in run.corpora.items()]
+    if run.floor:
+        found += _floor_sentences(run.floor, run.overall)
+    return found
+
+
+def _item_sentences(overall: Analysis) -> list[str]:
+    compared = overall.compared
+    return [
+        *(
+            _moved(subject, compared[name].delta, compared[name].base, compared[name].quantized)
+            for name, subject in (
+                ("accuracy", "Accuracy"),
+                ("true_confidence", "Confidence in the true choice"),
+                ("confidence", "Confidence in the choice that a model makes"),
+                ("overconfidence", "Over-confidence (confidence less accuracy)"),
+            )
+        ),
+        _flip_sentence(overall),
+        log_odds_sentence(overall),
+        _temperature_sentence(overall),
+        routing_sentence(overall),
+    ]
+
+
+def _outcome(each: Interval, nothing: float = 0.0) -> str:
+    """What became of a quantity that ``nothing`` says has not changed."""
+    if not excludes(each, nothing):
+        return "changed no more than noise does"
+    direction = "rose" if each.low > nothing else "fell"
+    return f"{direction}, more than by chance"
+
+
+def _moved(subject: str, delta: Interval, base: Interval, quantized: Interval) -> str:
+    from_to = f"from {number(base.point, True)} % to {number(quantized.point, True)} %"
+    ends = bracket(delta, True, signed)
+    if delta.point == 0:
+        return f"{subject} did not change: {number(base.point, True)} % under both models {ends}."
+    if not excludes(delta):
+        return f"{subject} changed by {signed(delta.point, True)} points {ends}, {from_to}: within noise."
+    verb = "rose" if delta.point > 0 else "fell"
+    return f"{subject} {verb} by {number(abs(delta.point), True)} points {ends}, {from_to}: more than chance."
+
+
+def _flip_sentence(overall: Analysis) -> str:
+    pair, lowest = overall.pair, overall.buckets[0]
+    least = "the fifth of items" if len(overall.buckets) == BUCKETS else f"the {lowest.items} items"
+    return (
+        f"{number(pair['flips'].point, True)} % of answers changed {bracket(pair['flips'], True)}, "
+        f"{number(lowest.flips, True)} % among {least} where the base model is least sure, where "
+        f"noise of the same size on all items would change {band(overall.null.buckets[0]['flips'], True)}; of all "
+        f"answers, {number(pair['right_to_wrong'].point, True)} % from right to wrong, "
+        f"{number(pair['wrong_to_right'].point, True)} % from wrong to right."
+    )
+
+
+def _temperature_sentence(overall: Analysis) -> str:
+    found = overall.temperatures
+    matching = (
+        "no temperature gives the quantized model the base model's mean confidence"
+        if found.matching is None
+        else f"at {found.matching:.3f}, the quantized model has the base model's mean confidence"
+    )
+    return (
+        f"The temperature that calibrates is {found.base.fit.temperature:.3f} for the base model and "
+        f"{found.quantized.fit.temperature:.3f} for the quantized one; {matching}."
+    )
+
+
+def _task_sentence(adjusted: Mapping[str, Mapping[str, float]]) -> str:
+    smallest = {name: min(values.items(), key=lambda each: each[1]) for name, values in adjusted.items()}
+    parts = [f"{TESTS[name]}, p {p_equals(smallest[name][1])} ({smallest[name][0]})" for name in TESTS]
+    return f"Strongest changes of a single task, p-values after Holm's adjustment: {'; '.join(parts)}."
+
+
+def _corpus_sentence(name: str, corpus: TokenAnalysis) -> str:
+    ratio = corpus.perplexity_ratio
+    noise = "more than chance" if excludes(ratio, 1.0) else "within noise"
+    return (
+        f"Perplexity of {name} went from {corpus.base_perplexity.point:.3f} to "
+        f"{corpus.quantized_perplexity.point:.3f}, a ratio of {number(ratio.point, False)} "
+        f"{bracket(ratio, False)}: {noise}; at {number(corpus.means['same_top'].point, True)} % of "
+        "places both models have the same likeliest token."
+    )
+
+
+def _floor_sentences(floor: Floor, overall: Analysis | None) -> list[str]:
+    """What the same pair shows when it is measured twice, and what is left of the differences beyond that."""
+    found = []
+    if floor.overall and overall:
+        base, quantized, excess = floor.overall.base, floor.overall.quantized, floor.overall.excess
+        found.append(
+            f"Noise floor: in a second run the base model changes {number(base['flips'].point, True)} % of its own "
+            f"answers {bracket(base['flips'], True)}, the quantized model {number(quantized['flips'].point, True)} % "
+            f"{bracket(quantized['flips'], True)}; the {number(overall.pair['flips'].point, True)} % between base and "
+            f"quantized are {_over(excess['flips'], True)}, their mean KL is {_over(excess['kl'], False)}."
+        )
+    for name, each in floor.corpora.items():
+        found.append(
+            f"Noise floor of {name}: in a second run the base model has another likeliest token at "
+            f"{number(each.base['top_changed'].point, True)} % of places, the quantized model at "
+            f"{number(each.quantized['top_changed'].point, True)} %; between base and quantized there are "
+            f"{_over(each.excess['top_changed'], True)}."
+        )
+    if not floor.same_models:
+        found.append("Whether the noise floor is of the same models is not checked: imported runs have no digests.")
+    return found
+
+
+def _over(excess: Interval, share: bool) -> str:
+    unit = "points" if share else "nats"
+    return f"{number(excess.point, share)} {unit} over the floor {bracket(excess, share)}"

@@ -1,0 +1,1 @@
+"""Run folders: what a replay writes and everything else reads."""

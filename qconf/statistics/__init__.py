@@ -1,0 +1,1 @@
+"""Statistics of two models on the same items: pure functions of arrays."""

@@ -1,0 +1,214 @@
+"""OpenAI's legacy completions, for tools that speak them: one model of the pair scores prompts, nothing is sampled."""
+
+import time
+import uuid
+from itertools import accumulate
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from qconf.wire import MAX_BATCH, MAX_TOP_LOGPROBS, Reply, Request, Text, Timing, TokenIds, invalid
+from server.engine.twin.rows import Rows
+from server.errors import InvalidRequest
+from server.scoring.reply import MODELS
+from server.scoring.service import Service, Stopwatch, together
+from server.scoring.tokenization import PairTokenizer
+
+
+def _kind(prompt: object) -> str:
+    """Which form a prompt has, so that what is wrong within it is said of that form alone."""
+    if not isinstance(prompt, list):
+        return "a text"
+    first = prompt[0] if prompt else 0
+    return "several texts" if isinstance(first, str) else "several ids" if isinstance(first, list) else "token ids"
+
+
+Several = Field(min_length=1, max_length=MAX_BATCH)
+Prompt = Annotated[
+    Annotated[Text, Tag("a text")]
+    | Annotated[TokenIds, Tag("token ids")]
+    | Annotated[list[Text], Several, Tag("several texts")]
+    | Annotated[list[TokenIds], Several, Tag("several ids")],
+    Discriminator(_kind),
+]
+
+
+class CompletionRequest(Request):
+    """Prompts to score under one model; fields that would change nothing are accepted, those that would are not."""
+
+    model: str = Field(description="'base', 'quantized', or a model's real name.")
+    prompt: Prompt = Field(description="Text, token ids, or a list of either.")
+    max_tokens: int = Field(default=16, ge=0, description="Tokens to generate, greedily: 0 or 1.")
+    echo: bool = Field(default=False, description="Whether the prompt comes back, with its log-probabilities.")
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS, description="Likeliest tokens to return.")
+    temperature: float | None = Field(default=None, description="0: what is generated is the likeliest token.")
+    add_special_tokens: bool = Field(default=True, description="As in /compare; not OpenAI's.")
+    seed: int | None = None
+    user: str | None = None
+    n: Literal[1] = 1
+    best_of: Literal[1] | None = None
+    stream: Literal[False] = False
+    top_p: float | None = None
+    stop: None = None
+    suffix: None = None
+    logit_bias: None = None
+    presence_penalty: Literal[0] | None = None
+    frequency_penalty: Literal[0] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "CompletionRequest":
+        if self.max_tokens > 1:
+            default = "" if "max_tokens" in self.model_fields_set else " (OpenAI's default)"
+            raise invalid(
+                "max_tokens", f"'max_tokens' is {self.max_tokens}{default}, expected 0 or 1: this server scores"
+            )
+        if not self.max_tokens and not self.echo:
+            raise invalid("max_tokens", "'max_tokens' is 0 and 'echo' is false: nothing is asked for")
+        if self.max_tokens and self.temperature:
+            raise invalid("temperature", f"'temperature' is {self.temperature}, expected 0: nothing is sampled")
+        return self
+
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts as a list, also where there is only one."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [[token_id for token_id in self.prompt if isinstance(token_id, int)]]
+        return [prompt for prompt in self.prompt if not isinstance(prompt, int)]
+
+
+class CompletionLogprobs(Reply):
+    """One entry per token; the first of an echoed prompt has none, since nothing predicts it."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(Reply):
+    """What came of one prompt."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["length"] = "length"
+
+
+class CompletionUsage(Reply):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Completion(Reply):
+    """Reply of ``/v1/completions``. ``timing`` is ours, as in /compare."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: CompletionUsage
+    timing: Timing
+
+
+async def complete(service: Service, request: CompletionRequest) -> Completion:
+    """Score the prompts under the model that the request names. Cancelling aborts the work."""
+    watch = Stopwatch()
+    role = _role(service, request.model)
+    token_ids = await service.with_tokenizer(lambda tokenizer: _encode(tokenizer, request))
+    watch.tokenized()
+    rows = await together(_score(service, ids, request) for ids in token_ids)
+    watch.scored(rows)
+    choices = await service.with_tokenizer(
+        lambda tokenizer: [
+            _choice(tokenizer, request, role, index, ids, scored)
+            for index, (ids, scored) in enumerate(zip(token_ids, rows, strict=True))
+        ]
+    )
+    prompt_tokens, generated = sum(map(len, token_ids)), request.max_tokens * len(token_ids)
+    return Completion(
+        id=f"cmpl-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=request.model,
+        choices=choices,
+        usage=CompletionUsage(
+            prompt_tokens=prompt_tokens, completion_tokens=generated, total_tokens=prompt_tokens + generated
+        ),
+        timing=watch.timing(),
+    )
+
+
+def _role(service: Service, name: str) -> int:
+    names = {model.root: role for role, model in reversed(list(enumerate(service.models.data)))}
+    names |= {role: index for index, role in enumerate(MODELS)}
+    if name not in names:
+        raise InvalidRequest(f"'model' is {name!r}, expected one of {', '.join(map(repr, sorted(names)))}", "model")
+    return names[name]
+
+
+def _encode(tokenizer: PairTokenizer, request: CompletionRequest) -> list[list[int]]:
+    encoded = []
+    several = not isinstance(request.prompt, str) and not isinstance(request.prompt[0], int)
+    for i, prompt in enumerate(request.prompts()):
+        field = f"prompt[{i}]" if several else "prompt"
+        if isinstance(prompt, str):
+            ids = tokenizer.encode(prompt, request.add_special_tokens)
+        else:
+            ids = tokenizer.check_ids(prompt, field)
+        if not ids:
+            raise InvalidRequest(f"{field!r} is empty: expected at least one token", field)
+        tokenizer.check_length(len(ids) + request.max_tokens, field)
+        encoded.append(ids)
+    return encoded
+
+
+async def _score(service: Service, token_ids: list[int], request: CompletionRequest) -> Rows:
+    # The engine scores tokens that are there. What comes after the prompt is what it says of any one token put there.
+    placeholder = [0] * request.max_tokens
+    start = 0 if request.echo and request.logprobs is not None else len(token_ids) - 1
+    return await service.score(token_ids + placeholder, start, max(request.logprobs or 0, request.max_tokens))
+
+
+def _choice(
+    tokenizer: PairTokenizer, request: CompletionRequest, role: int, index: int, token_ids: list[int], rows: Rows
+) -> CompletionChoice:
+    top = rows.top(role)
+    ids, logprobs = token_ids, rows[f"{MODELS[role]}_logprob"].tolist()
+    if request.max_tokens:
+        ids = [*ids, int(top.ids[-1, 0])]
+        logprobs[-1] = float(top.logprobs[-1, 0])
+    if not request.echo:
+        ids = ids[len(token_ids) :]
+    texts = tokenizer.texts(ids)
+    columns = None
+    if request.logprobs is not None:
+        unscored = len(ids) - len(logprobs)
+        alternatives = [
+            _alternatives([*tokenizer.texts(others), text], [*values, logprob])
+            for others, values, text, logprob in zip(
+                top.ids[:, : request.logprobs].tolist(),
+                top.logprobs[:, : request.logprobs].tolist(),
+                texts[unscored:],
+                logprobs,
+                strict=True,
+            )
+        ]
+        columns = CompletionLogprobs(
+            tokens=texts,
+            token_logprobs=[None] * unscored + logprobs,
+            top_logprobs=[None] * unscored + alternatives,
+            text_offset=list(accumulate(map(len, texts[:-1]), initial=0)),
+        )
+    return CompletionChoice(index=index, text=tokenizer.decode(ids) if ids else "", logprobs=columns)
+
+
+def _alternatives(texts: list[str], logprobs: list[float]) -> dict[str, float]:
+    """Log-probabilities by text; of tokens with the same text, such as parts of characters, the likeliest counts."""
+    table: dict[str, float] = {}
+    for text, logprob in zip(texts, logprobs, strict=True):
+        table[text] = max(logprob, table.get(text, logprob))
+    return table

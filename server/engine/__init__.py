@@ -1,0 +1,1 @@
+"""The pair on one vLLM engine."""

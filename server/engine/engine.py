@@ -1,0 +1,306 @@
+"""One vLLM engine with both models. With twin/, the only code that imports vLLM.
+
+Tested on vLLM 0.32; 0.26 has the same interfaces.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+# vLLM reads these at import. Its warnings are many and not for the operator of a pair.
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+import vllm
+from vllm import PoolingParams
+from vllm.config import LoadConfig, ModelConfig, VllmConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import GenerationError
+from vllm.inputs import TokensInput
+from vllm.platforms import current_platform
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.stats import IterationStats, SchedulerStats
+
+from qconf.vllm_plugin import ARCHITECTURE, FAILURE_VARIABLE
+from server.engine.memory import killed_for_memory
+from server.engine.pair import Checkpoint, Pair
+from server.engine.twin.cpu import allow_float32, check_servable
+from server.engine.twin.model import import_models, quantized_model_config
+from server.engine.twin.pooler import request_options
+from server.engine.twin.rows import WIDTH, Rows
+from server.errors import NotFinite, RequestError, StartError, Unavailable
+from server.processor import fast_dtype
+
+CPU_BLOCK_SIZE = 32
+"""Tokens per block of the prefix cache on CPU. vLLM's 128 there would share little of a typical prompt."""
+CPU_KV_CACHE_BYTES = 2**30
+DEMO_GPU_MEMORY: dict[str, object] = {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 2**28}
+"""The share that must be free at start, and the cache; both can be set."""
+SHUTDOWN_SECONDS = 20
+GPTQ_SERVED = "GPTQ is served with 4 or 8 bits, symmetric, without desc_act unless the group size is -1"
+MISSING_OPERATOR = re.compile(r"'_OpNamespace' '\w+' object has no attribute '(\w+)'")
+"""What torch says when an operator is called that no library has registered."""
+RETRY_AFTER = 30
+"""Seconds after which a client may try again where the engine has died and the server with it."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What runs: facts for clients and operators."""
+
+    vllm_version: str
+    device: str
+    dtype: str
+    max_model_len: int
+    vocab_size: int
+
+
+class TwinEngine:
+    """Scores token sequences under both models of a pair."""
+
+    def __init__(
+        self, llm: AsyncLLM, config: VllmConfig, info: EngineInfo, queue_times: "QueueTimes", failure: Path
+    ) -> None:
+        self._llm = llm
+        self._failure = failure
+        self._queue_times = queue_times
+        self._ids = itertools.count()
+        self._door = asyncio.Lock()
+        self._prefix_caching = bool(config.cache_config.enable_prefix_caching)
+        self._block_size = config.cache_config.block_size
+        self.info = info
+
+    async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> Rows:
+        """One row for every token after position ``start``, exact over the full vocabulary.
+
+        Cancelling the call aborts its work in the engine. Raises Unavailable when the engine is dead, NotFinite when
+        a model's logits are not finite.
+        """
+        wanted = len(token_ids) - 1 - start
+        if wanted <= 0:
+            return Rows(np.empty((0, WIDTH + 4 * top), np.float32))
+        # A prefix cache holds whole blocks, so with less than one before the start any hit would cost rows.
+        rows = await self._encode(token_ids, start, top, read_cache=self._prefix_caching and start >= self._block_size)
+        if len(rows.values) < wanted:  # the cache covered positions that are asked for, as with an identical request
+            rows = await self._encode(token_ids, start, top, read_cache=False)
+        if len(rows.values) != wanted:
+            raise RuntimeError(f"the engine returned {len(rows.values)} rows, expected {wanted}")
+        finite = np.isfinite(rows.values).all(axis=1)
+        if not finite.all():
+            raise NotFinite(
+                f"a model's logits are not finite where token {start + 1 + int(finite.argmin())} is predicted"
+            )
+        return rows
+
+    async def _encode(self, token_ids: list[int], start: int, top: int, *, read_cache: bool) -> Rows:
+        params = PoolingParams(
+            task="token_classify",
+            skip_reading_prefix_cache=not read_cache,
+            extra_kwargs=request_options(start, top),
+        )
+        # Handing over a sequence takes half a millisecond on the event loop: one at a time, others' turns between.
+        async with self._door:
+            await asyncio.sleep(0)
+        tokens = TokensInput(type="token", prompt_token_ids=token_ids)
+        request_id = f"score-{next(self._ids)}"
+        try:
+            with self._queue_times.expected(request_id) as queue_seconds:
+                async for output in self._llm.encode(tokens, params, request_id=request_id):
+                    if output.finished:
+                        cached = output.num_cached_tokens if read_cache else 0
+                        return Rows(output.outputs.data.numpy(), len(token_ids) - cached, cached, await queue_seconds)
+        except EngineDeadError as error:
+            raise Unavailable("the engine has died", retry_after=RETRY_AFTER) from error
+        except (EngineGenerateError, GenerationError) as error:  # the latter from vLLM 0.33 on
+            raise RequestError(f"the engine failed on the request: {error}") from error
+        raise RuntimeError("the engine ended a request without an answer")
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine's processes run."""
+        return not self._llm.errored
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine died, in one sentence, if that is known."""
+        return engine_failure(self._failure)
+
+    def shutdown(self) -> None:
+        """Stop the engine's processes."""
+        self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
+
+
+class QueueTimes(StatLoggerBase):
+    """How long sequences waited for their first step: vLLM tells those who log its statistics, not those who ask."""
+
+    def __init__(self) -> None:
+        self._expected: dict[str, asyncio.Future[float]] = {}
+
+    @contextlib.contextmanager
+    def expected(self, request_id: str) -> Iterator[asyncio.Future[float]]:
+        """The wait of a request in seconds, known just after its output is."""
+        future = asyncio.get_running_loop().create_future()
+        self._expected[request_id] = future
+        try:
+            yield future
+        finally:
+            del self._expected[request_id]
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None,
+        *_: object,
+        **__: object,
+    ) -> None:
+        """Called by vLLM after each step."""
+        for finished in iteration_stats.finished_requests if iteration_stats else ():
+            future = self._expected.get(finished.request_id or "")
+            if future is not None and not future.done():
+                future.set_result(finished.queued_time)
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""
+
+
+def parse_engine_args(arguments: list[str], *, demo: bool = False) -> argparse.Namespace:
+    """Parse vLLM's engine arguments; the process exits with code 2 on an argument that vLLM does not know.
+
+    The demo pair is small: on a GPU it takes little of the memory by default, where vLLM would take nearly all.
+    """
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(prog="qconf-server [engine arguments]"))
+    defaults: dict[str, object] = {"enable_prefix_caching": True}
+    if current_platform.is_cpu():
+        # Compiling takes longer than most work on a CPU is worth. vLLM's own cache would take most of the memory.
+        defaults |= {
+            "dtype": fast_dtype(),
+            "block_size": CPU_BLOCK_SIZE,
+            "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
+            "enforce_eager": True,
+            "use_tqdm_on_load": False,
+        }
+        # vLLM would start a process more, which imports for ten seconds, and keep a core free; that process is for
+        # those who bind each device's threads to cores.
+        if "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    else:
+        defaults["dtype"] = "float16"
+        defaults |= DEMO_GPU_MEMORY if demo else {}
+    parser.set_defaults(**defaults)
+    namespace: argparse.Namespace = parser.parse_args(arguments)
+    return namespace
+
+
+@contextlib.asynccontextmanager
+async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIterator[TwinEngine]:
+    """The engine for a pair, shut down at exit. StartError says in one sentence why it cannot start."""
+    if namespace.pipeline_parallel_size > 1:
+        raise StartError(
+            f"--pipeline-parallel-size is {namespace.pipeline_parallel_size}, expected 1: the two models of a pair "
+            "cannot be split into stages; use --tensor-parallel-size or --data-parallel-size"
+        )
+    _keep_plugin_enabled()
+    with tempfile.TemporaryDirectory(prefix="qconf-") as folder:
+        failure = Path(folder) / "failure"
+        os.environ[FAILURE_VARIABLE] = str(failure)
+        config, info = _configure(pair, namespace)
+        queue_times = QueueTimes()
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                llm = AsyncLLM.from_vllm_config(
+                    config, disable_log_stats=namespace.disable_log_stats, stat_loggers=[lambda *_: queue_times]
+                )
+                engine = TwinEngine(llm, config, info, queue_times, failure)
+                stack.callback(engine.shutdown)  # on the event loop: its reader must not see the processes end
+                await engine.score([0, 0])  # the first request of a process compiles for seconds; not on a user's time
+            except Exception as error:
+                raise StartError(
+                    f"vLLM cannot run the pair: {engine_failure(failure) or _reason(str(error))}"
+                ) from error
+            yield engine
+
+
+def engine_failure(file: Path) -> str | None:
+    """Why the engine's processes ended, in one sentence, if that is known; ``file`` is where they leave a reason."""
+    return _reason(file.read_text(encoding="utf-8")) if file.exists() else killed_for_memory()
+
+
+def _configure(pair: Pair, namespace: argparse.Namespace) -> tuple[VllmConfig, EngineInfo]:
+    """Build both models' configurations, so that what vLLM refuses is refused before weights load."""
+    allow_float32()
+    import_models([ARCHITECTURE])
+    namespace.model, namespace.revision = pair.base.name, pair.base.revision
+    args = AsyncEngineArgs.from_cli_args(namespace)
+    # vLLM computes the logits of pooling models in float32, those of others in the model's dtype. Both halves get the
+    # latter, as in serving, unless the user says otherwise for both.
+    overrides = {"head_dtype": "model"} | (dict(args.hf_overrides) if isinstance(args.hf_overrides, dict) else {})
+    args.runner, args.convert = "pooling", "none"
+    args.hf_overrides = overrides | {
+        "architectures": [ARCHITECTURE],
+        "qconf_architectures": pair.base.architectures,
+        "qconf_quantized": pair.quantized.name,
+        "qconf_quantized_revision": pair.quantized.revision,
+        "qconf_overrides": overrides,
+    }
+    try:
+        config = args.create_engine_config()
+        # Unless the user sets it, the context is the shorter of the two.
+        if args.max_model_len is None:
+            free = quantized_model_config(config.model_config, max_model_len=None)
+            if free.max_model_len < config.model_config.max_model_len:
+                args.max_model_len = free.max_model_len
+                config = args.create_engine_config()
+        quantized = quantized_model_config(config.model_config, config.model_config.max_model_len)
+    except (ValueError, NotImplementedError) as error:
+        raise StartError(f"vLLM refuses the pair: {_reason(str(error))}") from error
+    _check_quantization(pair.quantized, quantized, config.load_config)
+    return config, EngineInfo(
+        vllm_version=vllm.__version__,
+        device=current_platform.device_name,
+        dtype=str(config.model_config.dtype).removeprefix("torch."),
+        max_model_len=config.model_config.max_model_len,
+        vocab_size=config.model_config.get_vocab_size(),
+    )
+
+
+def _check_quantization(checkpoint: Checkpoint, config: ModelConfig, load: LoadConfig) -> None:
+    """Refuse what vLLM cannot serve here, with what would help."""
+    try:
+        check_servable(checkpoint.quantization_config or {})
+        VllmConfig.get_quantization_config(config, load)
+    except (ValueError, NotImplementedError) as error:
+        hint = f"; {GPTQ_SERVED}" if checkpoint.quantization == "gptq" else ""
+        raise StartError(f"vLLM refuses {checkpoint.name}: {_reason(str(error))}{hint}") from error
+
+
+def _keep_plugin_enabled() -> None:
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and "qconf" not in allowed.split(","):
+        os.environ["VLLM_PLUGINS"] = f"{allowed},qconf"
+
+
+def _reason(message: str) -> str:
+    """The part of vLLM's message that says why, on one line: pydantic and the choice of kernels take several."""
+    if missing := MISSING_OPERATOR.search(message):
+        return (
+            f"vLLM's build for this processor has no kernel {missing[1]}, which the checkpoint needs: "
+            "serve it on another CPU or on a GPU, or quantize it with GPTQ"
+        )
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()] or ["no reason given"]
+    values = [line for line in lines if line.startswith("Value error, ")]
+    line = values[0] if values else lines[0]
+    if line.endswith("Reasons:"):
+        line = " ".join([line, "; ".join(lines[1:])])
+    return line.removeprefix("Value error, ").partition(" [type=")[0].rstrip(".")

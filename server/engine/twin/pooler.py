@@ -1,0 +1,111 @@
+"""Turns both models' hidden states into rows of statistics, on the device, a bounded number of positions at a time."""
+
+from collections.abc import Callable, Set
+
+import torch
+from vllm.model_executor.layers.pooler import Pooler, PoolingParamsUpdate
+from vllm.pooling_params import PoolingParams
+from vllm.tasks import PoolingTask
+from vllm.v1.pool.metadata import PoolingMetadata
+
+from server.engine.twin.kernels import likeliest
+from server.engine.twin.rows import WIDTH
+
+Logits = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""From the pair's hidden states to the logits of both models."""
+Statistics = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""From logits and next tokens to rows and normalizers."""
+LOGITS_IN_FLIGHT = 2**25
+"""Logits of one model held at once; with POSITIONS, what bounds the pooler's memory."""
+POSITIONS = (64, 512)
+"""Fewest and most positions per chunk: larger chunks gain nothing, smaller ones starve the projection."""
+
+
+def request_options(start: int, top: int) -> dict[str, int]:
+    """What a request tells the pooler: the first position whose next token is scored, and how many likeliest tokens."""
+    return {"start": start, "top": top}
+
+
+class TwinPooler(Pooler):
+    """Pooler of the task "token_classify": one row per position that has a next token, from the request's start on."""
+
+    def __init__(self, both_logits: Logits, statistics: Statistics, vocab_size: int) -> None:
+        super().__init__()
+        self.both_logits = both_logits
+        self.statistics = statistics
+        fewest, most = POSITIONS
+        self.chunk = max(fewest, min(most, LOGITS_IN_FLIGHT // vocab_size))
+
+    def get_supported_tasks(self) -> Set[PoolingTask]:
+        return {"token_classify"}
+
+    def get_pooling_updates(self, task: PoolingTask) -> PoolingParamsUpdate:
+        return PoolingParamsUpdate(requires_token_ids=True)
+
+    def forward(self, hidden_states: torch.Tensor, pooling_metadata: PoolingMetadata) -> list[torch.Tensor | None]:
+        indices, targets, counts = _wanted(pooling_metadata)
+        top = [_option(params, "top") for params in pooling_metadata.pooling_params]
+        rows = self._rows(hidden_states, indices.to(hidden_states.device), targets.to(hidden_states.device), max(top))
+
+        outputs: list[torch.Tensor | None] = []
+        finished = pooling_metadata.get_pooling_cursor().is_finished().tolist()
+        for state, part, k, done in zip(
+            pooling_metadata.pooling_states, rows.split(counts), top, finished, strict=True
+        ):
+            # A chunked prefill brings a request's rows over several steps; they are few numbers, kept on the device.
+            state.hidden_states_cache.append(_first_top(part, k))
+            outputs.append(torch.cat(state.hidden_states_cache) if done else None)
+            if done:
+                state.clean()
+        return outputs
+
+    def _rows(
+        self, hidden_states: torch.Tensor, indices: torch.Tensor, targets: torch.Tensor, top: int
+    ) -> torch.Tensor:
+        rows = hidden_states.new_empty((len(indices), WIDTH + 4 * top), dtype=torch.float32)
+        for i in range(0, len(indices), self.chunk):
+            chunk = indices[i : i + self.chunk]
+            # A compiler makes a function of its own for one row: rather than have it do so on a request, ask for two.
+            padded = [0, 0] if len(chunk) == 1 else slice(None)
+            base, quantized = self.both_logits(hidden_states[chunk[padded]])
+            found, norm_base, norm_quantized = self.statistics(base, quantized, targets[i : i + self.chunk][padded])
+            parts = [found]
+            if top:
+                parts += [likeliest(base, norm_base, top), likeliest(quantized, norm_quantized, top)]
+            rows[i : i + self.chunk] = torch.cat(parts, -1)[: len(chunk)]
+        return rows
+
+
+def _option(params: PoolingParams, name: str) -> int:
+    return int((params.extra_kwargs or {}).get(name, 0))  # vLLM's own warm-up requests have none
+
+
+def _wanted(metadata: PoolingMetadata) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Positions of this step to score: their indices in the batch, their next tokens, and their number per request."""
+    cursor = metadata.get_pooling_cursor()
+    indices, targets, counts = [], [], []
+    offset = 0
+    for token_ids, params, scheduled, seen in zip(
+        # The copy on the device is absent in vLLM's Model Runner V2.
+        metadata.get_prompt_token_ids_cpu(),
+        metadata.pooling_params,
+        cursor.num_scheduled_tokens_cpu.tolist(),
+        cursor.seq_lens_cpu.tolist(),
+        strict=True,
+    ):
+        begin = seen - scheduled
+        first, last = max(begin, _option(params, "start")), min(seen, len(token_ids) - 1)
+        positions = torch.arange(first, max(first, last))
+        indices.append(positions - begin + offset)
+        targets.append(token_ids[positions + 1].long())
+        counts.append(len(positions))
+        offset += scheduled
+    return torch.cat(indices), torch.cat(targets), counts
+
+
+def _first_top(rows: torch.Tensor, k: int) -> torch.Tensor:
+    """Rows with only the k likeliest of the batch's largest number of likeliest tokens."""
+    width = (rows.shape[1] - WIDTH) // 4
+    if k == width:
+        return rows
+    return torch.cat([rows[:, :WIDTH], *(part[:, :k] for part in rows[:, WIDTH:].split(width, 1))], 1)

@@ -1,0 +1,1 @@
+"""``python -m server.quantize``: make a model's GPTQ twin."""

@@ -1,4 +1,0 @@
-"""The pair as one vLLM model. With server/engine.py, the only code that imports vLLM.
-
-Tested on vLLM 0.32; 0.26 has the same interfaces.
-"""
