@@ -15,6 +15,7 @@ from eval.gate import junit as as_junit
 from eval.report.drift import drift_as_json, drift_table
 from eval.report.page import render, render_markdown
 from eval.report.terminal import print_run
+from eval.report.verdict import stopped_sentence
 from qconf.rules import read_rules
 from qconf.run.choices import EvalError
 from qconf.run.folder import RunError, read_manifest, read_run
@@ -37,14 +38,9 @@ def commands() -> None:
 
 
 def note_stopped(run: Path) -> None:
-    """Says of a replay that stopped early what the statistics do not know."""
-    drawn = read_manifest(run).drawn
-    if drawn and drawn.items < drawn.of:
-        print(
-            f"note: {run} stopped when its rules were settled, after {drawn.items} of {drawn.of} items. Intervals and "
-            "tests here take that number for chosen beforehand; the replay's own verdicts are in its results.json",
-            file=sys.stderr,
-        )
+    """Say of a replay that stopped early what the statistics do not know."""
+    if stopped := stopped_sentence(read_manifest(run)):
+        print(f"note: {run}: {stopped}", file=sys.stderr)
 
 
 @app.command()

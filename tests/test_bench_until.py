@@ -26,6 +26,8 @@ from client.bench.sources.lm_eval_tasks import LoadedTasks
 from client.bench.sources.load import BenchOptions
 from client.bench.standing import Outcome, Standing, standings_of
 from client.bench.until import Until, drawn_order
+from eval.analysis.run import analyse_run
+from eval.report.page import render_markdown
 from qconf.rules import Rule
 from qconf.run.folder import ItemResult, RunError, read_run
 from tests.fake_server import FakeServer, error, noise
@@ -157,9 +159,11 @@ def test_a_replay_ends_when_its_rule_is_settled(options: BenchOptions) -> None:
     judged = subprocess.run(
         [sys.executable, "-m", "eval", "gate", *arguments], capture_output=True, text=True, check=False
     )
-    note = f"note: {options.out} stopped when its rules were settled, after {rule.used} of {ITEMS} items"
-    assert judged.stderr.startswith(note)
+    stopped = f"The replay stopped when its rules were settled, after {rule.used} of {ITEMS} items"
+    assert judged.stderr.startswith(f"note: {options.out}: {stopped}")
     assert "flips of overall" in judged.stdout
+    found = read_run(options.out)
+    assert f"\n- {stopped}" in render_markdown([(found, analyse_run(options.out, resamples=100))])
 
 
 def test_when_replies_come_changes_nothing(options: BenchOptions) -> None:

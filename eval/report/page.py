@@ -35,7 +35,7 @@ from eval.report.tables import (
     tests_in_words,
 )
 from eval.report.terminal import brackets, floor_note, items, number, signed
-from eval.report.verdict import headline, sentences
+from eval.report.verdict import headline, sentences, stopped_sentence
 from eval.report.worst import WorstItem, worst_items
 from qconf.run.choices import Choices, flip_kinds, read_choices
 from qconf.run.folder import Manifest, Run
@@ -115,9 +115,9 @@ def render(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
 def render_markdown(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
     """The verdict and the main numbers as Markdown, for pull requests."""
     parts = ["# What quantization did to confidence"]
-    for name, (_, analysis) in zip(_names(runs), runs, strict=True):
+    for name, (run, analysis) in zip(_names(runs), runs, strict=True):
         parts += [f"## {_plain(name)}", f"**{_plain(headline(analysis))}**"]
-        parts.append("\n".join(f"- {_plain(each)}" for each in sentences(analysis)))
+        parts.append("\n".join(f"- {_plain(each)}" for each in _reasons(run, analysis)))
         if analysis.overall:
             parts.append(_markdown_table(main_table(analysis.overall)))
         if len(analysis.tasks) > 1:
@@ -138,7 +138,7 @@ def _run_view(place: int, name: str, run: Run, analysis: RunAnalysis) -> RunView
         title=name,
         subtitle=_subtitle(run.manifest, analysis),
         headline=headline(analysis),
-        sentences=sentences(analysis),
+        sentences=_reasons(run, analysis),
         items=_items_view(run, analysis, analysis.overall) if analysis.overall else None,
         corpora=[each for name, corpus in analysis.corpora.items() for each in corpus_tables(name, corpus)],
         floor=floor_tables(analysis.floor) if analysis.floor else [],
@@ -171,6 +171,11 @@ def _items_view(run: Run, analysis: RunAnalysis, overall: Analysis) -> ItemsView
         ],
         tests=tests_in_words(overall),
     )
+
+
+def _reasons(run: Run, analysis: RunAnalysis) -> list[str]:
+    stopped = stopped_sentence(run.manifest)
+    return [*([stopped] if stopped else []), *sentences(analysis)]
 
 
 def _subtitle(manifest: Manifest, analysis: RunAnalysis) -> str:

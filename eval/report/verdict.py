@@ -7,6 +7,7 @@ from eval.analysis.items import BUCKETS, Analysis
 from eval.analysis.run import RunAnalysis
 from eval.analysis.tokens import TokenAnalysis
 from eval.report.terminal import band, bracket, excludes, log_odds_sentence, number, p_equals, routing_sentence, signed
+from qconf.run.folder import Manifest
 from qconf.statistics.intervals import Interval
 
 TESTS = {"mcnemar": "McNemar's test of accuracy", "paired_t": "t-test of confidence in the true choice"}
@@ -25,6 +26,17 @@ def headline(run: RunAnalysis) -> str:
         ]
     text = "; ".join(found)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def stopped_sentence(manifest: Manifest) -> str | None:
+    """What the statistics do not know of a replay that stopped early; None for one that did not."""
+    drawn = manifest.drawn
+    if drawn is None or drawn.items == drawn.of:
+        return None
+    return (
+        f"The replay stopped when its rules were settled, after {drawn.items} of {drawn.of} items: intervals and tests "
+        "take that number for chosen beforehand; the replay's own verdicts are in results.json."
+    )
 
 
 def sentences(run: RunAnalysis) -> list[str]:
