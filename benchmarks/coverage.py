@@ -1,7 +1,7 @@
 """``python -m benchmarks.coverage``: how often 95 % intervals hold the true value, and how often rules pass wrongly.
 
 Pairs of models with known truth are simulated case by case and analysed as a run's items are. The tables are Markdown,
-and stand in docs/intervals.md.
+and stand in docs/explanation/intervals.md.
 """
 
 import argparse

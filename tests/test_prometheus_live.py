@@ -235,8 +235,8 @@ def test_every_panel_has_data(shifted: Watched, title: str, expression: str) -> 
     assert not all(value != value for value in values), values
 
 
-def test_the_readme_says_how_to_ask_and_prometheus_answers(shifted: Watched) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_says_how_to_ask_and_prometheus_answers(shifted: Watched) -> None:
+    text = (ROOT / "docs/how-to/monitor.md").read_text(encoding="utf-8")
     examples = re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
     queries = [query.strip() for block in examples for query in re.split(r"^#.*$", block, flags=re.MULTILINE)]
     queries = [query for query in queries if query]

@@ -1,7 +1,7 @@
 """Replays that stop when their rules are settled: which items come next, and what becomes of each rule.
 
 Only ``--until`` loads this module, and with it scipy. What is judged is the benchmark as a finite population:
-docs/until.md.
+docs/explanation/until.md.
 """
 
 import hashlib

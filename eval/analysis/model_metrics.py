@@ -1,7 +1,7 @@
 """Every statistic of one model on a set of labelled items: its value, and the form in which it has an interval.
 
 Means, shares and ratios have confidence intervals. Errors of calibration that add up absolute gaps are too large by
-chance, resamples of them even more so: what is resampled has only a spread (docs/intervals.md).
+chance, resamples of them even more so: what is resampled has only a spread (docs/explanation/intervals.md).
 """
 
 from dataclasses import dataclass

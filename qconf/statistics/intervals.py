@@ -1,7 +1,7 @@
 """Confidence intervals for means and proportions, valid from few items and rare events on.
 
 Every interval is a pair of one-sided bounds, each of which misses the true value in at most 2.5 % of runs, so that a
-rule which compares one end with a limit is a test at that level. ``docs/intervals.md`` has the methods, their sources,
+rule which compares one end with a limit is a test at that level. ``docs/explanation/intervals.md`` has the methods, their sources,
 and the coverage of each statistic in simulations.
 """
 
@@ -22,7 +22,7 @@ ITEMS, UNBOUNDED_ITEMS, CARRIERS, GROUPS = 20, 50, 15, 10
 one; fewest clusters or windows for any."""
 UNBOUNDED_REACH, WINDOW_REACH = 1.0, 0.5
 """How far beyond the values seen an unseen one is taken to be, in ranges of those: of items, and of windows. Chosen by
-the simulations in docs/intervals.md."""
+the simulations in docs/explanation/intervals.md."""
 EXACT = 2_048
 """Values up to which a bound uses each one; of more, it uses this many groups of values of about the same size."""
 
