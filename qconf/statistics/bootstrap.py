@@ -1,8 +1,8 @@
 """Spreads by the paired bootstrap: items are drawn with all that both models said of them, so that what the two have in
 common cancels in their difference.
 
-They are for statistics that have no confidence interval (docs/explanation/intervals.md): of a biased one, resamples have the bias
-twice, and where 95 % of them lie need not be where the true value is.
+They are for statistics that have no confidence interval (docs/explanation/intervals.md): of a biased one, resamples
+have the bias twice, and where 95 % of them lie need not be where the true value is.
 
 A statistic is a function of sums over items, for instance of right answers, or of residuals by bin. A resample is then
 a vector of how often each item was drawn, and all resamples of all statistics are products of matrices, taken block by

@@ -21,10 +21,10 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import vllm
+import vllm.exceptions
 from vllm import PoolingParams
 from vllm.config import LoadConfig, ModelConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.exceptions import GenerationError
 from vllm.inputs import TokensInput
 from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -48,6 +48,8 @@ CPU_BLOCK_SIZE = 32
 CPU_KV_CACHE_BYTES = 2**30
 DEMO_GPU_MEMORY: dict[str, object] = {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 2**28}
 """The share that must be free at start, and the cache; both can be set."""
+FAILED_REQUEST = (EngineGenerateError, getattr(vllm.exceptions, "GenerationError", EngineGenerateError))
+"""What vLLM raises for a request that fails: the first up to 0.32, the second, which is new there, from 0.33 on."""
 SHUTDOWN_SECONDS = 20
 GPTQ_SERVED = "GPTQ is served with 4 or 8 bits, symmetric, without desc_act unless the group size is -1"
 MISSING_OPERATOR = re.compile(r"'_OpNamespace' '\w+' object has no attribute '(\w+)'")
@@ -123,7 +125,7 @@ class TwinEngine:
                         return Rows(output.outputs.data.numpy(), len(token_ids) - cached, cached, await queue_seconds)
         except EngineDeadError as error:
             raise Unavailable("the engine has died", retry_after=RETRY_AFTER) from error
-        except (EngineGenerateError, GenerationError) as error:  # the latter from vLLM 0.33 on
+        except FAILED_REQUEST as error:
             raise RequestError(f"the engine failed on the request: {error}") from error
         raise RuntimeError("the engine ended a request without an answer")
 

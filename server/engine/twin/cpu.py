@@ -1,4 +1,6 @@
-"""Quantized layers on CPUs for which vLLM has no kernel. Touches vLLM's internals; tested on 0.32.
+"""Quantized layers on CPUs for which vLLM has no kernel.
+
+Touches vLLM's internals; tested on 0.32; 0.26 has the same names.
 
 vLLM's CPU wheel holds several builds of its C++ code and loads the one that the processor allows. The build for
 processors without AVX-512 lacks the kernel for packed weights, which vLLM chooses all the same, and no build has it for
@@ -23,8 +25,6 @@ from vllm.scalar_type import scalar_types
 PACKED_KERNEL = "cpu_gemm_wna16"
 """vLLM's operator for packed weights in 16-bit arithmetic, absent from its build for processors without AVX-512."""
 DISABLED = "VLLM_DISABLED_KERNELS"
-
-
 SYMMETRIC = (scalar_types.uint4b8, scalar_types.uint8b128)
 WITH_ZERO_POINTS = (scalar_types.uint4, scalar_types.uint8)
 
