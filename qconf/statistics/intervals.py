@@ -1,8 +1,8 @@
 """Confidence intervals for means and proportions, valid from few items and rare events on.
 
 Every interval is a pair of one-sided bounds, each of which misses the true value in at most 2.5 % of runs, so that a
-rule which compares one end with a limit is a test at that level. ``docs/explanation/intervals.md`` has the methods, their
-sources, and the coverage of each statistic in simulations.
+rule which compares one end with a limit is a test at that level. ``docs/explanation/intervals.md`` has the methods,
+their sources, and the coverage of each statistic in simulations.
 """
 
 import math
