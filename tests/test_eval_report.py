@@ -210,7 +210,7 @@ def test_sentences_say_what_the_numbers_say(pair: Pair, page: Page) -> None:
     assert bracket(accuracy.delta, True, signed) in beginning
     assert f"from {number(accuracy.base.point, True)} % to {number(accuracy.quantized.point, True)} %" in beginning
     outside = accuracy.delta.low > 0 or accuracy.delta.high < 0
-    assert beginning.endswith("more than chance." if outside else "within noise.")
+    assert beginning.endswith(": significant." if outside else ": not significant.")
     flips = f"{number(overall.pair['flips'].point, True)} % of answers changed"
     assert flips in headline(analysis)
     assert f"{number(overall.buckets[0].flips, True)} % among the fifth of items" in page.text
@@ -238,7 +238,7 @@ def test_a_change_is_more_than_chance_where_its_interval_leaves_out_0(
     changed = dataclasses.replace(analysis, overall=dataclasses.replace(overall, compared=compared))
     first = sentences(changed)[0]
     assert first.startswith(said)
-    assert first.endswith("more than chance.") == (said.split()[1] in ("fell", "rose"))
+    assert first.endswith(": significant.") == (said.split()[1] in ("fell", "rose"))
 
 
 def test_all_statistics_are_there(pair: Pair, page: Page) -> None:

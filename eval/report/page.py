@@ -193,7 +193,7 @@ def _subtitle(manifest: Manifest, analysis: RunAnalysis) -> str:
 
 
 def _note(analysis: RunAnalysis) -> str:
-    note = f"{brackets(analysis)} Within noise: the interval includes no change."
+    note = f"{brackets(analysis)} Significant: the 95 % interval excludes no change."
     return f"{note} {analysis.unlabelled} items without a label took no part." if analysis.unlabelled else note
 
 

@@ -330,7 +330,7 @@ def forest_plot(analysis: RunAnalysis, overall: Analysis, name: str, title: str)
     return Plot(
         figure,
         f"{title}: delta (quantized minus base) of each task with its 95 % interval. Where the line crosses 0, "
-        "the change is within noise.",
+        "the change is not significant.",
         f"{title}, delta in points by task: {words}.",
     )
 

@@ -6,7 +6,7 @@ from eval.analysis.floor import Floor
 from eval.analysis.items import BUCKETS, Analysis
 from eval.analysis.run import RunAnalysis
 from eval.analysis.tokens import TokenAnalysis
-from eval.report.terminal import band, bracket, excludes, log_odds_sentence, number, p_equals, routing_sentence, signed
+from eval.report.terminal import bracket, excludes, log_odds_sentence, number, p_equals, routing_sentence, signed
 from qconf.run.folder import Manifest
 from qconf.statistics.intervals import Interval
 
@@ -72,9 +72,8 @@ def _item_sentences(overall: Analysis) -> list[str]:
 def _outcome(each: Interval, nothing: float = 0.0) -> str:
     """What became of a quantity that ``nothing`` says has not changed."""
     if not excludes(each, nothing):
-        return "changed no more than noise does"
-    direction = "rose" if each.low > nothing else "fell"
-    return f"{direction}, more than by chance"
+        return "did not change significantly"
+    return "rose significantly" if each.low > nothing else "fell significantly"
 
 
 def _moved(subject: str, delta: Interval, base: Interval, quantized: Interval) -> str:
@@ -83,19 +82,19 @@ def _moved(subject: str, delta: Interval, base: Interval, quantized: Interval) -
     if delta.point == 0:
         return f"{subject} did not change: {number(base.point, True)} % under both models {ends}."
     if not excludes(delta):
-        return f"{subject} changed by {signed(delta.point, True)} points {ends}, {from_to}: within noise."
+        return f"{subject} changed by {signed(delta.point, True)} points {ends}, {from_to}: not significant."
     verb = "rose" if delta.point > 0 else "fell"
-    return f"{subject} {verb} by {number(abs(delta.point), True)} points {ends}, {from_to}: more than chance."
+    return f"{subject} {verb} by {number(abs(delta.point), True)} points {ends}, {from_to}: significant."
 
 
 def _flip_sentence(overall: Analysis) -> str:
-    pair, lowest = overall.pair, overall.buckets[0]
+    pair, lowest, noise = overall.pair, overall.buckets[0], overall.null.buckets[0]["flips"]
     least = "the fifth of items" if len(overall.buckets) == BUCKETS else f"the {lowest.items} items"
     return (
         f"{number(pair['flips'].point, True)} % of answers changed {bracket(pair['flips'], True)}, "
         f"{number(lowest.flips, True)} % among {least} where the base model is least sure, where "
-        f"noise of the same size on all items would change {band(overall.null.buckets[0]['flips'], True)}; of all "
-        f"answers, {number(pair['right_to_wrong'].point, True)} % from right to wrong, "
+        f"noise of the same size on all items would change {number(noise.expected, True)} % "
+        f"[{number(noise.low, True)}, {number(noise.high, True)}]; of all answers, {number(pair['right_to_wrong'].point, True)} % from right to wrong, "
         f"{number(pair['wrong_to_right'].point, True)} % from wrong to right."
     )
 
@@ -121,11 +120,11 @@ def _task_sentence(adjusted: Mapping[str, Mapping[str, float]]) -> str:
 
 def _corpus_sentence(name: str, corpus: TokenAnalysis) -> str:
     ratio = corpus.perplexity_ratio
-    noise = "more than chance" if excludes(ratio, 1.0) else "within noise"
+    found = "significant" if excludes(ratio, 1.0) else "not significant"
     return (
         f"Perplexity of {name} went from {corpus.base_perplexity.point:.3f} to "
         f"{corpus.quantized_perplexity.point:.3f}, a ratio of {number(ratio.point, False)} "
-        f"{bracket(ratio, False)}: {noise}; at {number(corpus.means['same_top'].point, True)} % of "
+        f"{bracket(ratio, False)}: {found}; at {number(corpus.means['same_top'].point, True)} % of "
         "places both models have the same likeliest token."
     )
 
