@@ -94,7 +94,8 @@ def _flip_sentence(overall: Analysis) -> str:
         f"{number(pair['flips'].point, True)} % of answers changed {bracket(pair['flips'], True)}, "
         f"{number(lowest.flips, True)} % among {least} where the base model is least sure, where "
         f"noise of the same size on all items would change {number(noise.expected, True)} % "
-        f"[{number(noise.low, True)}, {number(noise.high, True)}]; of all answers, {number(pair['right_to_wrong'].point, True)} % from right to wrong, "
+        f"[{number(noise.low, True)}, {number(noise.high, True)}]; of all answers, "
+        f"{number(pair['right_to_wrong'].point, True)} % from right to wrong, "
         f"{number(pair['wrong_to_right'].point, True)} % from wrong to right."
     )
 
