@@ -270,7 +270,7 @@ def test_a_bad_corpus_is_told(tmp_path: Path, content: bytes | None, options: li
 
 @pytest.mark.parametrize("package", ["rich", "typer", "pyarrow"])
 def test_a_missing_package_names_the_extra(package: str) -> None:
-    program = f"import sys; sys.modules['{package}'] = None; from client.bench import main; main()"
+    program = f"import sys; sys.modules['{package}'] = None; from client.bench.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: the package {package}")

@@ -68,8 +68,10 @@ def calibration(model: Path, text: str) -> Path:
 
 
 @pytest.fixture(scope="module", params=[{}, AVX2], ids=["this-machine", "without-avx512"])
-def quantized(model: Path, calibration: Path, request: pytest.FixtureRequest) -> Path:
-    out = model.parent / f"quantized-{len(request.param)}"
+def quantized(
+    model: Path, calibration: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("out") / "quantized"
     settings = ("--samples", SAMPLES, "--sequence-length", LENGTH)
     done = run(model, out, "--calibration", calibration, *settings, **request.param)
     assert done.returncode == 0, done.stderr
@@ -150,8 +152,9 @@ def test_tokenizer_is_the_same_to_the_byte(model: Path, quantized: Path) -> None
         assert (quantized / name).read_bytes() == (model / name).read_bytes()
 
 
-def test_nothing_else_is_written(quantized: Path) -> None:
-    assert {path.name for path in quantized.parent.iterdir()} == {"model", "quantized", "calibration.txt"}
+def test_nothing_else_is_written(model: Path, quantized: Path) -> None:
+    assert {path.name for path in quantized.parent.iterdir()} == {"quantized"}
+    assert {path.name for path in model.parent.iterdir()} == {"model", "calibration.txt"}
     assert not (ROOT / "logs").exists()
 
 

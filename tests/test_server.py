@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from demo.local_server import LocalServer
+from server.processor import fast_dtype
 
 HALF_PAIR = '{"prompt": "a\\ud800"}'
 HUGE = 17 * 2**20
@@ -217,7 +218,7 @@ def test_models_health_docs_and_metrics(server_url: str) -> None:
     models = httpx.get(f"{server_url}/v1/models").json()
     assert [model["id"] for model in models["data"]] == ["base", "quantized"]
     assert [model["quantization"] for model in models["data"]] == [None, "gptq"]
-    assert {model["dtype"] for model in models["data"]} == {"bfloat16"}
+    assert {model["dtype"] for model in models["data"]} == {fast_dtype()}
     assert httpx.get(f"{server_url}/health").json() == {"status": "ok"}
     assert "qconf" in httpx.get(f"{server_url}/docs").text
     assert "/compare/batch" in httpx.get(f"{server_url}/openapi.json").json()["paths"]

