@@ -32,7 +32,7 @@ class RetryPolicy:
         """Seconds to wait after failed attempt number ``attempt`` (the first is 0), or None to give up."""
         if attempt >= self.retries or not isinstance(error, TRANSIENT):
             return None
-        # The exponent is bounded before the product: two to the power of a few thousand is no float.
+        # The exponent is bounded first: 2.0 ** 2000 overflows.
         backoff = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(attempt, 60)) * self.rng.uniform(0.5, 1.0)
         asked = error.retry_after if isinstance(error, ServerError) else None
         if asked is None:

@@ -1,4 +1,4 @@
-"""Commands whose packages belong to an extra: where one is missing, they say which extra that is."""
+"""Run a command; if an optional dependency is missing, name the extra that provides it."""
 
 import importlib
 import sys

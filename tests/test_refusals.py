@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.pairs import make_pair
 
@@ -106,6 +107,30 @@ def test_bad_quantized_checkpoint(pair_folder: Path, tmp_path: Path, case: str) 
     spoil(tmp_path / "quantized")
     message = refusal("--model", str(pair_folder / "base"), "--quantized", str(tmp_path / "quantized"))
     assert expected in message
+
+
+@pytest.mark.skipif(
+    torch.cpu.get_capabilities().get("amx_tile", False), reason="with AMX vLLM has a kernel for such weights"
+)
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        {"quant_method": "fp8", "activation_scheme": "dynamic"},
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float"}}},
+        },
+    ],
+    ids=["fp8", "compressed-tensors"],
+)
+def test_weights_that_no_kernel_on_this_cpu_multiplies(
+    pair_folder: Path, tmp_path: Path, quantization: dict[str, object]
+) -> None:
+    shutil.copytree(pair_folder / "quantized", tmp_path / "quantized")
+    change_config(tmp_path / "quantized", quantization_config=quantization)
+    message = refusal("--model", str(pair_folder / "base"), "--quantized", str(tmp_path / "quantized"))
+    assert "floating-point numbers of 8 bits" in message
+    assert "serve it on such a CPU or on a GPU, or quantize with GPTQ" in message
 
 
 def test_truncated_base_checkpoint(pair_folder: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def bench(
 ) -> None:
     """Replay lm-eval tasks, items of your own or a text against a qconf server and compare both models.
 
-    Exit codes: 0 all went well, 1 some items failed or the server went away, 2 nothing could be done, 3 a rule of
+    Exit codes: 0 all went well, 1 some items failed or the server went away, 2 invalid input or refused, 3 a rule of
     --until failed, 130 interrupted.
     """
     names = split_names(tasks)

@@ -1,4 +1,4 @@
-"""From scored items to what a run holds and shows: rows with metrics, token tables, summaries."""
+"""Turn scored items into rows, metrics, token tables and summaries."""
 
 import math
 from collections.abc import Callable, Collection, Mapping

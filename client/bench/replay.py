@@ -22,7 +22,7 @@ Tokens = dict[str, list[Any]]
 
 
 class ServerGone(Exception):
-    """Nothing is answered any more, or other models answer."""
+    """The server stopped answering, or serves a different pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ async def _work(sender: "_Sender", queue: Iterator[Item], on_outcome: Callable[[
         try:
             outcome = await _score(sender, item)
         except QconfError as exc:
-            # With all its attempts failed and nobody else answered meanwhile, every other item would end like this one.
+            # All retries failed and no other request succeeded meanwhile: the server is gone.
             if isinstance(exc, ABSENT) and sender.answered == answered:
                 raise ServerGone(f"the server does not answer any more: {exc}") from exc
             outcome = Outcome(replace(blank(item), error=f"{type(exc).__name__}: {exc}"))

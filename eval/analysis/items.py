@@ -1,4 +1,4 @@
-"""All that is said of two models on a set of items: statistics with intervals, tests, buckets, temperatures, routes."""
+"""Every statistic computed for a pair of models on a set of items: intervals, tests, buckets, temperatures, routes."""
 
 import math
 from collections.abc import Mapping, Sequence

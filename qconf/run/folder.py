@@ -303,7 +303,7 @@ def write_run(
     results: Mapping[str, Any],
     tokens: pa.Table | None = None,
 ) -> None:
-    """Writes the files of a run into its folder, which may hold its journal. With the manifest, the last, it is one."""
+    """Write a run's files. The manifest is written last: a folder without one is not a complete run."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_table(folder / ITEMS, pa.Table.from_pylist([asdict(item) for item in items], schema=ITEM_SCHEMA))

@@ -24,8 +24,7 @@ RESAMPLES = 2_000
 BLOCK = 8_192
 """Items whose weights are held at once, for all resamples: 64 MB of float32 at 2,000."""
 FEW = 1_000
-"""Up to so many items, draws are made with replacement; beyond, each item is drawn a Poisson number of times, which
-needs no knowledge of the other items and hardly differs when there are many."""
+"""Up to this size: multinomial resampling. Above it: Poisson resampling, which streams and hardly differs."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ FINE = 100
 CHANCE = 1e-3
 """Share of windows without drift that exceed a threshold."""
 MODERATE = 0.1
-"""PSI below which a change is a trifle, however sure: the usual rule of thumb."""
+"""PSI below this is negligible even if statistically significant: the usual rule of thumb."""
 FEWEST = 30
 """Clusters below which nothing is said: how they vary could not be told."""
 ABSENT = 0.5
@@ -42,7 +42,7 @@ ABSENT = 0.5
 
 @dataclass(frozen=True)
 class Sample:
-    """Values of one quantity, and the cluster that each is from: numbers from 0, each of which occurs."""
+    """Values of one quantity, and the cluster of each: ids that are contiguous from 0."""
 
     values: Floats
     clusters: Ints
@@ -134,7 +134,7 @@ class Scale:
         if min(ours.clusters, theirs.clusters) < FEWEST:
             return None
         pooled = (ours.counts + theirs.counts) / (ours.total + theirs.total)
-        # A group that neither has is no place where they could differ.
+        # Skip groups that are empty in both samples.
         there = pooled > 0
         pooled, covariance = pooled[there], (ours.covariance + theirs.covariance)[np.ix_(there, there)]
         psi_threshold = _quantile(covariance / np.sqrt(np.outer(pooled, pooled)))

@@ -112,7 +112,7 @@ class TwinEngine:
             skip_reading_prefix_cache=not read_cache,
             extra_kwargs=request_options(start, top),
         )
-        # Handing over a sequence takes half a millisecond on the event loop: one at a time, others' turns between.
+        # Submitting a sequence blocks the event loop for 0.5 ms: yield between submissions.
         async with self._door:
             await asyncio.sleep(0)
         tokens = TokensInput(type="token", prompt_token_ids=token_ids)
@@ -145,7 +145,7 @@ class TwinEngine:
 
 
 class QueueTimes(StatLoggerBase):
-    """How long sequences waited for their first step: vLLM tells those who log its statistics, not those who ask."""
+    """Queue times of sequences, which vLLM reports to stat loggers only, not in a request's output."""
 
     def __init__(self) -> None:
         self._expected: dict[str, asyncio.Future[float]] = {}
@@ -225,7 +225,8 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
                     config, disable_log_stats=namespace.disable_log_stats, stat_loggers=[lambda *_: queue_times]
                 )
                 engine = TwinEngine(llm, config, info, queue_times, failure)
-                stack.callback(engine.shutdown)  # on the event loop: its reader must not see the processes end
+                # On the event loop, or vLLM's reader logs the ended processes as an error.
+                stack.callback(engine.shutdown)
                 await engine.score([0, 0])  # the first request of a process compiles for seconds; not on a user's time
             except Exception as error:
                 raise StartError(

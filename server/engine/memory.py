@@ -1,4 +1,4 @@
-"""The memory that this container may use, by its control group, and whether the kernel has killed for want of it."""
+"""The memory limit of this container, by its control group, and whether the OOM killer struck."""
 
 from pathlib import Path
 

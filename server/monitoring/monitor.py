@@ -81,7 +81,7 @@ class Monitor:
         )
 
     def observe(self, observation: Observation) -> None:
-        """Add one comparison. It is counted together with others, before anything is told of them."""
+        """Buffer one comparison; buffered ones are counted together, at the latest when metrics are read."""
         with self._lock:
             self._waiting.append(observation)
             if len(self._waiting) >= self._window.step:

@@ -61,12 +61,12 @@ class SlidingSums:
         os.replace(part, path)
 
     def load(self, path: Path) -> None:
-        """Take up the window of a file. StartError where it cannot be read."""
+        """Restore the window from a file. StartError where it cannot be read."""
         try:
             with path.open("rb") as stream, np.load(stream) as file:
                 starts, counts, sums = file["starts"], file["counts"], file["sums"]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise StartError(f"{path} is damaged ({error}): delete it to begin with an empty window") from error
         if sums.shape != (len(starts), self._width) or counts.shape != starts.shape:
-            raise StartError(f"{path} is no window of this server: delete it to begin with an empty one")
+            raise StartError(f"{path} does not contain a window of this server: delete it to begin with an empty one")
         self._starts, self._counts, self._sums = starts, counts, sums

@@ -114,7 +114,8 @@ def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
     try:
         snapshot = Path(snapshot_download(model, revision=revision, ignore_patterns=list(NOT_WEIGHTS)))
     except (OSError, ValueError) as exc:  # the hub's own errors derive from these two
-        raise QuantizeError(f"{model} is no local folder and the hub did not give it: {one_line(exc)}") from exc
+        reason = f"{model} is not a local folder and could not be downloaded from the hub: {one_line(exc)}"
+        raise QuantizeError(reason) from exc
     return snapshot, snapshot.name
 
 
@@ -146,7 +147,7 @@ def check_model(source: Path, args: argparse.Namespace) -> None:
 
 
 def check_weights(source: Path) -> None:
-    """A truncated file would else show only after the calibration text is read, as a traceback."""
+    """Check the files' headers: otherwise a truncated file is only noticed after the calibration text is read."""
     from safetensors import SafetensorError, safe_open
 
     for file in source.glob("*.safetensors"):

@@ -111,7 +111,7 @@ def quantized_model_config(base: ModelConfig, max_model_len: int | None) -> Mode
 def import_models(architectures: list[str]) -> None:
     """On a CPU, let vLLM look at the classes in this process.
 
-    It would in a new one for each, which takes eight seconds the first time, lest CUDA be initialized here.
+    By default vLLM inspects each class in a subprocess (eight seconds) to avoid initializing CUDA here.
     """
     for name in architectures if current_platform.is_cpu() else []:
         if name in ModelRegistry.models:

@@ -65,7 +65,7 @@ class TwinPooler(Pooler):
         rows = hidden_states.new_empty((len(indices), WIDTH + 4 * top), dtype=torch.float32)
         for i in range(0, len(indices), self.chunk):
             chunk = indices[i : i + self.chunk]
-            # A compiler makes a function of its own for one row: rather than have it do so on a request, ask for two.
+            # torch.compile specializes on one row: pad to two, so that no request triggers a compilation.
             padded = [0, 0] if len(chunk) == 1 else slice(None)
             base, quantized = self.both_logits(hidden_states[chunk[padded]])
             found, norm_base, norm_quantized = self.statistics(base, quantized, targets[i : i + self.chunk][padded])
