@@ -1,4 +1,4 @@
-"""``python -m benchmarks.throughput``: how fast prompts are scored under both models, ours beside plain vLLM.
+"""``python -m benchmarks.throughput``: how fast prompts are scored under both models, compared with plain vLLM.
 
 benchmarks/README.md says what the cases are. Every engine is started once and warmed up by a round that does not
 count; then all cases take turns in every round, in turning order, so that what disturbs the machine disturbs all of

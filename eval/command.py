@@ -125,7 +125,7 @@ def gate(
 
 @app.command()
 def drift(
-    reference: Annotated[Path, typer.Argument(help="The run folder that others are held against.")],
+    reference: Annotated[Path, typer.Argument(help="The run folder that the other is compared with.")],
     run: Annotated[Path, typer.Argument(help="The run folder to compare with it.")],
     as_text: Annotated[bool, typer.Option("--json", help="Print the distances as JSON.")] = False,
 ) -> None:

@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest request body accepted.")
     max_sequences: int = Field(4096, ge=1, description="Sequences in flight beyond which requests are refused (429).")
-    reference: Path | None = Field(None, description="Run folder that live traffic is held against: drift metrics.")
+    reference: Path | None = Field(None, description="Run folder that live traffic is compared with: drift metrics.")
     window_comparisons: int = Field(
         2000, ge=1, description="Comparisons in the sliding window of calibration and drift."
     )

@@ -23,7 +23,7 @@ SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}")
 
 
 def test_the_file_is_what_the_generator_writes() -> None:
-    assert OUT.read_text(encoding="utf-8") == dashboard_json(), "python -m deploy.grafana.generate writes it anew"
+    assert OUT.read_text(encoding="utf-8") == dashboard_json(), "python -m deploy.grafana.generate rewrites it"
 
 
 def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:

@@ -246,7 +246,7 @@ def test_the_window_survives_a_restart(run: Run, tmp_path: Path) -> None:
     before = gauges(first)
     assert gauges(monitor(run.path, state)) == before
     assert value(before, "qconf_window_comparisons") == 400
-    # Another pair, or another reference, begins anew, and the first one's window stays where it is.
+    # Another pair, or another reference, begins with an empty window, and the first one's window stays where it is.
     for other in (monitor(run.path, state, digest="other"), monitor(None, state)):
         assert value(values(other), "qconf_window_comparisons") == 0
         other.observe(seen[0])

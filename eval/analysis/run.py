@@ -36,7 +36,7 @@ class RunAnalysis:
 
 
 def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resamples: int = RESAMPLES) -> RunAnalysis:
-    """Analyses a run folder, and beside it a second run of the same pair, its noise floor.
+    """Analyse a run folder, and its noise floor: a second run of the same pair.
 
     Spreads come from ``resamples`` resamples, and whatever is drawn comes from ``seed``. Raises EvalError or RunError
     for runs that cannot be read, that have items that failed, or nothing to analyse.

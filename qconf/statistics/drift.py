@@ -73,7 +73,7 @@ class Distance:
 
     @property
     def drifted(self) -> bool:
-        """Whether PSI says so: beyond chance, and more than a trifle. The alert has the same rule."""
+        """Whether PSI says so: statistically significant, and not negligible. The alert has the same rule."""
         return self.psi > max(self.psi_threshold, MODERATE)
 
 

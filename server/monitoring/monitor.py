@@ -26,7 +26,7 @@ SAVE_SECONDS = 10
 
 
 def load_reference(path: Path) -> "ReferenceRun":
-    """The run that live traffic is held against. StartError says why it cannot be."""
+    """The run that live traffic is compared with. StartError says why it cannot be."""
     from qconf.run.choices import EvalError  # runs are read with pyarrow, which nothing else here needs
     from qconf.run.reference import read_reference
 

@@ -63,7 +63,7 @@ class ServiceMetrics:
         )
         self._reference = Gauge(
             "qconf_reference_info",
-            "The run that live traffic is held against.",
+            "The run that live traffic is compared with.",
             ["run", "same_pair"],
             registry=registry,
         )
