@@ -2,8 +2,8 @@
 
 The same items are scored by a server without a prefix cache one at a time, by the same server all together, and by a
 server whose cache holds the items' contexts. A cached prefix was computed in another batch: in 16 bits the order of a
-matrix product's sums depends on how many tokens run together. Both models see the same batch, so a model compared with itself
-still diverges by exactly 0. Arguments go to both servers (default: the demo pair).
+matrix product's sums depends on how many tokens run together. Both models see the same batch, so a model compared with
+itself still diverges by exactly 0. Arguments go to both servers (default: the demo pair).
 """
 
 import sys
