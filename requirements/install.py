@@ -90,7 +90,7 @@ class Progress:
 
     def see(self, line: str) -> None:
         """Take a line of pip's into account."""
-        found = re.match(r"(?:Collecting|Requirement already satisfied:) ([\w.-]+)", line)
+        found = re.match(r"(?:Collecting|Processing|Requirement already satisfied:) (?:\S*/)?([\w.-]+)", line)
         if found:
             self._seen += 1
             self._show("{} of {}: {}".format(self._seen, self._total or "?", found.group(1)), self._seen % 40 == 0)

@@ -68,14 +68,18 @@ def test_packages_of_a_lock_are_counted(install: ModuleType) -> None:
 def test_progress_without_a_terminal(install: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     progress = install.Progress("everything", 100)
     for number in range(100):
-        progress.see(f"Collecting package-{number}==1.0 (from -r lock (line {number}))\n")
+        kinds = (
+            f"Collecting package-{number}==1.0 (from -r lock)",
+            f"Processing /wheels/package-{number}.whl (from -r lock)",
+        )
+        progress.see(f"{kinds[number % 2]}\n")
         progress.see("  Downloading package.whl (1 kB)\n")
     progress.see("Installing collected packages: package-0\n")
     progress.end()
     assert capsys.readouterr().err.splitlines() == [
         "Installing everything",
-        "  40 of 100: package-39",
-        "  80 of 100: package-79",
+        "  40 of 100: package-39.whl",
+        "  80 of 100: package-79.whl",
         "  unpacking",
     ]
 
