@@ -18,7 +18,8 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from eval.analysis.items import analyse
 from eval.analysis.tokens import analyse_tokens
 from qconf.run.choices import Choices
-from qconf.run.folder import TOKEN_SCHEMA, TOKENS
+from qconf.run.columns import TOKEN_SCHEMA
+from qconf.run.folder import TOKENS
 from qconf.statistics.bootstrap import RESAMPLES
 
 CHUNK = 1_000_000

@@ -21,7 +21,8 @@ from scipy import stats  # type: ignore[import-untyped]
 from client.bench.items import Item
 from client.bench.standing import Standing
 from client.bench.until import Until, load_rules
-from qconf.run.folder import ItemResult, read_run
+from qconf.run.columns import ItemResult
+from qconf.run.folder import read_run
 from qconf.statistics.arrays import Floats
 from qconf.statistics.sequential import Asymptotic, Betting, Limits
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from qconf.run.folder import TOKEN_SCHEMA, ItemResult, Manifest, write_run
+from qconf.run.columns import TOKEN_SCHEMA, ItemResult
+from qconf.run.folder import Manifest, write_run
 from tests.test_results import RESULT, manifest
 
 

@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from client.bench.items import TaskError
 from client.bench.session import Stopped, run_bench
 from client.bench.sources.load import BenchOptions
 from client.errors import BadReply, ConnectionFailed, Unavailable
-from qconf.run.folder import ItemResult, RunError, read_run
+from qconf import __version__
+from qconf.run.columns import ItemResult
+from qconf.run.folder import RunError, read_run
 from tests.fake_server import MODELS, SERVER, FakeServer, error
 from tests.fake_task import write_task
 
@@ -366,6 +369,54 @@ def test_a_damaged_line_is_named(options: BenchOptions) -> None:
     lines[3] = lines[3][:20]
     journal.write_bytes(b"\n".join(lines))
     with pytest.raises(RunError, match=r"journal\.jsonl, line 4 is damaged: "):
+        run(replace(options, resume=True), FakeServer())
+
+
+def rewritten(journal: Path, change: Callable[[list[Any]], object]) -> bytes:
+    """The content of a journal whose lines were changed in place."""
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    change(lines)
+    journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return journal.read_bytes()
+
+
+def test_a_journal_that_does_not_name_its_client_is_resumed(options: BenchOptions) -> None:
+    rewritten(stopped(options), lambda lines: lines[0].pop("client"))
+    fake = FakeServer()
+    run(replace(options, resume=True), fake)
+    assert len(fake.bodies("/compare")) == 43 - 5
+
+
+FOREIGN: list[Any] = [
+    pytest.param(lambda lines: lines[0].update(client="9"), "qconf 9", id="named"),
+    pytest.param(lambda lines: lines.__setitem__(0, []), "another version of qconf", id="first line"),
+    pytest.param(lambda lines: lines[3].pop("doc_id"), "another version of qconf", id="entry"),
+    pytest.param(lambda lines: lines.append(1), "another version of qconf", id="line"),
+    pytest.param(lambda lines: lines[3].update(scores=[]), "another version of qconf", id="scores"),
+    pytest.param(lambda lines: lines[3]["scores"].pop("error"), "another version of qconf", id="less"),
+    pytest.param(lambda lines: lines[3]["scores"].update(news=1), "another version of qconf", id="more"),
+]
+
+
+@pytest.mark.parametrize(("change", "writer"), FOREIGN)
+def test_a_journal_of_another_client_is_not_resumed(
+    options: BenchOptions, change: Callable[[list[Any]], object], writer: str
+) -> None:
+    journal = stopped(options)
+    before = rewritten(journal, change)
+    with pytest.raises(
+        RunError, match=f"cannot be resumed: {writer} wrote its journal, and this is qconf {__version__};"
+    ):
+        run(replace(options, resume=True), FakeServer())
+    assert journal.read_bytes() == before
+
+
+def test_a_later_client_does_not_resume_a_journal_without_version(
+    options: BenchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewritten(stopped(options), lambda lines: lines[0].pop("client"))
+    monkeypatch.setattr("client.bench.journal.__version__", "0.2.0")
+    with pytest.raises(RunError, match=r"qconf 0\.1\.0 wrote its journal, and this is qconf 0\.2\.0; resume it with"):
         run(replace(options, resume=True), FakeServer())
 
 

@@ -12,7 +12,7 @@ from scipy.special import softmax as scipy_softmax  # type: ignore[import-untype
 from client.bench.display.live import LiveDisplay, PlainDisplay
 from client.bench.display.scoreboard import Scoreboard, Tally, chosen, softmax
 from client.bench.display.table import metrics_table, summary_table
-from qconf.run.folder import ItemResult
+from qconf.run.columns import ItemResult
 from tests.test_results import FAILED, SCORED
 
 

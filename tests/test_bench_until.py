@@ -29,7 +29,8 @@ from client.bench.until import Until, drawn_order
 from eval.analysis.run import analyse_run
 from eval.report.page import render_markdown
 from qconf.rules import Rule
-from qconf.run.folder import ItemResult, RunError, read_run
+from qconf.run.columns import ItemResult
+from qconf.run.folder import RunError, read_run
 from tests.fake_server import FakeServer, error, noise
 from tests.test_bench_command import bench, listening
 

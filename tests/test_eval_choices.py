@@ -11,7 +11,8 @@ from scipy.special import softmax  # type: ignore[import-untyped]
 from scipy.stats import entropy  # type: ignore[import-untyped]
 
 from qconf.run.choices import NO_LABEL, Answers, Choices, EvalError, merged, read_choices
-from qconf.run.folder import ItemResult, Run, read_run, write_run
+from qconf.run.columns import ItemResult
+from qconf.run.folder import Run, read_run, write_run
 from tests.test_results import FAILED, RESULT, SCORED, manifest
 
 THREE = dataclasses.replace(

@@ -19,7 +19,8 @@ from eval.report.terminal import floor_note
 from eval.report.verdict import sentences
 from qconf.rules import read_rules
 from qconf.run.choices import Choices, EvalError, read_choices
-from qconf.run.folder import TOKENS, Import, ItemResult, Manifest, read_run
+from qconf.run.columns import ItemResult
+from qconf.run.folder import TOKENS, Import, Manifest, read_run
 from tests.synthetic_run import again, items, later, tokens, window, write
 from tests.test_results import manifest
 

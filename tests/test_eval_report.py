@@ -19,7 +19,8 @@ from eval.report.terminal import COMPARED, PAIR, bracket, floor_rows, number, si
 from eval.report.verdict import headline, sentences
 from eval.report.worst import worst_items
 from qconf.run.choices import read_choices
-from qconf.run.folder import TOKEN_SCHEMA, Import, ItemResult, Manifest, Run, read_run, write_run
+from qconf.run.columns import TOKEN_SCHEMA, ItemResult
+from qconf.run.folder import Import, Manifest, Run, read_run, write_run
 from tests.synthetic_run import again, later, write
 from tests.test_results import RESULT, SCORED, manifest
 

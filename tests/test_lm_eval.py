@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from qconf.run.folder import ItemResult, Run, read_run
+from qconf.run.columns import ItemResult
+from qconf.run.folder import Run, read_run
 from tests.fake_task import WINOGRANDE, write_task
 
 DEMO = Path(__file__).parent.parent / "demo"

@@ -3,21 +3,19 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
+from qconf import __version__
+from qconf.run.columns import ITEM_SCHEMA, SCORES, TOKEN_SCHEMA, ItemResult
 from qconf.run.folder import (
-    ITEM_COLUMNS,
-    ITEM_SCHEMA,
     ITEMS,
     MANIFEST,
     RESULTS,
-    TOKEN_COLUMNS,
-    TOKEN_SCHEMA,
     TOKENS,
     Counts,
-    ItemResult,
     Manifest,
     RunError,
     Settings,
@@ -82,6 +80,55 @@ FAILED = ItemResult(
 )
 
 
+# Name, type and whether it may hold nulls, of each column in the order of the files.
+ITEM_COLUMNS = [
+    ("task", "string", False),
+    ("doc_id", "int64", False),
+    ("kind", "string", False),
+    ("doc_hash", "string", False),
+    ("prompt_hash", "string", False),
+    ("label", "int64", True),
+    ("n_choices", "int64", False),
+    ("contexts", "list<element: string not null>", False),
+    ("choices", "list<element: string not null>", False),
+    ("choice_context", "list<element: int64 not null>", False),
+    ("base_logprob", "list<element: double not null>", False),
+    ("quantized_logprob", "list<element: double not null>", False),
+    ("choice_chars", "list<element: int64 not null>", False),
+    ("choice_bytes", "list<element: int64 not null>", False),
+    ("choice_tokens", "list<element: int64 not null>", False),
+    ("base_is_greedy", "list<element: bool not null>", False),
+    ("quantized_is_greedy", "list<element: bool not null>", False),
+    ("choice_mean_kl", "list<element: double>", False),
+    ("choice_max_kl", "list<element: double>", False),
+    ("base_unconditional", "list<element: double not null>", False),
+    ("quantized_unconditional", "list<element: double not null>", False),
+    ("mean_kl", "double", True),
+    ("max_kl", "double", True),
+    ("doc", "string", True),
+    ("target", "string", True),
+    ("cluster", "string", True),
+    ("base_metrics", "string", True),
+    ("quantized_metrics", "string", True),
+    ("error", "string", True),
+]
+TOKEN_COLUMNS = [
+    ("task", "string", False),
+    ("doc_id", "int64", False),
+    ("position", "int64", False),
+    ("token_id", "int64", False),
+    ("base_logprob", "float", False),
+    ("quantized_logprob", "float", False),
+    ("kl", "float", False),
+    ("reverse_kl", "float", False),
+    ("js", "float", False),
+    ("base_entropy", "float", False),
+    ("quantized_entropy", "float", False),
+    ("base_confidence", "float", False),
+    ("quantized_confidence", "float", False),
+    ("base_argmax", "int64", False),
+    ("quantized_argmax", "int64", False),
+]
 RESULT = {"schema_version": 1, "tasks": {"boolq": {"metrics": {"base": {"acc,none": 0.5}}}}, "groups": {}}
 
 
@@ -132,16 +179,38 @@ def test_what_is_written_is_read(run: Path) -> None:
     assert sorted(path.name for path in run.iterdir()) == [ITEMS, MANIFEST, RESULTS]
 
 
-def test_every_field_is_a_column_and_every_column_says_what_it_means(tmp_path: Path) -> None:
-    assert {field.name for field in dataclasses.fields(ItemResult)} == {column.name for column in ITEM_COLUMNS}
+def test_the_columns_on_disk_are_these(tmp_path: Path) -> None:
     tokens = TOKEN_SCHEMA.empty_table()
     write_run(tmp_path, manifest(), [SCORED], RESULT, tokens)
     assert read_run(tmp_path).tokens == tokens
-    for file, schema, columns in ((ITEMS, ITEM_SCHEMA, ITEM_COLUMNS), (TOKENS, TOKEN_SCHEMA, TOKEN_COLUMNS)):
+    for file, columns in ((ITEMS, ITEM_COLUMNS), (TOKENS, TOKEN_COLUMNS)):
         stored = pq.read_schema(tmp_path / file)
-        assert stored == schema
-        for column in columns:
-            assert stored.field(column.name).metadata == {b"description": column.meaning.encode()}
+        assert [(field.name, str(field.type), field.nullable) for field in stored] == columns
+
+
+def test_every_column_says_what_it_means(run: Path) -> None:
+    described = {field.name: field.metadata[b"description"].decode() for field in pq.read_schema(run / ITEMS)}
+    assert described["label"] == "index of the true choice; null where the task names none, or several"
+    assert described["kind"].endswith("loglikelihood_rolling: a whole text; window: of a corpus")
+    assert all(described.values())
+    assert all(field.metadata[b"description"] for field in TOKEN_SCHEMA)
+
+
+def test_what_a_replay_measures_is_kept_in_its_journal() -> None:
+    assert SCORES == (
+        "base_logprob",
+        "quantized_logprob",
+        "choice_tokens",
+        "base_is_greedy",
+        "quantized_is_greedy",
+        "choice_mean_kl",
+        "choice_max_kl",
+        "base_unconditional",
+        "quantized_unconditional",
+        "mean_kl",
+        "max_kl",
+        "error",
+    )
 
 
 def test_a_run_without_items_can_be_read(tmp_path: Path) -> None:
@@ -190,13 +259,27 @@ def test_a_missing_run_is_said_to_be_missing(tmp_path: Path) -> None:
         ("[]", "is no manifest of a run: "),
         ("{}", "is no manifest of a run: 'schema_version'"),
         ('{"schema_version": 1}', "is no manifest of a run: .*created"),
-        ('{"schema_version": 2}', "has schema version 2, this program reads version 1"),
+        ('{"schema_version": "1"}', "is no manifest of a run: schema_version is '1', expected an integer"),
+        (
+            '{"schema_version": 2}',
+            rf"has schema version 2, and qconf {__version__} reads versions up to 1: upgrade qconf",
+        ),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(run: Path, text: str, message: str) -> None:
     (run / MANIFEST).write_text(text)
     with pytest.raises(RunError, match=message):
         read_run(run)
+
+
+def test_an_older_run_without_its_nullable_columns_is_read(run: Path) -> None:
+    raw = json.loads((run / MANIFEST).read_text())
+    (run / MANIFEST).write_text(json.dumps(raw | {"schema_version": 0}))
+    table = pq.read_table(run / ITEMS)
+    nullable = [field.name for field in table.schema if field.nullable]
+    pq.write_table(table.drop_columns(nullable), run / ITEMS)
+    unknown: dict[str, Any] = dict.fromkeys(nullable)
+    assert read_run(run).items() == [dataclasses.replace(row, **unknown) for row in (SCORED, FAILED)]
 
 
 def test_items_that_are_none_are_refused(run: Path) -> None:
@@ -225,4 +308,4 @@ def test_newer_columns_and_manifest_fields_are_ignored(run: Path) -> None:
     (run / MANIFEST).write_text(json.dumps(raw | {"news": 1}))
     read = read_run(run)
     assert read.manifest == manifest()
-    assert read.table.column_names == [column.name for column in ITEM_COLUMNS]
+    assert read.table.column_names == ITEM_SCHEMA.names

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from client.results.samples import export_samples, import_samples
-from qconf.run.folder import ItemResult, RunError, read_run, write_run
+from qconf.run.columns import ItemResult
+from qconf.run.folder import RunError, read_run, write_run
 from tests.test_results import FAILED, RESULT, SCORED, manifest
 
 ANSWERED = dataclasses.replace(

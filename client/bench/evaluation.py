@@ -13,7 +13,8 @@ from client.bench.items import LoadedTask
 from client.bench.lm_eval_metrics import MODELS, Metrics, group_metrics, with_metrics
 from client.bench.replay import Outcome
 from client.bench.sources.lm_eval_tasks import LoadedTasks
-from qconf.run.folder import SCHEMA_VERSION, TOKEN_SCHEMA, Counts, ItemResult, Run
+from qconf.run.columns import TOKEN_SCHEMA, ItemResult
+from qconf.run.folder import SCHEMA_VERSION, Counts, Run
 
 ByModel = dict[str, Metrics]
 

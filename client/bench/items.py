@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from qconf.run.folder import Kind
+from qconf.run.columns import Kind
 
 
 class TaskError(Exception):

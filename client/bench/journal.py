@@ -1,21 +1,27 @@
 """What a replay has done so far, on disk: one line per answered item, appended as it comes.
 
-The first line says what is measured (a ``Subject``); then come lines that mark the start of a session, and lines of
-items. A line that was being written when the process died has no end and is dropped: its item is scored again.
+The first line says what is measured (a ``Subject``), and which version of the client measures: only the same version
+can resume. Then come lines that mark the start of a session, and lines of items. A line that was being written when the
+process died has no end and is dropped: its item is scored again.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from qconf import __version__
+from qconf.run.columns import SCORES
 from qconf.run.folder import RunError, Subject
 
 JOURNAL = "journal.jsonl"
+# The last version whose journals do not name it.
+UNNAMED = "0.1.0"
+KEPT = {*SCORES, "tokens"}
 # When the server was started says nothing about what it serves.
 IGNORED = {"models": {"base": {"created"}, "quantized": {"created"}}}
 
@@ -56,16 +62,37 @@ class Journal:
         whole = content[: content.rfind(b"\n") + 1]
         os.ftruncate(self._fd, len(whole))
         described = _described(subject)
-        lines = list(self._parsed(whole))
-        if lines:
-            if found := list(_changes(lines[0], described)):
-                raise RunError(f"{self._path.parent} cannot be resumed: {'; '.join(found)}")
+        lines = self._parsed(whole)
+        if whole:
+            self._check(next(lines), described)
+            past = self._read(lines)
         else:
-            self._append(described)
-        past = _past(lines[1:])
+            self._append({"client": __version__} | described)
+            past = Past()
         past.started.append(started)
         self._append({"session": started})
         return past
+
+    def _check(self, first: Any, described: dict[str, Any]) -> None:
+        """Raise RunError where another version wrote the first line, or where it describes another subject."""
+        if not isinstance(first, dict):
+            raise self._foreign("another version of qconf")
+        if (version := first.pop("client", UNNAMED)) != __version__:
+            raise self._foreign(f"qconf {version}")
+        if found := list(_changes(first, described)):
+            raise RunError(f"{self._path.parent} cannot be resumed: {'; '.join(found)}")
+
+    def _read(self, lines: Iterator[Any]) -> Past:
+        try:
+            return _past(lines)
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise self._foreign("another version of qconf") from exc
+
+    def _foreign(self, writer: str) -> RunError:
+        return RunError(
+            f"{self._path.parent} cannot be resumed: {writer} wrote its journal, and this is qconf {__version__}; "
+            "resume it with the version that wrote it, or choose another folder"
+        )
 
     def add(self, task: str, doc_id: int, seconds: float, scores: dict[str, Any]) -> None:
         """Keeps the scores of an item, which came that many seconds after the session's start."""
@@ -96,7 +123,7 @@ class Journal:
             raise RunError(f"cannot {action} {self._path}: {exc.strerror}") from exc
 
 
-def _past(lines: list[Any]) -> Past:
+def _past(lines: Iterable[Any]) -> Past:
     past, session = Past(), 0.0
     for line in lines:
         if "session" in line:
@@ -104,6 +131,8 @@ def _past(lines: list[Any]) -> Past:
             past.seconds += session
             session = 0.0
         else:
+            if line["scores"].keys() != KEPT:
+                raise ValueError(f"scores are {sorted(line['scores'])}, expected {sorted(KEPT)}")
             past.entries[line["task"], line["doc_id"]] = line["scores"]
             session = line["seconds"]
     past.seconds += session

@@ -11,7 +11,7 @@ from typing import Any
 
 from client.bench.items import LoadedTask, TaskError
 from client.bench.sources.lm_eval_tasks import one_line, quiet
-from qconf.run.folder import ItemResult
+from qconf.run.columns import ItemResult
 
 MODELS = ("base", "quantized")
 

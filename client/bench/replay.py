@@ -3,18 +3,19 @@
 import asyncio
 import math
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from client.api import AsyncClient
 from client.bench.items import Item, Window
 from client.bench.sources.rolling import RollingWindows
 from client.errors import BadReply, ConnectionFailed, QconfError, TimedOut, Unavailable
-from qconf.run.folder import ItemResult
+from qconf.run.columns import ItemResult
 from qconf.wire import Both, Comparison, Continuation, ModelInfo, ModelTokens
 
 # Errors that say nothing about the item.
 ABSENT = (ConnectionFailed, TimedOut, Unavailable)
+_COMMON = {each.name for each in fields(Item)} & {each.name for each in fields(ItemResult)}
 
 T = TypeVar("T")
 Tokens = dict[str, list[Any]]
@@ -43,24 +44,8 @@ class Outcome:
 
 
 def blank(item: Item) -> ItemResult:
-    """The row of an item without its scores."""
-    return ItemResult(
-        task=item.task,
-        doc_id=item.doc_id,
-        kind=item.kind,
-        doc_hash=item.doc_hash,
-        prompt_hash=item.prompt_hash,
-        label=item.label,
-        n_choices=len(item.choices),
-        contexts=item.contexts,
-        choices=item.choices,
-        choice_context=item.choice_context,
-        choice_chars=item.choice_chars,
-        choice_bytes=item.choice_bytes,
-        doc=item.doc,
-        target=item.target,
-        cluster=item.cluster,
-    )
+    """Return the row of an item without its scores: the fields that items and rows have in common."""
+    return ItemResult(n_choices=len(item.choices), **{name: getattr(item, name) for name in _COMMON})
 
 
 def longest_first(items: Iterable[Item]) -> list[Item]:
@@ -201,26 +186,26 @@ def _checked(reply: Comparison, expected: int) -> list[Continuation]:
 
 @dataclass(frozen=True, slots=True)
 class _Scores:
-    """Scores of a continuation, or of several that make one text."""
+    """Scores of a continuation, or of several that make one text, under the names of the columns per choice."""
 
-    base: float
-    quantized: float
-    tokens: int
+    base_logprob: float
+    quantized_logprob: float
+    choice_tokens: int
     base_is_greedy: bool
     quantized_is_greedy: bool
-    mean_kl: float | None
-    max_kl: float | None
+    choice_mean_kl: float | None
+    choice_max_kl: float | None
 
     @classmethod
     def of(cls, scored: Continuation) -> "_Scores":
         return cls(
-            base=scored.base.logprob,
-            quantized=scored.quantized.logprob,
-            tokens=len(scored.token_ids),
+            base_logprob=scored.base.logprob,
+            quantized_logprob=scored.quantized.logprob,
+            choice_tokens=len(scored.token_ids),
             base_is_greedy=scored.base.is_greedy,
             quantized_is_greedy=scored.quantized.is_greedy,
-            mean_kl=scored.summary.mean_kl,
-            max_kl=scored.summary.max_kl,
+            choice_mean_kl=scored.summary.mean_kl,
+            choice_max_kl=scored.summary.max_kl,
         )
 
     @classmethod
@@ -228,19 +213,19 @@ class _Scores:
         scores = [cls.of(part) for part in parts]
         mean_kl, max_kl = _kl(scores)
         return cls(
-            base=math.fsum(part.base for part in scores),
-            quantized=math.fsum(part.quantized for part in scores),
-            tokens=sum(part.tokens for part in scores),
+            base_logprob=math.fsum(part.base_logprob for part in scores),
+            quantized_logprob=math.fsum(part.quantized_logprob for part in scores),
+            choice_tokens=sum(part.choice_tokens for part in scores),
             base_is_greedy=all(part.base_is_greedy for part in scores),
             quantized_is_greedy=all(part.quantized_is_greedy for part in scores),
-            mean_kl=mean_kl,
-            max_kl=max_kl,
+            choice_mean_kl=mean_kl,
+            choice_max_kl=max_kl,
         )
 
 
 def _kl(scores: Sequence[_Scores]) -> tuple[float | None, float | None]:
     """Mean over tokens, and largest."""
-    known = [(part.mean_kl, part.max_kl, part.tokens) for part in scores if part.tokens]
+    known = [(part.choice_mean_kl, part.choice_max_kl, part.choice_tokens) for part in scores if part.choice_tokens]
     total = sum(tokens for _, _, tokens in known)
     if not total:
         return None, None
@@ -250,18 +235,10 @@ def _kl(scores: Sequence[_Scores]) -> tuple[float | None, float | None]:
 
 def _row(item: Item, choices: Sequence[_Scores]) -> ItemResult:
     mean_kl, max_kl = _kl(choices)
-    return replace(
-        blank(item),
-        base_logprob=[choice.base for choice in choices],
-        quantized_logprob=[choice.quantized for choice in choices],
-        choice_tokens=[choice.tokens for choice in choices],
-        base_is_greedy=[choice.base_is_greedy for choice in choices],
-        quantized_is_greedy=[choice.quantized_is_greedy for choice in choices],
-        choice_mean_kl=[choice.mean_kl for choice in choices],
-        choice_max_kl=[choice.max_kl for choice in choices],
-        mean_kl=mean_kl,
-        max_kl=max_kl,
-    )
+    per_choice: dict[str, Any] = {
+        each.name: [getattr(choice, each.name) for choice in choices] for each in fields(_Scores)
+    }
+    return replace(blank(item), mean_kl=mean_kl, max_kl=max_kl, **per_choice)
 
 
 def _token_columns(scored: Continuation, position: int) -> Tokens:

@@ -27,6 +27,7 @@ from client.bench.standing import Outcome as RuleOutcome
 from client.bench.standing import Standing, standings_of
 from client.errors import BadReply
 from qconf import __version__
+from qconf.run.columns import SCORES
 from qconf.run.folder import MANIFEST, Drawn, Manifest, RunError, Subject, Timing, check_target, read_run, write_run
 from qconf.wire import Both, ModelInfo, ModelList
 
@@ -34,21 +35,6 @@ if TYPE_CHECKING:
     from client.bench.until import Until
 
 PACKAGES = ("httpx", "lm_eval", "pyarrow", "pydantic")
-# What the replay fills in a row: what the journal keeps of it. The rest comes from the task.
-SCORES = (
-    "base_logprob",
-    "quantized_logprob",
-    "choice_tokens",
-    "base_is_greedy",
-    "quantized_is_greedy",
-    "choice_mean_kl",
-    "choice_max_kl",
-    "base_unconditional",
-    "quantized_unconditional",
-    "mean_kl",
-    "max_kl",
-    "error",
-)
 
 
 class Stopped(Exception):

@@ -15,7 +15,8 @@ from client.bench.items import Item, TaskError
 from client.bench.standing import Outcome, Standing
 from qconf.rules import EACH, OVERALL, Rule, read_rules
 from qconf.run.choices import Choices, EvalError
-from qconf.run.folder import ItemResult, UntilSettings
+from qconf.run.columns import ItemResult
+from qconf.run.folder import UntilSettings
 from qconf.statistics.item_values import ItemStatistic, item_statistic
 from qconf.statistics.sequential import Asymptotic, Betting, Limits
 

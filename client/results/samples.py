@@ -10,18 +10,8 @@ from typing import Any
 
 from client.bench.display.scoreboard import chosen
 from client.bench.items import distinct, hash_text
-from qconf.run.folder import (
-    SCHEMA_VERSION,
-    Counts,
-    Import,
-    ItemResult,
-    Kind,
-    Manifest,
-    Run,
-    RunError,
-    check_target,
-    write_run,
-)
+from qconf.run.columns import ItemResult, Kind
+from qconf.run.folder import SCHEMA_VERSION, Counts, Import, Manifest, Run, RunError, check_target, write_run
 
 MODELS = ("base", "quantized")
 PREFIX = "samples_"

@@ -3,28 +3,25 @@
 ``manifest.json`` says what ran; ``items.parquet`` holds one row per item, ``tokens.parquet`` one row per scored token
 of corpora (only where there were any), ``results.json`` the metrics of each task under both models.
 
-``ITEM_COLUMNS`` and ``TOKEN_COLUMNS`` document the columns, and the files carry the same words as metadata. "Per
-choice" means a list with one entry per choice, in the order of the task. Log-probabilities and divergences are in nats.
-Confidences of choices are not stored: they are the softmax of an item's log-probabilities. Where an item failed,
-``error`` says why, its lists of scores are empty and its divergences null.
+``qconf.run.columns`` documents the columns, and the files carry the same words as metadata.
 """
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from qconf import __version__
+from qconf.run.columns import ITEM_SCHEMA, TOKEN_SCHEMA, ItemResult
 from qconf.wire import Both, ModelInfo, ServerInfo
 
-Kind = Literal["multiple_choice", "loglikelihood", "loglikelihood_rolling", "window"]
-"""What an item asks for."""
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 ITEMS = "items.parquet"
@@ -34,134 +31,6 @@ RESULTS = "results.json"
 
 class RunError(Exception):
     """A run folder that cannot be written or read, and why."""
-
-
-class Column(NamedTuple):
-    """One column of a table."""
-
-    name: str
-    type: pa.DataType
-    nullable: bool
-    meaning: str
-
-
-def _per_choice(type_: pa.DataType, nullable: bool = False) -> pa.DataType:
-    return pa.list_(pa.field("element", type_, nullable))
-
-
-ITEM_COLUMNS = (
-    Column("task", pa.string(), False, "name of the task, or of the file it was made from"),
-    Column("doc_id", pa.int64(), False, "position of the document in the task's split, of the item in the file"),
-    Column(
-        "kind",
-        pa.string(),
-        False,
-        "multiple_choice; loglikelihood: one continuation; loglikelihood_rolling: a whole text; window: of a corpus",
-    ),
-    Column("doc_hash", pa.string(), False, "SHA-256 of the document, as in lm-eval's sample logs"),
-    Column("prompt_hash", pa.string(), False, "SHA-256 of the context, few-shot examples included, as in lm-eval"),
-    Column("label", pa.int64(), True, "index of the true choice; null where the task names none, or several"),
-    Column("n_choices", pa.int64(), False, "number of choices; 1 but for multiple_choice"),
-    Column("contexts", _per_choice(pa.string()), False, "the different contexts of the choices, mostly only one"),
-    Column("choices", _per_choice(pa.string()), False, "per choice: the text that was scored after its context"),
-    Column("choice_context", _per_choice(pa.int64()), False, "per choice: index of its context"),
-    Column("base_logprob", _per_choice(pa.float64()), False, "per choice: summed log-probability, base model"),
-    Column("quantized_logprob", _per_choice(pa.float64()), False, "per choice: the same, quantized model"),
-    Column(
-        "choice_chars",
-        _per_choice(pa.int64()),
-        False,
-        "per choice: characters, as lm-eval's acc_norm counts them: no delimiter",
-    ),
-    Column("choice_bytes", _per_choice(pa.int64()), False, "per choice: bytes of UTF-8, no delimiter"),
-    Column(
-        "choice_tokens",
-        _per_choice(pa.int64()),
-        False,
-        "per choice: tokens that were scored; one without any has null divergences",
-    ),
-    Column("base_is_greedy", _per_choice(pa.bool_()), False, "per choice: every token was the base model's likeliest"),
-    Column("quantized_is_greedy", _per_choice(pa.bool_()), False, "per choice: the same, quantized model"),
-    Column(
-        "choice_mean_kl", _per_choice(pa.float64(), True), False, "per choice: mean KL(base || quantized) of tokens"
-    ),
-    Column("choice_max_kl", _per_choice(pa.float64(), True), False, "per choice: largest KL(base || quantized)"),
-    Column(
-        "base_unconditional",
-        _per_choice(pa.float64()),
-        False,
-        "per choice: summed log-probability without the context, base model; empty but for lm-eval's acc_mutual_info",
-    ),
-    Column("quantized_unconditional", _per_choice(pa.float64()), False, "per choice: the same, quantized model"),
-    Column("mean_kl", pa.float64(), True, "mean KL(base || quantized) over the tokens of all choices"),
-    Column("max_kl", pa.float64(), True, "largest KL(base || quantized) over the tokens of all choices"),
-    Column("doc", pa.string(), True, "the document as the task has it, JSON; null for corpora"),
-    Column("target", pa.string(), True, "its answer as the task has it"),
-    Column("cluster", pa.string(), True, "what items that belong together share, such as a passage; null if unknown"),
-    Column("base_metrics", pa.string(), True, "lm-eval's metrics of the item by filter, base model, JSON"),
-    Column("quantized_metrics", pa.string(), True, "the same, quantized model"),
-    Column("error", pa.string(), True, "why the item failed; null where it did not"),
-)
-TOKEN_COLUMNS = (
-    Column("task", pa.string(), False, "name of the file that holds the corpus"),
-    Column("doc_id", pa.int64(), False, "number of the window that the token was scored in"),
-    Column("position", pa.int64(), False, "position of the token in the corpus"),
-    Column("token_id", pa.int64(), False, "the token"),
-    Column("base_logprob", pa.float32(), False, "log-probability of the token, base model"),
-    Column("quantized_logprob", pa.float32(), False, "the same, quantized model"),
-    Column("kl", pa.float32(), False, "KL(base || quantized) of the distributions that predict the token"),
-    Column("reverse_kl", pa.float32(), False, "KL(quantized || base)"),
-    Column("js", pa.float32(), False, "Jensen-Shannon divergence"),
-    Column("base_entropy", pa.float32(), False, "entropy of the base model's distribution"),
-    Column("quantized_entropy", pa.float32(), False, "the same, quantized model"),
-    Column("base_confidence", pa.float32(), False, "largest probability, base model"),
-    Column("quantized_confidence", pa.float32(), False, "the same, quantized model"),
-    Column("base_argmax", pa.int64(), False, "the token that has it, base model"),
-    Column("quantized_argmax", pa.int64(), False, "the same, quantized model"),
-)
-
-
-def _schema(columns: Iterable[Column]) -> pa.Schema:
-    return pa.schema([pa.field(c.name, c.type, c.nullable, {"description": c.meaning}) for c in columns])
-
-
-ITEM_SCHEMA = _schema(ITEM_COLUMNS)
-TOKEN_SCHEMA = _schema(TOKEN_COLUMNS)
-
-
-@dataclass(frozen=True, slots=True)
-class ItemResult:
-    """One row of ``items.parquet``; ``ITEM_COLUMNS`` says what each field means."""
-
-    task: str
-    doc_id: int
-    kind: Kind
-    doc_hash: str
-    prompt_hash: str
-    label: int | None
-    n_choices: int
-    contexts: Sequence[str]
-    choices: Sequence[str]
-    choice_context: Sequence[int]
-    choice_chars: Sequence[int]
-    choice_bytes: Sequence[int]
-    base_logprob: Sequence[float] = ()
-    quantized_logprob: Sequence[float] = ()
-    choice_tokens: Sequence[int] = ()
-    base_is_greedy: Sequence[bool] = ()
-    quantized_is_greedy: Sequence[bool] = ()
-    choice_mean_kl: Sequence[float | None] = ()
-    choice_max_kl: Sequence[float | None] = ()
-    base_unconditional: Sequence[float] = ()
-    quantized_unconditional: Sequence[float] = ()
-    mean_kl: float | None = None
-    max_kl: float | None = None
-    doc: str | None = None
-    target: str | None = None
-    cluster: str | None = None
-    base_metrics: str | None = None
-    quantized_metrics: str | None = None
-    error: str | None = None
 
 
 class _Part(BaseModel):
@@ -269,7 +138,7 @@ class Manifest(_Part):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that was read; ``table`` has ``ITEM_COLUMNS``."""
+    """A run folder that was read; ``table`` has ``ITEM_SCHEMA``."""
 
     path: Path
     manifest: Manifest
@@ -351,8 +220,13 @@ def read_manifest(folder: Path) -> Manifest:
     raw = _read_json(path)
     try:
         version = raw["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise RunError(f"{path} has schema version {version}, this program reads version {SCHEMA_VERSION}")
+        if not isinstance(version, int):
+            raise ValueError(f"schema_version is {version!r}, expected an integer")
+        if version > SCHEMA_VERSION:
+            raise RunError(
+                f"{path} has schema version {version}, and qconf {__version__} reads versions up to {SCHEMA_VERSION}: "
+                "upgrade qconf to read this run"
+            )
         return Manifest.model_validate(raw)
     except (ValueError, TypeError, KeyError) as exc:  # pydantic's errors are ValueErrors
         problem = exc.errors()[0]["loc"] if isinstance(exc, ValidationError) else exc

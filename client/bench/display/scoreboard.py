@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from qconf.run.folder import ItemResult
+from qconf.run.columns import ItemResult
 
 
 def softmax(logprobs: Sequence[float]) -> list[float]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from client.bench.items import Item, LoadedTask, TaskError, distinct
-from qconf.run.folder import Kind
+from qconf.run.columns import Kind
 
 # lm-eval's own default for drawing few-shot examples.
 FEWSHOT_SEED = 1234
