@@ -69,7 +69,7 @@ def _values(rule: Rule, run: RunAnalysis) -> Iterator[tuple[str, Interval]]:
             bound = ", at most," if rule.statistic == "kl" else ""
             yield f"{rule.statistic} over the floor{bound} of {rule.corpus}", _excess(rule, run)
             return
-        value = _named(_token_statistics(corpus), rule.statistic, "statistic")
+        value = _named(token_statistics(corpus), rule.statistic, "statistic")
         yield f"{rule.statistic} of {rule.corpus}", value
         return
     places: dict[str, Analysis] = dict(run.tasks)
@@ -107,7 +107,8 @@ def _excess(rule: Rule, run: RunAnalysis, place: str = OVERALL) -> Interval:
     return value
 
 
-def _token_statistics(corpus: TokenAnalysis) -> dict[str, Interval]:
+def token_statistics(corpus: TokenAnalysis) -> dict[str, Interval]:
+    """Return what a rule on a corpus can limit, by name."""
     known = dict(corpus.means)
     for name in ("base_perplexity", "quantized_perplexity", "perplexity_ratio", "rms_delta_p"):
         known[name] = getattr(corpus, name)

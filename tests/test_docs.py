@@ -35,7 +35,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_is_named_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for module in set(re.findall(r"python -m ((?:server|client|eval|demo|deploy|benchmarks|tests)[\w.]*)", text)):
+    for module in set(re.findall(r"python -m ((?:server|client|eval|demo|deploy|benchmarks|docs|tests)[\w.]*)", text)):
         assert importlib.util.find_spec(module.rstrip(".")), f"{page.relative_to(ROOT)} names {module}"
     for file in set(re.findall(r"`((?:qconf|server|client|eval|tests|benchmarks)/[\w/.-]+\.py)`", text)):
         assert (ROOT / file).is_file(), f"{page.relative_to(ROOT)} names {file}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OWN = {"qconf", "server", "client", "eval", "demo", "deploy", "benchmarks", "tests"}
+OWN = {"qconf", "server", "client", "eval", "demo", "deploy", "benchmarks", "docs", "tests"}
 MAY_IMPORT = {
     "qconf": {"qconf"},
     "server": {"qconf", "server"},

@@ -1,0 +1,189 @@
+"""Write the reference pages that follow from the code: ``python -m docs.generate``."""
+
+import inspect
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from client.bench.journal import JOURNAL
+from docs.commands import command_helps
+from eval.analysis.run import RunAnalysis, analyse_run
+from eval.gate import token_statistics
+from qconf.rules import Rule
+from qconf.run import folder
+from qconf.run.choices import EvalError
+from qconf.run.columns import ITEM_SCHEMA, TOKEN_SCHEMA
+from qconf.statistics.intervals import Interval
+from qconf.statistics.item_values import item_statistic
+from qconf.wire import Timing
+from tests.synthetic_run import again, items, later, tokens, window, write
+from tests.test_monitor import monitor, observations
+
+FOLDER = Path(__file__).parent / "reference"
+NOTICE = "<!-- Written by `python -m docs.generate`; do not edit. -->"
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+
+
+def cli() -> str:
+    """Return the help of each command."""
+    parts = [f"## `{name}`\n\n```text\n{_trimmed(text)}\n```" for name, text in command_helps()]
+    first = "`qconf-server` is `python -m server`; it also reads `QCONF_*` environment variables, such as `QCONF_PORT`."
+    return _page("Commands", first, *parts)
+
+
+def run_folder() -> str:
+    """Return the files of a run, and the columns of its tables."""
+    about = _markdown(inspect.getdoc(folder)).partition("\n\n")[2]
+    columns = ("column", "type", "null", "meaning")
+    journal = f"While a replay goes on, `{JOURNAL}` has what was answered so far; `--resume` goes on from there."
+    return _page(
+        "Run folders",
+        about,
+        journal,
+        f"## `{folder.ITEMS}`\n\n" + _table(columns, map(_column, ITEM_SCHEMA)),
+        f"## `{folder.TOKENS}`\n\n" + _table(columns, map(_column, TOKEN_SCHEMA)),
+    )
+
+
+def gate() -> str:
+    """Return the fields of a rule, and the statistics that it can limit."""
+    with tempfile.TemporaryDirectory() as place:
+        run = _synthetic_run(Path(place))
+    assert run.overall is not None
+    assert run.floor is not None
+    assert run.floor.overall is not None
+    both = {name: each.delta for name, each in run.overall.compared.items()}
+    (corpus,), (corpus_floor,) = run.corpora.values(), run.floor.corpora.values()
+    on_corpus, over_floor = {"corpus": "NAME"}, {"over_floor": True}
+    return _page(
+        "Rules of a gate",
+        _markdown(inspect.getdoc(Rule)),
+        "## Fields of a `[[rule]]`\n\nA rule has `at_least`, `at_most` or both.",
+        _table(("field", "type", "default"), _fields()),
+        '## Statistics\n\nOne with an interval can be judged by it; one with only a spread needs `judge = "point"`.\n'
+        "The last column says whether `client.bench --until` can judge it.",
+        "### Of each model, and of the difference (`of`)\n\n" + _statistics(both),
+        "### Of both models together\n\nThese have no `of`.\n\n" + _statistics(run.overall.pair),
+        "### Of a corpus (`corpus`)\n\n" + _statistics(token_statistics(corpus), **on_corpus),
+        "### Over the floor (`over_floor`)\n\nThese have no `of`, either.",
+        _statistics(run.floor.overall.excess, **over_floor),
+        "### Over the floor, of a corpus\n\n" + _statistics(corpus_floor.excess, **on_corpus, **over_floor),
+    )
+
+
+def metrics() -> str:
+    """Return the server's own Prometheus metrics."""
+    own = [family for family in _families() if family.name.startswith("qconf_")]
+    first = (
+        "`/metrics` has these and vLLM's own (`vllm:*`). A histogram has `_bucket`, `_sum` and `_count`; one of\n"
+        "signed values has only `_bucket`, because its sum could fall. [Watch a deployment](../how-to/monitor.md) has\n"
+        "queries."
+    )
+    return _page("Metrics", first, _table(("metric", "type", "labels", "meaning"), map(_metric, own)))
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": cli,
+    "run-folder.md": run_folder,
+    "gate.md": gate,
+    "metrics.md": metrics,
+}
+
+
+def _page(title: str, *parts: str) -> str:
+    return "\n\n".join([NOTICE, f"# {title}", *parts]) + "\n"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown(docstring: str | None) -> str:
+    return (docstring or "").replace("``", "`")
+
+
+def _trimmed(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def _column(column: Any) -> list[str]:
+    meaning = column.metadata[b"description"].decode()
+    return [f"`{column.name}`", f"`{column.type}`", "yes" if column.nullable else "no", meaning]
+
+
+def _synthetic_run(place: Path) -> RunAnalysis:
+    """Analyse a small run that has items, a corpus and a floor."""
+    rows = items("task", 60, 1)
+    windows, corpus = [window("text", number) for number in range(12)], tokens("text", 12, 40, 2)
+    run = write(place / "run", rows + windows, corpus)
+    second = write(place / "second", again(rows, 3, base=0.1, quantized=0.1) + windows, corpus, about=later())
+    return analyse_run(run, floor=second, resamples=100)
+
+
+def _fields() -> Iterator[list[str]]:
+    schema = Rule.model_json_schema()
+    for name, field in schema["properties"].items():
+        default = "needed" if name in schema["required"] else _toml(field["default"])
+        yield [f"`{name}`", _type(field), default]
+
+
+def _type(field: dict[str, Any]) -> str:
+    if "enum" in field:
+        return ", ".join(map(_toml, field["enum"]))
+    return str(field["type"] if "type" in field else field["anyOf"][0]["type"])
+
+
+def _toml(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"`{str(value).lower()}`" if isinstance(value, bool) else f'`"{value}"`'
+
+
+def _statistics(values: dict[str, Interval], **rule: Any) -> str:
+    rows = ([f"`{name}`", each.kind, _until(name, rule)] for name, each in values.items())
+    return _table(("statistic", "has", "`--until`"), rows)
+
+
+def _until(name: str, rule: dict[str, Any]) -> str:
+    try:
+        item_statistic(Rule(statistic=name, at_most=0.0, **rule))
+    except EvalError:
+        return "no"
+    return "yes"
+
+
+def _families() -> Iterator[Metric]:
+    """Yield the metrics of a monitor after some traffic: families without series do not show their labels."""
+    with tempfile.TemporaryDirectory() as place:
+        run = write(Path(place) / "run", items("task", 60, 1))
+        watched = monitor(run)
+        seen = observations(folder.read_run(run), np.random.default_rng(1))
+    for each in seen:
+        watched.observe(each)
+    service = watched.metrics
+    service.requests.labels("/compare", "200")
+    service.duration.labels("/compare")
+    service.timed("/compare", Timing(tokenize_ms=0, queue_ms=0, engine_ms=0, total_ms=0))
+    service.scored(seen[0].tokens)
+    text = watched.exposition(OPENMETRICS)[0].decode()
+    yield from text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+
+
+def _metric(family: Metric) -> list[str]:
+    assert family.samples, f"{family.name} has no series, and so no labels: give it one in _families"
+    labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
+    name = f"{family.name}_total" if family.type == "counter" else family.name
+    summed = family.type != "histogram" or any(sample.name.endswith("_sum") for sample in family.samples)
+    return [f"`{name}`", family.type if summed else "histogram, signed", ", ".join(labels), family.documentation]
+
+
+if __name__ == "__main__":
+    for page, content in PAGES.items():
+        (FOLDER / page).write_text(content(), encoding="utf-8")
