@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from demo.local_server import running_server
+from server.engine.twin.compiled import CACHE_VARIABLE
 from tests.pairs import make_pair
 from tests.processors import AVX2, AVX2_WITHOUT_KERNEL
 from tests.test_oracle import check_against_oracle
@@ -57,3 +58,23 @@ def test_a_missing_kernel_is_named_in_the_last_line() -> None:
         "qconf-server: error: vLLM cannot run the pair: vLLM's build for this processor has no kernel cpu_gemm_wna16, "
         "which the checkpoint needs: serve it on another CPU or on a GPU, or quantize it with GPTQ"
     )
+
+
+COMPILED = """
+import torch
+from server.engine.twin.compiled import Compiled
+from server.engine.twin.kernels import statistics
+generator = torch.Generator().manual_seed(0)
+base, quantized = torch.randn((2, 64, 1000), generator=generator).bfloat16()
+targets = torch.randint(1000, (64,), generator=generator)
+found, expected = Compiled(statistics)(base, quantized, targets)[0], statistics(base, quantized, targets)[0]
+assert (found - expected).abs().max() < 1e-4, (found - expected).abs().max()
+"""
+
+
+def test_compiled_code_of_another_instruction_set_is_not_loaded(tmp_path: Path) -> None:
+    """A machine's cache may come from another, as in a container's volume: torch would load its code."""
+    own = {name: value for name, value in os.environ.items() if name not in {*AVX2, CACHE_VARIABLE}}
+    own |= {"TORCHDYNAMO_DISABLE": "0", "TMPDIR": str(tmp_path)}
+    for environment in (own | AVX2, own):
+        subprocess.run([sys.executable, "-c", COMPILED], env=environment, check=True, timeout=300)

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import torch
+from torch._inductor import cpu_vec_isa
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 T = TypeVar("T")
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class Compiled(Generic[T]):
@@ -28,6 +31,7 @@ class Compiled(Generic[T]):
         try:
             if self._works is None and tensors[0].device.type == "cpu":
                 _find_compiler()
+                _keep_instruction_sets_apart()
             result = self._compiled(*tensors)
         except Exception as error:
             if self._works:
@@ -45,3 +49,11 @@ def _find_compiler() -> None:
     name = os.environ.get("CXX", "g++")
     if shutil.which(name) is None:
         raise FileNotFoundError(f"there is no C++ compiler {name}")
+
+
+def _keep_instruction_sets_apart() -> None:
+    """Give each instruction set a cache of its own: torch 2.13 loads code of another, whose results are wrong."""
+    name = str(cpu_vec_isa.pick_vec_isa()).replace(" ", "_")
+    # torch sets the variable itself, to its default, when it first looks for its cache.
+    if os.environ.get(CACHE_VARIABLE) in (None, default_cache_dir()):
+        os.environ[CACHE_VARIABLE] = f"{default_cache_dir()}_{name}"
