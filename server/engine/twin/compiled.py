@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import torch
-from torch._inductor import cpu_vec_isa
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 T = TypeVar("T")
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
@@ -53,6 +51,10 @@ def _find_compiler() -> None:
 
 def _keep_instruction_sets_apart() -> None:
     """Give each instruction set a cache of its own: torch 2.13 loads code of another, whose results are wrong."""
+    # Imported only where there is a compiler: it takes a second.
+    from torch._inductor import cpu_vec_isa
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     name = str(cpu_vec_isa.pick_vec_isa()).replace(" ", "_")
     # torch sets the variable itself, to its default, when it first looks for its cache.
     if os.environ.get(CACHE_VARIABLE) in (None, default_cache_dir()):
