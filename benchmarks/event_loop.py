@@ -47,8 +47,9 @@ def main() -> None:
 def serve(lateness: Path) -> None:
     """The server, with a task that notes in a file when and how late it woke."""
     import server.__main__ as program
+    from server import serve as module
 
-    ordinary = program._serve
+    ordinary = module.serve
 
     async def observed(*arguments: Any) -> int:
         with lateness.open("w", buffering=1) as file:
@@ -58,7 +59,7 @@ def serve(lateness: Path) -> None:
             finally:
                 beat.cancel()
 
-    program._serve = observed  # type: ignore[assignment]  # it is not told how many arguments there are
+    module.serve = observed  # type: ignore[assignment]  # it passes its arguments on
     sys.exit(program.main())
 
 

@@ -25,7 +25,7 @@ from qconf.wire import ModelInfo, ModelList, ServerInfo
 from server.engine.twin.rows import WIDTH, Rows
 from server.monitoring.monitor import Monitor
 from server.monitoring.observation import Item, Observation
-from server.scoring.reply import MODELS
+from server.scoring.scored import MODELS
 
 CONCURRENCY = 32
 VOCABULARY = 500
@@ -120,7 +120,7 @@ def count(monitor: Monitor, shape: Shape, comparisons: int, seed: int) -> float:
     observations = [shape.observation(rng) for _ in range(comparisons)]
     started = time.perf_counter()
     for observation in observations:
-        monitor.observe(observation)
+        monitor.add(observation)
     monitor.exposition("")
     return (time.perf_counter() - started) / comparisons
 

@@ -10,6 +10,7 @@ from client.api import AsyncClient, Client
 from client.errors import (
     BadReply,
     ConnectionFailed,
+    DeadlineExceeded,
     InternalError,
     InvalidRequest,
     NotFound,
@@ -45,6 +46,7 @@ __all__ = [
     "Comparison",
     "ConnectionFailed",
     "Continuation",
+    "DeadlineExceeded",
     "ErrorDetail",
     "InternalError",
     "InvalidRequest",

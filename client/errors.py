@@ -5,12 +5,15 @@ QconfError
 ├── TimedOut              no reply in time
 ├── BadReply              a reply that is not what the wire format says
 └── ServerError           the request was refused or failed
-    ├── InvalidRequest    400, or found wrong before it was sent
-    ├── NotFound          404
-    ├── TooLarge          413
-    ├── Overloaded        429
-    ├── Unavailable       503, and 502 and 504 of a proxy in front
-    └── InternalError     500
+    ├── InvalidRequest    the request is wrong; also where that was seen before it was sent
+    ├── NotFound          there is no such route
+    ├── TooLarge          the body has too many bytes
+    ├── Overloaded        the server has too much to do
+    ├── DeadlineExceeded  the server gave the request up
+    ├── Unavailable       the server is starting, stopping or not there, or a proxy cannot reach it
+    └── InternalError     the server failed
+
+A reply's error type decides which of them is raised. A reply without one, as from a proxy, is told by its status.
 """
 
 from collections.abc import Iterator
@@ -21,6 +24,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 from pydantic import ValidationError
 
+from qconf import error_types
 from qconf.wire import ErrorDetail, ErrorReply
 
 EXCERPT = 200
@@ -81,6 +85,10 @@ class Overloaded(ServerError):
     """The server has too much to do."""
 
 
+class DeadlineExceeded(ServerError):
+    """The request took longer than the server allows."""
+
+
 class Unavailable(ServerError):
     """The server is starting, stopping or not there."""
 
@@ -89,6 +97,17 @@ class InternalError(ServerError):
     """The server failed."""
 
 
+BY_TYPE: dict[str, type[ServerError]] = {
+    error_types.INVALID_REQUEST: InvalidRequest,
+    error_types.NOT_FOUND: NotFound,
+    error_types.METHOD_NOT_ALLOWED: NotFound,
+    error_types.TOO_LARGE: TooLarge,
+    error_types.OVERLOADED: Overloaded,
+    error_types.INTERNAL: InternalError,
+    error_types.NOT_FINITE: InternalError,
+    error_types.UNAVAILABLE: Unavailable,
+    error_types.DEADLINE_EXCEEDED: DeadlineExceeded,
+}
 BY_STATUS: dict[int, type[ServerError]] = {
     400: InvalidRequest,
     404: NotFound,
@@ -115,12 +134,12 @@ def translated(url: object) -> Iterator[None]:
 
 
 def raise_for_status(response: httpx.Response) -> None:
-    """Turns every status but success into the error of the tree that it stands for."""
+    """Turn every status but success into the error of the tree that it stands for."""
     if response.is_success:
         return
     status = response.status_code
     detail = _detail(response)
-    raise BY_STATUS.get(status, ServerError)(
+    raise BY_TYPE.get(detail.type, BY_STATUS.get(status, ServerError))(
         detail.message,
         status=status,
         type=detail.type,

@@ -1,6 +1,7 @@
-"""What can go wrong, as exceptions: server/api/app.py answers requests with them, server/__main__.py ends with them."""
+"""What can go wrong, as exceptions: ``server/api/app.py`` answers requests with them, ``server/serve.py`` exits."""
 
-from qconf.wire import INVALID_REQUEST, ErrorDetail
+from qconf import error_types
+from qconf.wire import ErrorDetail
 
 
 class StartError(Exception):
@@ -8,10 +9,9 @@ class StartError(Exception):
 
 
 class RequestError(Exception):
-    """A request that cannot be answered: an HTTP status and what the client is told."""
+    """A request that cannot be answered. ``type`` is one of ``qconf.error_types`` and decides the HTTP status."""
 
-    status = 500
-    type = "internal_error"
+    type: str = error_types.INTERNAL
 
     def __init__(self, message: str, param: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -22,32 +22,34 @@ class RequestError(Exception):
 class InvalidRequest(RequestError):
     """The client asked for something that cannot be; ``param`` names the field."""
 
-    status = 400
-    type = INVALID_REQUEST
+    type = error_types.INVALID_REQUEST
 
 
 class TooLarge(RequestError):
     """The body is larger than the server accepts."""
 
-    status = 413
-    type = "request_too_large"
+    type = error_types.TOO_LARGE
 
 
 class Overloaded(RequestError):
     """Too much work is in flight; the client should come back after ``retry_after`` seconds."""
 
-    status = 429
-    type = "overloaded"
+    type = error_types.OVERLOADED
 
 
 class Unavailable(RequestError):
     """The engine is dead or the server is shutting down."""
 
-    status = 503
-    type = "unavailable"
+    type = error_types.UNAVAILABLE
+
+
+class DeadlineExceeded(RequestError):
+    """The request took longer than the server allows; its work was cancelled."""
+
+    type = error_types.DEADLINE_EXCEEDED
 
 
 class NotFinite(RequestError):
     """A model produced NaN or infinity where a number was due."""
 
-    type = "not_finite"
+    type = error_types.NOT_FINITE

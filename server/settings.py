@@ -37,7 +37,14 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest request body accepted.")
+    max_requests: int = Field(1024, ge=1, description="Requests in flight beyond which others are refused (429).")
     max_sequences: int = Field(4096, ge=1, description="Sequences in flight beyond which requests are refused (429).")
+    queue_seconds: float = Field(
+        60,
+        gt=0,
+        description="Seconds of work in flight, at the measured rate, beyond which requests are refused.",
+    )
+    request_seconds: float = Field(600, gt=0, description="Time after which a request is given up (504).")
     reference: Path | None = Field(None, description="Run folder that live traffic is compared with: drift metrics.")
     window_comparisons: int = Field(
         2000, ge=1, description="Comparisons in the sliding window of calibration and drift."

@@ -20,8 +20,7 @@ from pydantic_settings import CliApp
 
 from qconf import __version__
 from server.api.app import create_app
-from server.monitoring.monitor import Monitor
-from server.scoring.service import Service
+from server.api.work import Serving
 from server.settings import Settings
 
 Manifest = dict[str, Any]
@@ -111,7 +110,7 @@ def amount(quantity: str | int) -> float:
 @cache
 def answered() -> set[str]:
     """Paths that the server answers to GET."""
-    app = create_app(cast(Service, None), cast(Monitor, SimpleNamespace(metrics=None)), max_body_bytes=1024)
+    app = create_app(cast(Serving, SimpleNamespace(monitor=SimpleNamespace(metrics=None))), max_body_bytes=1024)
     return {path for path, methods in app.openapi()["paths"].items() if "get" in methods}
 
 

@@ -3,16 +3,26 @@
 import time
 import uuid
 from itertools import accumulate
+from threading import Event
 from typing import Annotated, Literal
 
+from fastapi import APIRouter, Response
+from fastapi import Request as HttpRequest
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from qconf.wire import MAX_BATCH, MAX_TOP_LOGPROBS, Reply, Request, Text, Timing, TokenIds, invalid
+from server.api.errors import ERRORS
+from server.api.work import ServingDependency, answered
 from server.engine.twin.rows import Rows
 from server.errors import InvalidRequest
-from server.scoring.reply import MODELS
+from server.monitoring.service_metrics import route_of
+from server.scoring.admission import Cost, about
+from server.scoring.scored import MODELS, Scored
 from server.scoring.service import Service, Stopwatch, together
-from server.scoring.tokenization import PairTokenizer
+from server.scoring.tokenization import Cancelled, PairTokenizer
+from server.scoring.turns import Origin
+
+router = APIRouter()
 
 
 def _kind(prompt: object) -> str:
@@ -115,19 +125,29 @@ class Completion(Reply):
     timing: Timing
 
 
-async def complete(service: Service, request: CompletionRequest) -> Completion:
+@router.post("/v1/completions", response_model=Completion, responses=ERRORS)
+async def completions(body: CompletionRequest, request: HttpRequest, serving: ServingDependency) -> Response:
+    """OpenAI's legacy completions: log-probabilities of prompts under one of the models, and one more token."""
+    prompts = body.prompts()
+    cost = Cost(len(prompts), sum(map(about, prompts)))
+    reply = await answered(request, serving, cost, lambda origin: _complete(serving.service, body, origin))
+    serving.monitor.metrics.timed(route_of(request.scope), reply.timing)
+    return Response(reply.model_dump_json(), media_type="application/json")
+
+
+async def _complete(service: Service, request: CompletionRequest, origin: Origin) -> Completion:
     """Score the prompts under the model that the request names. Cancelling aborts the work."""
     watch = Stopwatch()
     role = _role(service, request.model)
-    token_ids = await service.with_tokenizer(lambda tokenizer: _encode(tokenizer, request))
+    token_ids = await service.tokenized(_encode, request, origin=origin)
     watch.tokenized()
-    rows = await together(_score(service, ids, request) for ids in token_ids)
+    rows = await together(_score(service, ids, request, origin) for ids in token_ids)
     watch.scored(rows)
-    choices = await service.with_tokenizer(
-        lambda tokenizer: [
-            _choice(tokenizer, request, role, index, ids, scored)
-            for index, (ids, scored) in enumerate(zip(token_ids, rows, strict=True))
-        ]
+    timing = watch.timing()
+    placeholder = _placeholder(request)
+    scored = [Scored(ids + placeholder, its, [], None, timing) for ids, its in zip(token_ids, rows, strict=True)]
+    choices = await service.replied(
+        lambda tokenizer: [_choice(tokenizer, request, role, index, each) for index, each in enumerate(scored)]
     )
     prompt_tokens, generated = sum(map(len, token_ids)), request.max_tokens * len(token_ids)
     return Completion(
@@ -150,15 +170,14 @@ def _role(service: Service, name: str) -> int:
     return names[name]
 
 
-def _encode(tokenizer: PairTokenizer, request: CompletionRequest) -> list[list[int]]:
+def _encode(tokenizer: PairTokenizer, request: CompletionRequest, cancelled: Event) -> list[list[int]]:
     encoded = []
     several = not isinstance(request.prompt, str) and not isinstance(request.prompt[0], int)
     for i, prompt in enumerate(request.prompts()):
+        if cancelled.is_set():
+            raise Cancelled
         field = f"prompt[{i}]" if several else "prompt"
-        if isinstance(prompt, str):
-            ids = tokenizer.encode(prompt, request.add_special_tokens)
-        else:
-            ids = tokenizer.check_ids(prompt, field)
+        ids = tokenizer.ids(prompt, field, request.add_special_tokens)
         if not ids:
             raise InvalidRequest(f"{field!r} is empty: expected at least one token", field)
         tokenizer.check_length(len(ids) + request.max_tokens, field)
@@ -166,23 +185,30 @@ def _encode(tokenizer: PairTokenizer, request: CompletionRequest) -> list[list[i
     return encoded
 
 
-async def _score(service: Service, token_ids: list[int], request: CompletionRequest) -> Rows:
-    # The engine scores tokens that are there. What comes after the prompt is what it says of any one token put there.
-    placeholder = [0] * request.max_tokens
+def _placeholder(request: CompletionRequest) -> list[int]:
+    """Any one token: the engine scores tokens that are there, and with it what could stand in its place."""
+    return [0] * request.max_tokens
+
+
+async def _score(service: Service, token_ids: list[int], request: CompletionRequest, origin: Origin) -> Rows:
     start = 0 if request.echo and request.logprobs is not None else len(token_ids) - 1
-    return await service.score(token_ids + placeholder, start, max(request.logprobs or 0, request.max_tokens))
+    top = max(request.logprobs or 0, request.max_tokens)
+    return await service.score(token_ids + _placeholder(request), origin, start, top)
 
 
 def _choice(
-    tokenizer: PairTokenizer, request: CompletionRequest, role: int, index: int, token_ids: list[int], rows: Rows
+    tokenizer: PairTokenizer, request: CompletionRequest, role: int, index: int, scored: Scored
 ) -> CompletionChoice:
+    rows = scored.prompt
+    assert rows is not None
+    prompt = scored.context[: len(scored.context) - request.max_tokens]
     top = rows.top(role)
-    ids, logprobs = token_ids, rows[f"{MODELS[role]}_logprob"].tolist()
+    ids, logprobs = prompt, rows[f"{MODELS[role]}_logprob"].tolist()
     if request.max_tokens:
         ids = [*ids, int(top.ids[-1, 0])]
         logprobs[-1] = float(top.logprobs[-1, 0])
     if not request.echo:
-        ids = ids[len(token_ids) :]
+        ids = ids[len(prompt) :]
     texts = tokenizer.texts(ids)
     columns = None
     if request.logprobs is not None:

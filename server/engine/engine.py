@@ -11,7 +11,6 @@ import os
 import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 from qconf.vllm_plugin import ARCHITECTURE, FAILURE_VARIABLE
+from server.engine.interface import EngineInfo
 from server.engine.memory import killed_for_memory
 from server.engine.pair import Checkpoint, Pair
 from server.engine.twin.cpu import allow_float32, check_servable
@@ -58,19 +58,8 @@ RETRY_AFTER = 30
 """Seconds after which a client may try again where the engine has died and the server with it."""
 
 
-@dataclass(frozen=True)
-class EngineInfo:
-    """What runs: facts for clients and operators."""
-
-    vllm_version: str
-    device: str
-    dtype: str
-    max_model_len: int
-    vocab_size: int
-
-
 class TwinEngine:
-    """Scores token sequences under both models of a pair."""
+    """The engine on vLLM; ``interface.Engine`` says what it does."""
 
     def __init__(
         self, llm: AsyncLLM, config: VllmConfig, info: EngineInfo, queue_times: "QueueTimes", failure: Path
@@ -85,11 +74,7 @@ class TwinEngine:
         self.info = info
 
     async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> Rows:
-        """One row for every token after position ``start``, exact over the full vocabulary.
-
-        Cancelling the call aborts its work in the engine. Raises Unavailable when the engine is dead, NotFinite when
-        a model's logits are not finite.
-        """
+        """Return one row for every token after position ``start``, exact over the full vocabulary."""
         wanted = len(token_ids) - 1 - start
         if wanted <= 0:
             return Rows(np.empty((0, WIDTH + 4 * top), np.float32))
@@ -275,6 +260,8 @@ def _configure(pair: Pair, namespace: argparse.Namespace) -> tuple[VllmConfig, E
         dtype=str(config.model_config.dtype).removeprefix("torch."),
         max_model_len=config.model_config.max_model_len,
         vocab_size=config.model_config.get_vocab_size(),
+        step_tokens=config.scheduler_config.max_num_batched_tokens,
+        step_sequences=config.scheduler_config.max_num_seqs,
     )
 
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from qconf.statistics.calibration import BINS, bin_of, equal_width_edges
 from server.monitoring.histogram import ArrayHistogram
 from server.monitoring.observation import Observations
-from server.scoring.reply import MODELS
+from server.scoring.scored import MODELS
 
 KL_BOUNDS = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 JS_BOUNDS = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7)

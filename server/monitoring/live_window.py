@@ -18,7 +18,7 @@ from qconf.statistics.drift import Distance, Key, Reference
 from server.monitoring.confidence_metrics import BIN_EDGES
 from server.monitoring.observation import Observations
 from server.monitoring.sliding import SlidingSums
-from server.scoring.reply import MODELS
+from server.scoring.scored import MODELS
 
 PER_MODEL = 3 * BINS + 1
 """Sums per model: labelled items, right answers and confidence by bin, then the Brier score."""

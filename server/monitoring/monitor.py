@@ -1,7 +1,7 @@
 """All metrics of a server, in one registry."""
 
 import asyncio
-import sys
+import logging
 import tempfile
 import threading
 from pathlib import Path
@@ -18,10 +18,12 @@ from server.monitoring.confidence_metrics import ConfidenceMetrics
 from server.monitoring.live_window import LiveWindow
 from server.monitoring.observation import Observation, Observations
 from server.monitoring.service_metrics import ServiceMetrics
+from server.scoring.scored import Scored
 
 if TYPE_CHECKING:
     from qconf.run.reference import ReferenceRun
 
+logger = logging.getLogger(__name__)
 SAVE_SECONDS = 10
 
 
@@ -80,8 +82,12 @@ class Monitor:
             folder,
         )
 
-    def observe(self, observation: Observation) -> None:
+    def observe(self, scored: Scored) -> None:
         """Buffer one comparison; buffered ones are counted together, at the latest when metrics are read."""
+        self.add(Observation.of(scored))
+
+    def add(self, observation: Observation) -> None:
+        """Buffer one observation."""
         with self._lock:
             self._waiting.append(observation)
             if len(self._waiting) >= self._window.step:
@@ -113,7 +119,7 @@ class Monitor:
         try:
             self._window.save()
         except OSError as error:  # the next attempt may succeed, and answering goes on
-            print(f"qconf-server: warning: --state-dir cannot be written to: {error.strerror}", file=sys.stderr)
+            logger.warning("--state-dir cannot be written to: %s", error.strerror)
 
     async def keep(self) -> None:
         """Save from time to time, so that a server that is killed loses only seconds of its window."""

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from qconf.statistics.arrays import Booleans, Floats
 from qconf.statistics.drift import Key, Quantity, Sample
-from qconf.wire import Choice, Continuation
 from server.engine.twin.rows import Rows
+from server.scoring.scored import Scored
 
 UNLABELLED = -1
 
@@ -30,19 +30,20 @@ class Item:
     brier: tuple[float, float]
 
     @staticmethod
-    def of(entries: Sequence[Continuation], choice: Choice) -> "Item":
-        """From the parts of a reply."""
-        base, quantized = ([entry.base.confidence for entry in entries], [e.quantized.confidence for e in entries])
+    def of(scored: Scored) -> "Item":
+        """Return the choices of a comparison of two continuations or more."""
+        shares, (base, quantized), label = scored.confidence, scored.choices.tolist(), scored.label
+        brier = (0.0, 0.0) if label is None else tuple(((shares - _truth(shares, label)) ** 2).sum(axis=0).tolist())
         return Item(
-            choices=(choice.base, choice.quantized),
-            confidence=(base[choice.base], quantized[choice.quantized]),
-            label=UNLABELLED if choice.label is None else choice.label,
-            brier=(_brier(base, choice.label), _brier(quantized, choice.label)),
+            choices=(base, quantized),
+            confidence=(float(shares[base, 0]), float(shares[quantized, 1])),
+            label=UNLABELLED if label is None else label,
+            brier=brier,
         )
 
 
-def _brier(shares: Sequence[float], label: int | None) -> float:
-    return 0.0 if label is None else sum((share - (k == label)) ** 2 for k, share in enumerate(shares))
+def _truth(shares: Floats, label: int) -> Floats:
+    return np.asarray(np.arange(len(shares))[:, None] == label, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Observation:
 
     tokens: Rows
     item: Item | None
+
+    @staticmethod
+    def of(scored: Scored) -> "Observation":
+        """Return what is observed of a comparison."""
+        return Observation(scored.rows, Item.of(scored) if len(scored.continuations) > 1 else None)
 
 
 class Observations:

@@ -8,19 +8,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qconf import __version__
+from qconf.error_types import STATUS
 from qconf.wire import ModelList, Timing
 from server.engine.twin.rows import Rows
-from server.errors import InvalidRequest, Overloaded, TooLarge, Unavailable
 
 LATENCY_BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 """From a cached request on a GPU to a long prompt on a CPU."""
 CLIENT_CLOSED_REQUEST = 499
 """Status, by nginx's convention, of a request whose client left before the answer."""
-REASONS = {error.status: error.type for error in (InvalidRequest, TooLarge, Overloaded, Unavailable)} | {
-    404: "not_found",
-    405: "method_not_allowed",
-}
-"""Why a request is refused, by the status of the reply."""
+
+
+ERROR = "qconf.error"
+"""Key of a request's scope."""
 
 
 class ServiceMetrics:
@@ -31,8 +30,10 @@ class ServiceMetrics:
             "qconf_requests", "Requests by route and status.", ["route", "status"], registry=registry
         )
         self.aborted = Counter("qconf_aborted_requests", "Requests whose client left first.", registry=registry)
-        self.rejections = Counter("qconf_rejections", "Requests refused, by error type.", ["reason"], registry=registry)
-        for reason in REASONS.values():
+        self.rejections = Counter(
+            "qconf_rejections", "Requests refused or failed, by error type.", ["reason"], registry=registry
+        )
+        for reason in STATUS:
             self.rejections.labels(reason)
         self._tokens = Counter(
             "qconf_tokens",
@@ -106,6 +107,11 @@ def route_of(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", "unmatched")
 
 
+def note_error(scope: Scope, type_: str) -> None:
+    """Let the request be counted under the type of the error that it was answered with."""
+    scope[ERROR] = type_
+
+
 class MetricsMiddleware:
     """Counts and times every request."""
 
@@ -132,12 +138,13 @@ class MetricsMiddleware:
             status = 500
             raise
         finally:
-            self._count(route_of(scope), status, time.perf_counter() - started)
+            self._count(scope, status, time.perf_counter() - started)
 
-    def _count(self, route: str, status: int, seconds: float) -> None:
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+        route = route_of(scope)
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.duration.labels(route).observe(seconds)
         if status == CLIENT_CLOSED_REQUEST:
             self._metrics.aborted.inc()
-        elif status in REASONS:
-            self._metrics.rejections.labels(REASONS[status]).inc()
+        elif (error := scope.get(ERROR)) is not None:
+            self._metrics.rejections.labels(error).inc()

@@ -1,33 +1,66 @@
-"""From rows of statistics to the reply of ``/compare``. Plain functions of their arguments."""
+"""The reply of ``/compare`` from a scored request."""
 
-import math
+import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qconf.wire import (
     Both,
     Choice,
+    Comparison,
     Continuation,
     ContinuationModel,
+    ModelInfo,
     ModelTokens,
-    Role,
     Summary,
+    Timing,
     TokenComparison,
     TopTokens,
+    Usage,
 )
-from server.engine.twin.rows import WIDTH, Rows
+from server.engine.twin.rows import Rows
+from server.scoring.scored import MODELS, Scored
 
-MODELS: tuple[Role, Role] = ("base", "quantized")
 Texts = Callable[[list[int]], list[str]]
+"""From token ids to the text of each token on its own."""
+NOTHING = Both[float | None](base=None, quantized=None)
 
 
-def token_comparison(token_ids: list[int], rows: Rows, texts: Texts, top: int) -> TokenComparison:
+def comparison(
+    scored: Scored, models: Both[ModelInfo], texts: Texts, top: int, timing: Callable[[], Timing], *, tokens: bool
+) -> Comparison:
+    """Return the reply; with ``tokens``, it has the columns of every token and ``top`` likeliest tokens.
+
+    ``timing`` is called last, so that it covers the making of the reply.
+    """
+    rows = scored.rows
+    return Comparison(
+        id=f"cmp-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        models=models,
+        prompt=_tokens(scored.context, scored.prompt, texts, top) if scored.prompt is not None and tokens else None,
+        continuations=_continuations(scored, texts, top, tokens=tokens) or None,
+        choice=_choice(scored) if len(scored.continuations) > 1 else None,
+        summary=_summaries(rows, np.zeros(1, np.int64))[0] if len(rows.values) else _empty_summary(),
+        usage=Usage(
+            prompt_tokens=len(scored.context),
+            continuation_tokens=sum(len(each.token_ids) for each in scored.continuations),
+            scored_tokens=len(rows.values),
+            computed_tokens=scored.computed_tokens,
+        ),
+        timing=timing(),
+    )
+
+
+def _tokens(token_ids: list[int], rows: Rows, texts: Texts, top: int) -> TokenComparison:
     """Columns for a sequence; tokens before the first row, which nothing scored predicts, get null."""
     unscored = len(token_ids) - len(rows.values)
 
-    def column(values: np.ndarray[Any, Any]) -> list[Any]:
+    def column(values: npt.NDArray[Any]) -> list[Any]:
         scored: list[Any] = values.tolist()
         return [None] * unscored + scored
 
@@ -61,94 +94,87 @@ def _top(rows: Rows, model: int, texts: Texts) -> list[TopTokens]:
     ]
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
-    """The statistics of several sequences as rows of one, in float64 so that sums lose nothing."""
-    values = [part.values[:, :WIDTH] for part in parts]
-    return Rows(np.concatenate(values).astype(np.float64) if values else np.empty((0, WIDTH)))
+def _continuations(scored: Scored, texts: Texts, top: int, *, tokens: bool) -> list[Continuation]:
+    if not scored.continuations:
+        return []
+    logprobs, confidence = scored.logprobs.tolist(), scored.confidence.tolist()
+    summaries = _summaries(scored.rows, scored.starts)
 
-
-def summary(rows: Rows) -> Summary:
-    """Means over rows that were joined."""
-    if not len(rows.values):
-        nothing = Both[float | None](base=None, quantized=None)
-        return Summary(
-            tokens=0,
-            mean_kl=None,
-            max_kl=None,
-            mean_reverse_kl=None,
-            mean_js=None,
-            agreement=None,
-            perplexity=nothing,
-            mean_entropy=nothing,
-            mean_confidence=nothing,
+    def model(i: int, number: int) -> ContinuationModel:
+        each = scored.continuations[i]
+        return ContinuationModel(
+            logprob=logprobs[i][number],
+            confidence=confidence[i][number],
+            is_greedy=bool((each.rows[f"{MODELS[number]}_argmax"] == np.array(each.token_ids)).all()),
         )
 
-    def mean(name: str) -> float:
-        return float(rows[name].mean())
-
-    def both(name: str) -> Both[float | None]:
-        return Both[float | None](base=mean(f"base_{name}"), quantized=mean(f"quantized_{name}"))
-
-    return Summary(
-        tokens=len(rows.values),
-        mean_kl=mean("kl"),
-        max_kl=float(rows["kl"].max()),
-        mean_reverse_kl=mean("reverse_kl"),
-        mean_js=mean("js"),
-        agreement=float((rows["base_argmax"] == rows["quantized_argmax"]).mean()),
-        perplexity=Both[float | None](
-            base=_perplexity(mean("base_logprob")), quantized=_perplexity(mean("quantized_logprob"))
-        ),
-        mean_entropy=both("entropy"),
-        mean_confidence=both("confidence"),
-    )
-
-
-def _perplexity(mean_logprob: float) -> float | None:
-    try:
-        return math.exp(-mean_logprob)
-    except OverflowError:  # JSON has no infinity
-        return None
-
-
-def continuations(
-    texts_and_ids: Sequence[tuple[str, list[int]]], parts: Sequence[Rows], texts: Texts, top: int, tokens: bool
-) -> list[Continuation]:
-    """One entry per candidate, in order; ``parts`` are the rows of its tokens alone."""
-    if not parts:
-        return []
-    per_model = [_models(name, [ids for _, ids in texts_and_ids], parts) for name in MODELS]
     return [
         Continuation(
             index=i,
-            text=text,
-            token_ids=ids,
-            base=per_model[0][i],
-            quantized=per_model[1][i],
-            summary=summary(joined([rows])),
-            scores=token_comparison(ids, rows, texts, top) if tokens else None,
+            text=each.text,
+            token_ids=each.token_ids,
+            base=model(i, 0),
+            quantized=model(i, 1),
+            summary=summaries[i],
+            scores=_tokens(each.token_ids, each.rows, texts, top) if tokens else None,
         )
-        for i, ((text, ids), rows) in enumerate(zip(texts_and_ids, parts, strict=True))
+        for i, each in enumerate(scored.continuations)
     ]
 
 
-def _models(name: str, token_ids: Sequence[list[int]], parts: Sequence[Rows]) -> list[ContinuationModel]:
-    sums = np.array([rows[f"{name}_logprob"].sum(dtype=np.float64) for rows in parts])
-    odds = np.exp(sums - sums.max())
+def _summaries(rows: Rows, starts: npt.NDArray[np.int64]) -> list[Summary]:
+    """Summarize the segments of rows that begin at ``starts``, none of which is empty."""
+    counts = np.diff(starts, append=len(rows.values))
+
+    def means(values: npt.NDArray[Any]) -> list[float]:
+        return (np.add.reduceat(values, starts) / counts).tolist()  # type: ignore[no-any-return]
+
+    def both(values: Sequence[list[Any]]) -> list[Both[float | None]]:
+        return [Both[float | None](base=base, quantized=quantized) for base, quantized in zip(*values, strict=True)]
+
+    def both_means(name: str) -> list[Both[float | None]]:
+        return both([means(rows[f"{model}_{name}"]) for model in MODELS])
+
+    columns = {
+        "tokens": counts.tolist(),
+        "mean_kl": means(rows["kl"]),
+        "max_kl": np.maximum.reduceat(rows["kl"], starts).tolist(),
+        "mean_reverse_kl": means(rows["reverse_kl"]),
+        "mean_js": means(rows["js"]),
+        "agreement": means((rows["base_argmax"] == rows["quantized_argmax"]).astype(np.float64)),
+        "perplexity": both([_perplexity(means(rows[f"{model}_logprob"])) for model in MODELS]),
+        "mean_entropy": both_means("entropy"),
+        "mean_confidence": both_means("confidence"),
+    }
     return [
-        ContinuationModel(
-            logprob=float(total),
-            confidence=float(confidence),
-            is_greedy=bool((rows[f"{name}_argmax"] == np.array(ids)).all()),
-        )
-        for total, confidence, ids, rows in zip(sums, odds / odds.sum(), token_ids, parts, strict=True)
+        Summary.model_construct(**dict(zip(columns, values, strict=True)))
+        for values in zip(*columns.values(), strict=True)
     ]
 
 
-def choice(candidates: Sequence[Continuation], label: int | None) -> Choice:
-    """Which candidate each model finds likeliest; the first of equals."""
-    base = max(range(len(candidates)), key=lambda i: candidates[i].base.logprob)
-    quantized = max(range(len(candidates)), key=lambda i: candidates[i].quantized.logprob)
+def _perplexity(mean_logprobs: list[float]) -> list[float | None]:
+    with np.errstate(over="ignore"):
+        values = np.exp(-np.array(mean_logprobs))
+    return [value if np.isfinite(value) else None for value in values.tolist()]  # JSON has no infinity
+
+
+def _empty_summary() -> Summary:
+    return Summary(
+        tokens=0,
+        mean_kl=None,
+        max_kl=None,
+        mean_reverse_kl=None,
+        mean_js=None,
+        agreement=None,
+        perplexity=NOTHING,
+        mean_entropy=NOTHING,
+        mean_confidence=NOTHING,
+    )
+
+
+def _choice(scored: Scored) -> Choice:
+    base, quantized = scored.choices.tolist()
+    label = scored.label
     return Choice(
         base=base,
         quantized=quantized,
@@ -157,5 +183,5 @@ def choice(candidates: Sequence[Continuation], label: int | None) -> Choice:
         correct=None if label is None else Both[bool](base=base == label, quantized=quantized == label),
         label_confidence=None
         if label is None
-        else Both[float](base=candidates[label].base.confidence, quantized=candidates[label].quantized.confidence),
+        else Both[float](base=float(scored.confidence[label, 0]), quantized=float(scored.confidence[label, 1])),
     )

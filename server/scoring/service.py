@@ -1,36 +1,32 @@
-"""One comparison from request to reply: admission, tokenization, scoring, reply."""
+"""One comparison from request to reply: tokenization, scoring, reply."""
 
 import asyncio
+import contextlib
+import copy
+import itertools
 import time
-import uuid
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from threading import Event
 from typing import Any, TypeVar
 
-from qconf import __version__
-from qconf.wire import (
-    Both,
-    CompareRequest,
-    Comparison,
-    ModelInfo,
-    ModelList,
-    ServerInfo,
-    Timing,
-    Usage,
-)
-from server.engine.digest import model_digest
-from server.engine.engine import RETRY_AFTER, EngineInfo, TwinEngine
-from server.engine.pair import Pair
+from transformers import PreTrainedTokenizerBase
+
+from qconf.wire import Both, CompareRequest, ModelInfo, ModelList, Timing
+from server.engine.interface import Engine
 from server.engine.twin.rows import Rows
-from server.errors import Overloaded, Unavailable
-from server.monitoring.monitor import Monitor
-from server.monitoring.observation import Item, Observation
-from server.scoring.reply import MODELS, choice, continuations, joined, summary, token_comparison
+from server.errors import Unavailable
+from server.monitoring.service_metrics import ServiceMetrics
+from server.scoring.reply import comparison
+from server.scoring.scored import Observer, Scored, ScoredContinuation
 from server.scoring.tokenization import PairTokenizer, Sequences
+from server.scoring.turns import Origin, Turns
 
 T = TypeVar("T")
+RETRY_AFTER = 30
+"""Seconds after which a client may try again where the engine has died, or the server is stopping."""
+STEPS_AHEAD = 2
+"""Steps of work that the engine is given: one that it computes, and one so that it need not wait for the next."""
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -41,28 +37,6 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from failures
     return [task.result() for task in tasks]
-
-
-def model_list(pair: Pair, info: EngineInfo) -> ModelList:
-    """The two models, base first, and what serves them. Reads all weights, for their digests."""
-    created = int(time.time())
-    return ModelList(
-        data=[
-            ModelInfo(
-                id=role,
-                created=created,
-                root=checkpoint.name,
-                revision=checkpoint.commit,
-                digest=model_digest(checkpoint),
-                architecture=checkpoint.architectures[0],
-                dtype=info.dtype,
-                quantization=checkpoint.quantization,
-                max_model_len=info.max_model_len,
-            )
-            for role, checkpoint in zip(MODELS, (pair.base, pair.quantized), strict=True)
-        ],
-        server=ServerInfo(version=__version__, vllm=info.vllm_version, device=info.device),
-    )
 
 
 class Stopwatch:
@@ -77,7 +51,7 @@ class Stopwatch:
         self._tokenized = time.perf_counter()
 
     def scored(self, first: Sequence[Rows]) -> None:
-        """The engine is done; it began with these rows, all handed over at once."""
+        """The engine is done; it began with these rows, all submitted at once."""
         self._scored = time.perf_counter()
         self._queued = min((rows.queue_seconds for rows in first), default=0.0)
 
@@ -91,131 +65,130 @@ class Stopwatch:
         )
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A Comparison as JSON, which is made where it does not hold up the event loop."""
+class TokenizerThread:
+    """A tokenizer and the one thread that uses it: off the event loop, and tokenizers are not thread-safe."""
 
-    json: bytes
-    timing: Timing
+    def __init__(self, name: str, tokenizer: PreTrainedTokenizerBase, vocab_size: int, max_model_len: int) -> None:
+        self._tokenizer = PairTokenizer(copy.deepcopy(tokenizer), vocab_size, max_model_len)
+        self._thread = ThreadPoolExecutor(1, name)
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The result of ``function(tokenizer, *arguments)``."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, function, self._tokenizer, *arguments)
 
 
 class Service:
-    """Answers comparisons with one engine; the monitor is told of each."""
+    """Scores requests with one engine. ``observers`` learn of every comparison."""
 
-    def __init__(self, engine: TwinEngine, pair: Pair, models: ModelList, max_sequences: int, monitor: Monitor) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        models: ModelList,
+        metrics: ServiceMetrics,
+        observers: Sequence[Observer],
+    ) -> None:
         info = engine.info
         self.engine = engine
         self.models = models
-        self._monitor = monitor
-        self._metrics = monitor.metrics
-        self._tokenizer = PairTokenizer(pair.tokenizer, info.vocab_size, info.max_model_len)
-        # Off the event loop, and on one thread: tokenizers are not safe to share between threads.
-        self._tokenizer_thread = ThreadPoolExecutor(1, "tokenizer")
-        self._max_sequences = max_sequences
-        self._sequences = 0
         self._models = Both[ModelInfo](base=models.data[0], quantized=models.data[1])
-        self._metrics.sequences_limit.set(max_sequences)
-        self._metrics.engine_up.set_function(lambda: float(self.is_ready))
+        self._metrics = metrics
+        self._observers = observers
+        self._stopping = False
+        self._numbers = itertools.count()
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether comparisons can be answered."""
-        return self.engine.is_alive
+        def thread(name: str) -> TokenizerThread:
+            return TokenizerThread(name, tokenizer, info.vocab_size, info.max_model_len)
+
+        self._requests_thread = thread("requests")
+        self._replies_thread = thread("replies")
+        self.tools_thread = thread("tools")
+        """For texts of any length, which no request to score has to wait for."""
+        self._tokenizing = Turns(1)
+        self._scoring = Turns(STEPS_AHEAD * info.step_tokens)
+        self._cheapest = max(1, info.step_tokens // info.step_sequences)
+        metrics.engine_up.set_function(lambda: float(engine.is_alive))
 
     def check_ready(self) -> None:
         """Raise Unavailable where comparisons cannot be answered."""
-        if not self.is_ready:
+        self.check_alive()
+        if self._stopping:
+            raise Unavailable("the server is stopping", retry_after=RETRY_AFTER)
+
+    def check_alive(self) -> None:
+        """Raise Unavailable where the engine has died."""
+        if not self.engine.is_alive:
             raise Unavailable("the engine has died", retry_after=RETRY_AFTER)
 
-    @contextmanager
-    def admitted(self, sequences: int) -> Iterator[None]:
-        """Hold room for that many sequences, or refuse: work beyond the limit would only wait."""
-        self.check_ready()
-        if self._sequences and self._sequences + sequences > self._max_sequences:
-            raise Overloaded(
-                f"{self._sequences} sequences are in flight, and {sequences} more would exceed {self._max_sequences}",
-                retry_after=1,
-            )
-        self._sequences += sequences
-        self._metrics.sequences_in_flight.set(self._sequences)
-        self._metrics.requests_in_flight.inc()
-        try:
-            yield
-        finally:
-            self._sequences -= sequences
-            self._metrics.sequences_in_flight.set(self._sequences)
-            self._metrics.requests_in_flight.dec()
+    def stop_admitting(self) -> None:
+        """Refuse requests from now on; those that were admitted are still answered."""
+        self._stopping = True
 
-    async def with_tokenizer(self, function: Callable[[PairTokenizer], T]) -> T:
-        """Run a function of the tokenizer on the tokenizer's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, function, self._tokenizer)
+    def origin(self, client: str) -> Origin:
+        """A new request of a client."""
+        return Origin(client, next(self._numbers))
 
-    async def compare(self, request: CompareRequest) -> Answer:
-        """Score what the request asks for under both models. Cancelling aborts the work."""
+    async def compare(self, request: CompareRequest, origin: Origin) -> tuple[bytes, Timing]:
+        """Score what the request asks for under both models: a Comparison as JSON. Cancelling aborts the work."""
         watch = Stopwatch()
-        sequences = await self.with_tokenizer(lambda tokenizer: tokenizer.sequences(request))
+        scored = await self.scored(request, origin, watch)
+
+        def reply(tokenizer: PairTokenizer) -> bytes:
+            for observer in self._observers:
+                observer.observe(scored)
+            top, tokens = request.top_logprobs, request.detail == "tokens"
+            answer = comparison(scored, self._models, tokenizer.texts, top, watch.timing, tokens=tokens)
+            return answer.model_dump_json().encode()
+
+        return await self._replies_thread.run(reply), scored.timing
+
+    async def scored(self, request: CompareRequest, origin: Origin, watch: Stopwatch) -> Scored:
+        """The rows of the prompt, where they are asked for, and of each continuation's tokens."""
+        sequences: Sequences = await self.tokenized(PairTokenizer.sequences, request, origin=origin)
         watch.tokenized()
-        prompt, candidates = await self._score_all(sequences, request)
-        watch.scored(candidates if prompt is None else [prompt])
-
-        def answer(tokenizer: PairTokenizer) -> Answer:
-            reply = self._reply(request, sequences, prompt, candidates, tokenizer)
-            reply.timing = watch.timing()
-            return Answer(reply.model_dump_json().encode(), reply.timing)
-
-        return await self.with_tokenizer(answer)
-
-    async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> Rows:
-        """The engine's score of a sequence, counted."""
-        with self._metrics.in_engine(len(token_ids)):
-            rows = await self.engine.score(token_ids, start, top)
-        self._metrics.scored(rows)
-        return rows
-
-    async def _score_all(self, sequences: Sequences, request: CompareRequest) -> tuple[Rows | None, list[Rows]]:
-        """Rows of the prompt, where they are asked for, and of each continuation's tokens."""
         context, top = sequences.context, request.top_logprobs
         prompt = None
         if not sequences.continuations or (request.detail == "tokens" and request.score_prompt):
             # First, because it fills the prefix cache for the continuations.
-            prompt = await self.score(context, top=top)
-        return prompt, await together(
-            self.score(context + continuation.token_ids, len(context) - 1, top)
+            prompt = await self.score(context, origin, top=top)
+        rows = await together(
+            self.score(context + continuation.token_ids, origin, len(context) - 1, top)
             for continuation in sequences.continuations
         )
+        watch.scored(rows if prompt is None else [prompt])
+        continuations = [
+            ScoredContinuation(each.text, each.token_ids, its)
+            for each, its in zip(sequences.continuations, rows, strict=True)
+        ]
+        return Scored(context, prompt, continuations, request.label, watch.timing())
 
-    def _reply(
-        self,
-        request: CompareRequest,
-        sequences: Sequences,
-        prompt: Rows | None,
-        candidates: list[Rows],
-        tokenizer: PairTokenizer,
-    ) -> Comparison:
-        top, tokens = request.top_logprobs, request.detail == "tokens"
-        entries = continuations(
-            [(c.text, c.token_ids) for c in sequences.continuations], candidates, tokenizer.texts, top, tokens
-        )
-        scored = [prompt] if prompt is not None else []
-        rows = joined(candidates or scored)
-        overall = summary(rows)
-        choices = choice(entries, request.label) if len(entries) > 1 else None
-        self._monitor.observe(Observation(rows, None if choices is None else Item.of(entries, choices)))
-        return Comparison(
-            id=f"cmp-{uuid.uuid4().hex}",
-            created=int(time.time()),
-            models=self._models,
-            prompt=token_comparison(sequences.context, prompt, tokenizer.texts, top)
-            if prompt is not None and tokens
-            else None,
-            continuations=entries or None,
-            choice=choices,
-            summary=overall,
-            usage=Usage(
-                prompt_tokens=len(sequences.context),
-                continuation_tokens=sum(len(c.token_ids) for c in sequences.continuations),
-                scored_tokens=overall.tokens,
-                computed_tokens=sum(part.computed_tokens for part in [*candidates, *scored]),
-            ),
-            timing=Timing(tokenize_ms=0, queue_ms=0, engine_ms=0, total_ms=0),
-        )
+    async def tokenized(self, function: Callable[..., T], *arguments: Any, origin: Origin) -> T:
+        """The result of a function of the tokenizer, which gets an Event that is set when nobody waits any more."""
+        async with self._tokenizing.turn(origin, 1), _cancelled() as cancelled:
+            return await self._requests_thread.run(function, *arguments, cancelled)
+
+    async def replied(self, function: Callable[[PairTokenizer], T]) -> T:
+        """The result of a function of the replies' tokenizer."""
+        return await self._replies_thread.run(function)
+
+    async def score(self, token_ids: list[int], origin: Origin, start: int = 0, top: int = 0) -> Rows:
+        """The engine's score of a sequence, in turn and counted."""
+        cost = max(self._cheapest, len(token_ids))
+        waited = time.perf_counter()
+        async with self._scoring.turn(origin, cost):
+            waited = time.perf_counter() - waited
+            with self._metrics.in_engine(len(token_ids)):
+                rows = await self.engine.score(token_ids, start, top)
+        self._metrics.scored(rows)
+        return rows.waited(waited)
+
+
+@contextlib.asynccontextmanager
+async def _cancelled() -> AsyncIterator[Event]:
+    event = Event()
+    try:
+        yield event
+    except asyncio.CancelledError:
+        event.set()
+        raise

@@ -5,13 +5,20 @@ together, then split at the length of the encoded context, so that scores agree 
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from threading import Event
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from qconf.wire import CompareRequest, TokenizerInfo
 from server.errors import InvalidRequest
+
+NEVER = Event()
+
+
+class Cancelled(Exception):
+    """Nobody waits for the tokens any more."""
 
 
 @dataclass(frozen=True)
@@ -37,37 +44,46 @@ class PairTokenizer:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
+        self._longest_token = max(map(len, tokenizer.get_vocab()))
         self._text = lru_cache(maxsize=None)(self._decode_one)
 
-    def sequences(self, request: CompareRequest) -> Sequences:
-        """Token ids of all that the request asks for; InvalidRequest names the field that cannot be tokenized."""
+    def sequences(self, request: CompareRequest, cancelled: Event = NEVER) -> Sequences:
+        """Token ids of all that the request asks for; InvalidRequest names the field that cannot be tokenized.
+
+        Stops with Cancelled once ``cancelled`` is set.
+        """
         field = "prompt" if request.messages is None else "messages"
         prompt = request.prompt if request.messages is None else self._render(request)
         special = request.add_special_tokens and request.messages is None
         if request.continuations is None:
-            context = self._ids(prompt, field, special)
+            context = self.ids(prompt, field, special)
             if not context:
                 raise InvalidRequest(f"{field!r} is empty: expected at least one token to score", field)
             self.check_length(len(context), field)
             return Sequences(context, [])
 
-        pairs = [
-            self._pair(prompt, continuation, field, f"continuations[{i}]", special)
-            for i, continuation in enumerate(request.continuations)
-        ]
-        for i, (context, continuation) in enumerate(pairs):
-            if not continuation.token_ids:
-                raise InvalidRequest(
-                    f"'continuations[{i}]' is {continuation.text!r}, which adds no token to the prompt: "
-                    "expected at least one (is a space missing before it?)",
-                    f"continuations[{i}]",
-                )
-            self.check_length(len(context) + len(continuation.token_ids), f"continuations[{i}]")
-        return Sequences(pairs[0][0], [continuation for _, continuation in pairs])
+        split = _Split(self, prompt, field, special)
+        continuations = []
+        for i, given in enumerate(request.continuations):
+            if cancelled.is_set():
+                raise Cancelled
+            continuations.append(split.continuation(given, f"continuations[{i}]"))
+        return Sequences(split.context(), continuations)
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
+        """Token ids of a text of any length."""
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    def encode_to_score(self, text: str, add_special_tokens: bool, field: str) -> list[int]:
+        """Token ids of a text, which is refused before it is tokenized if the models' context cannot hold it."""
+        most = self._max_model_len * self._longest_token
+        if len(text) > most:
+            raise InvalidRequest(
+                f"{field!r} makes a text of {len(text)} characters, expected at most {self._max_model_len} tokens, "
+                f"and those have at most {most} characters",
+                field,
+            )
+        return self.encode(text, add_special_tokens)
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of token ids, special tokens included."""
@@ -115,33 +131,14 @@ class PairTokenizer:
             raise InvalidRequest(f"the chat template refused 'messages': {error}", "messages") from error
         return str(text)
 
-    def _ids(self, prompt: str | list[int] | None, field: str, special: bool) -> list[int]:
+    def ids(self, prompt: str | list[int] | None, field: str, special: bool) -> list[int]:
+        """Token ids of a prompt in either form."""
         if isinstance(prompt, list):
             return self.check_ids(prompt, field)
-        return self.encode(prompt or "", special)
+        return self.encode_to_score(prompt or "", special, field)
 
-    def _pair(
-        self, prompt: str | list[int] | None, continuation: str | list[int], field: str, name: str, special: bool
-    ) -> tuple[list[int], Continuation]:
-        if isinstance(continuation, list):
-            ids = self.check_ids(continuation, name)
-            return self._ids(prompt, field, special) or self._prefix(field), Continuation(self.decode(ids), ids)
-        if isinstance(prompt, list):
-            ids = self.encode(continuation, add_special_tokens=False)
-            return self.check_ids(prompt, field), Continuation(continuation, ids)
-        return self._split(prompt or "", continuation, field, special)
-
-    def _split(self, prompt: str, continuation: str, field: str, special: bool) -> tuple[list[int], Continuation]:
-        context = prompt.rstrip()
-        # White space at the end of the context belongs to the continuation's first token.
-        text = prompt[len(context) :] + continuation
-        if not context:
-            return self._prefix(field), Continuation(continuation, self.encode(text, add_special_tokens=False))
-        ids = self.encode(context, special)
-        return ids, Continuation(continuation, self.encode(context + text, special)[len(ids) :])
-
-    def _prefix(self, field: str) -> list[int]:
-        """What stands before a continuation without context: the token that begins, or else ends, a text."""
+    def prefix(self, field: str) -> list[int]:
+        """Return what precedes a continuation without context: the token that begins texts, or else ends them."""
         for token_id in (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id):
             if token_id is not None:
                 return [int(token_id)]
@@ -153,3 +150,62 @@ class PairTokenizer:
             raise InvalidRequest(
                 f"{field!r} makes a sequence of {length} tokens, expected at most {self._max_model_len}", field
             )
+
+
+class _Split:
+    """Splits continuations off one prompt, whose context is encoded once."""
+
+    def __init__(self, tokenizer: PairTokenizer, prompt: str | list[int] | None, field: str, special: bool) -> None:
+        self._tokenizer = tokenizer
+        self._prompt = prompt or ""
+        self._field = field
+        self._special = special
+        self._contexts: list[list[int]] = []
+
+    def context(self) -> list[int]:
+        """What precedes all continuations."""
+        return self._contexts[0]
+
+    def continuation(self, given: str | list[int], name: str) -> Continuation:
+        """Tokenize the continuation that the request calls ``name``."""
+        tokenizer = self._tokenizer
+        if isinstance(given, list):
+            context, ids, text = self._before_ids, tokenizer.check_ids(given, name), tokenizer.decode(given)
+        elif isinstance(self._prompt, list):
+            context, ids, text = self._before_ids, tokenizer.encode_to_score(given, False, name), given
+        else:
+            context, ids, text = self._before_text, self._after_text(given, name), given
+        if not ids:
+            raise InvalidRequest(
+                f"{name!r} is {text!r}, which adds no token to the prompt: "
+                "expected at least one (is a space missing before it?)",
+                name,
+            )
+        self._contexts = [*self._contexts[:1], context]
+        if context != self.context():
+            raise InvalidRequest(
+                f"{name!r}: texts and token ids cannot be mixed here: the white space at the end of {self._field!r} "
+                "belongs to the first token of a text, but to the prompt before token ids",
+                name,
+            )
+        tokenizer.check_length(len(context) + len(ids), name)
+        return Continuation(text, ids)
+
+    @cached_property
+    def _before_ids(self) -> list[int]:
+        return self._tokenizer.ids(self._prompt, self._field, self._special) or self._tokenizer.prefix(self._field)
+
+    @cached_property
+    def _before_text(self) -> list[int]:
+        stripped = str(self._prompt).rstrip()
+        if not stripped:
+            return self._tokenizer.prefix(self._field)
+        return self._tokenizer.encode_to_score(stripped, self._special, self._field)
+
+    def _after_text(self, given: str, name: str) -> list[int]:
+        prompt = str(self._prompt)
+        stripped = prompt.rstrip()
+        if not stripped:
+            return self._tokenizer.encode_to_score(prompt + given, False, name)
+        # White space at the end of the context belongs to the continuation's first token.
+        return self._tokenizer.encode_to_score(prompt + given, self._special, name)[len(self._before_text) :]

@@ -21,6 +21,8 @@ Written to be compiled: expressions of whole rows, from which the compiler makes
 
 import torch
 
+from server.engine.twin.rows import STATISTICS
+
 
 def statistics(
     base: torch.Tensor, quantized: torch.Tensor, target: torch.Tensor
@@ -38,23 +40,20 @@ def statistics(
     magnitude = r.abs()
     shrink = torch.expm1(-magnitude)
     difference = torch.copysign(torch.maximum(p, q) * shrink, r)  # q - p
-    rows = torch.cat(
-        [
-            a.gather(-1, target) - log_s_base,
-            b.gather(-1, target) - log_s_quantized,
-            _total(difference - p * r),
-            _total(q * r - difference),
-            _total(-0.5 * ((p + q) * _log_half(shrink) + torch.minimum(p, q) * magnitude)),
-            log_s_base - (p * a).sum(-1, keepdim=True),
-            log_s_quantized - (q * b).sum(-1, keepdim=True),
-            confidence_base,
-            confidence_quantized,
-            argmax_base,
-            argmax_quantized,
-        ],
-        -1,
-    )
-    return rows, norm_base, norm_quantized
+    columns = {
+        "base_logprob": a.gather(-1, target) - log_s_base,
+        "quantized_logprob": b.gather(-1, target) - log_s_quantized,
+        "kl": _total(difference - p * r),
+        "reverse_kl": _total(q * r - difference),
+        "js": _total(-0.5 * ((p + q) * _log_half(shrink) + torch.minimum(p, q) * magnitude)),
+        "base_entropy": log_s_base - (p * a).sum(-1, keepdim=True),
+        "quantized_entropy": log_s_quantized - (q * b).sum(-1, keepdim=True),
+        "base_confidence": confidence_base,
+        "quantized_confidence": confidence_quantized,
+        "base_argmax": argmax_base,
+        "quantized_argmax": argmax_quantized,
+    }
+    return torch.cat([columns[name] for name in STATISTICS], -1), norm_base, norm_quantized
 
 
 def likeliest(logits: torch.Tensor, normalizer: torch.Tensor, k: int) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """What the pooler returns for one request: a row of float32 numbers per position. Numpy only, no torch, no vLLM."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -53,6 +53,10 @@ class Rows:
         """The column of that name in STATISTICS."""
         column: Floats = self.values[:, STATISTICS.index(name)]
         return column
+
+    def waited(self, seconds: float) -> "Rows":
+        """The same rows after a wait before the engine's own."""
+        return replace(self, queue_seconds=self.queue_seconds + seconds)
 
     def top(self, model: int) -> Top:
         """The likeliest tokens of model 0 (base) or 1 (quantized)."""

@@ -1,47 +1,23 @@
-"""Limits on what a connection may cost: the size of a body, and work for a client that has left."""
+"""Refuse bodies that are too large without holding them in memory."""
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
-from typing import Any, TypeVar
 
-from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from qconf.error_types import STATUS
 from qconf.wire import ErrorReply
 from server.errors import TooLarge
+from server.monitoring.service_metrics import note_error
 
-T = TypeVar("T")
 DRAIN_SECONDS = 2
-
-
-class ClientGone(Exception):
-    """The client closed the connection before its answer was ready."""
-
-
-async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, which is cancelled when the client leaves."""
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        watcher.cancel()
-        task.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+MOST_DIGITS = 18
+"""Of a Content-Length. Longer numbers are too large whatever they say, and Python refuses to read thousands."""
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies over a number of bytes without holding them in memory."""
+    """Refuses bodies over a number of bytes."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -52,7 +28,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        too_large = declared.isdigit() and int(declared) > self._max_bytes
+        too_large = declared.isdigit() and (len(declared) > MOST_DIGITS or int(declared) > self._max_bytes)
         received = 0
 
         async def counted() -> Message:
@@ -73,13 +49,15 @@ class BodyLimitMiddleware:
                 await self._app(scope, counted, watched)
         if too_large:
             await _drain(receive)
-            error = TooLarge(f"the body has more than the {self._max_bytes} bytes that are accepted")
-            reply = JSONResponse(ErrorReply(error=error.detail).model_dump(), error.status, {"connection": "close"})
+            error = TooLarge(f"the body has more than the {self._max_bytes} bytes that are accepted").detail
+            note_error(scope, error.type)
+            headers = {"connection": "close"}
+            reply = JSONResponse(ErrorReply(error=error).model_dump(), STATUS[error.type], headers)
             await reply(scope, receive, send)
 
 
 async def _drain(receive: Receive) -> None:
-    """Reads on for a moment: a connection that is closed while its client still sends loses the answer too."""
+    """Read on for a moment: closing a connection while its client still sends loses the reply too."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_SECONDS):
             while (message := await receive())["type"] == "http.request" and message.get("more_body", False):

@@ -1,0 +1,26 @@
+"""Types of errors on the wire. A reply names its type, so that one HTTP status can stand for several of them."""
+
+from typing import Final
+
+INVALID_REQUEST: Final = "invalid_request_error"
+NOT_FOUND: Final = "not_found"
+METHOD_NOT_ALLOWED: Final = "method_not_allowed"
+TOO_LARGE: Final = "request_too_large"
+OVERLOADED: Final = "overloaded"
+INTERNAL: Final = "internal_error"
+NOT_FINITE: Final = "not_finite"
+UNAVAILABLE: Final = "unavailable"
+DEADLINE_EXCEEDED: Final = "deadline_exceeded"
+
+STATUS: Final = {
+    INVALID_REQUEST: 400,
+    NOT_FOUND: 404,
+    METHOD_NOT_ALLOWED: 405,
+    TOO_LARGE: 413,
+    OVERLOADED: 429,
+    INTERNAL: 500,
+    NOT_FINITE: 500,
+    UNAVAILABLE: 503,
+    DEADLINE_EXCEEDED: 504,
+}
+"""The HTTP status of each type."""

@@ -1,0 +1,92 @@
+"""Routes that compare both models."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+
+from qconf.wire import (
+    BatchReply,
+    BatchRequest,
+    CompareRequest,
+    Comparison,
+    ErrorDetail,
+    ErrorReply,
+    Timing,
+    problem,
+)
+from server.api.errors import ERRORS, unexpected
+from server.api.work import Serving, ServingDependency, answered
+from server.errors import RequestError
+from server.monitoring.service_metrics import route_of
+from server.scoring.admission import Cost, about
+from server.scoring.service import Service, together
+from server.scoring.turns import Origin
+
+router = APIRouter()
+Answer = tuple[bytes, Timing]
+
+
+@router.post("/compare", response_model=Comparison, responses=ERRORS)
+async def compare(body: CompareRequest, request: Request, serving: ServingDependency) -> Response:
+    """Score a prompt, or continuations of it, under both models."""
+    json, timing = await answered(request, serving, _cost(body), lambda origin: serving.service.compare(body, origin))
+    serving.monitor.metrics.timed(route_of(request.scope), timing)
+    return _json(json)
+
+
+@router.post("/compare/batch", response_model=BatchReply, responses=ERRORS)
+async def compare_batch(body: BatchRequest, request: Request, serving: ServingDependency) -> Response:
+    """Many comparisons, answered in order. An entry that fails has its own error in its place."""
+    entries = [_parse_entry(entry) for entry in body.requests]
+    costs = [_cost(entry) for entry in entries if isinstance(entry, CompareRequest)]
+    cost = Cost(sum(each.sequences for each in costs), sum(each.tokens for each in costs))
+    results = await answered(
+        request,
+        serving,
+        cost,
+        lambda origin: together(_answer(serving.service, entry, origin) for entry in entries),
+    )
+    _count(serving, route_of(request.scope), results)
+    parts = [_error_json(each) if isinstance(each, ErrorDetail) else each[0] for each in results]
+    return _json(b'{"object":"list","results":[' + b",".join(parts) + b"]}")
+
+
+def _cost(request: CompareRequest) -> Cost:
+    prompt = request.prompt if request.messages is None else "".join(each.content for each in request.messages)
+    continuations = request.continuations or []
+    return Cost(max(1, len(continuations)), about(prompt or "") + sum(map(about, continuations)))
+
+
+def _parse_entry(entry: dict[str, Any]) -> CompareRequest | ErrorDetail:
+    try:
+        return CompareRequest.model_validate(entry)
+    except ValidationError as error:
+        return problem(error.errors())
+
+
+async def _answer(service: Service, entry: CompareRequest | ErrorDetail, origin: Origin) -> Answer | ErrorDetail:
+    if isinstance(entry, ErrorDetail):
+        return entry
+    try:
+        return await service.compare(entry, origin)
+    except RequestError as error:
+        return error.detail
+    except Exception as error:
+        return unexpected(error).detail
+
+
+def _count(serving: Serving, route: str, results: list[Answer | ErrorDetail]) -> None:
+    for result in results:
+        if isinstance(result, ErrorDetail):
+            serving.monitor.metrics.rejections.labels(result.type).inc()
+        else:
+            serving.monitor.metrics.timed(route, result[1])
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def _error_json(error: ErrorDetail) -> bytes:
+    return ErrorReply(error=error).model_dump_json().encode()

@@ -1,0 +1,159 @@
+"""Build the server of a pair from its settings, and run it until it is stopped."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from qconf import __version__
+from qconf.wire import ModelInfo, ModelList, ServerInfo
+from server.api.app import create_app
+from server.api.work import Serving
+from server.engine.digest import model_digest
+from server.engine.interface import EngineInfo
+from server.engine.pair import Pair, read_pair
+from server.errors import StartError
+from server.monitoring.monitor import Monitor, load_reference, make_state_folder
+from server.scoring.admission import Admission, Limits
+from server.scoring.scored import MODELS
+from server.scoring.service import Service
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.engine.engine import TwinEngine
+
+logger = logging.getLogger(__name__)
+WATCH_SECONDS = 0.1
+LATE_SECONDS = 5
+"""What requests get after the time of grace, to be told that they were given up."""
+ENGINE_DIED = 1
+
+
+async def serve(settings: Settings, listener: socket.socket) -> int:
+    """Run the server; returns the exit code. StartError says why the pair cannot be served."""
+    started = time.perf_counter()
+    async with _serving(settings) as (engine, serving):
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(serving, settings.max_body_bytes),
+                log_config=None,
+                access_log=settings.log_level in ("DEBUG", "INFO"),
+                timeout_graceful_shutdown=settings.grace_seconds + LATE_SECONDS,
+            )
+        )
+        # What was imported stays. Without this the collector walks it again and again, and blocks the event loop.
+        gc.collect()
+        gc.freeze()
+        tasks = [
+            asyncio.create_task(_report(server, listener, started)),
+            asyncio.create_task(_stop(server, serving, settings.grace_seconds)),
+            asyncio.create_task(serving.monitor.keep()),
+        ]
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            for task in tasks:
+                task.cancel()
+            serving.monitor.save()
+        if not engine.is_alive:
+            logger.error(": ".join(filter(None, ["the engine has died", engine.failure])))
+            return ENGINE_DIED
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _serving(settings: Settings) -> AsyncIterator[tuple["TwinEngine", Serving]]:
+    """The engine and everything around it that requests need."""
+    assert settings.model is not None
+    assert settings.quantized is not None
+    logger.info("qconf %s: %s and %s", __version__, settings.model, settings.quantized)
+    if settings.demo:
+        logger.info("this is the bundled demo pair: give --model and --quantized to serve your own")
+    pair = read_pair(
+        settings.model, settings.quantized, settings.revision, settings.quantized_revision, settings.allow_unquantized
+    )
+    reference = None if settings.reference is None else load_reference(settings.reference)
+    if settings.state_dir is not None:
+        make_state_folder(settings.state_dir)
+
+    from server.engine.engine import parse_engine_args, running_engine  # vLLM takes longer than all checks of the pair
+
+    arguments = parse_engine_args(list(settings.engine_args), demo=settings.demo)
+    async with running_engine(pair, arguments) as engine:
+        info = engine.info
+        logger.info(
+            "vLLM %s on %s, %s, context %d tokens", info.vllm_version, info.device, info.dtype, info.max_model_len
+        )
+        models = await asyncio.to_thread(model_list, pair, info)
+        monitor = Monitor(
+            models,
+            reference,
+            window_comparisons=settings.window_comparisons,
+            window_seconds=settings.window_seconds,
+            folder=settings.state_dir,
+        )
+        limits = Limits(settings.max_requests, settings.max_sequences, settings.queue_seconds)
+        # Whatever learns of every comparison is listed here.
+        observers = [monitor]
+        service = Service(engine, pair.tokenizer, models, monitor.metrics, observers)
+        yield engine, Serving(service, Admission(limits, monitor.metrics), monitor, settings.request_seconds)
+
+
+def model_list(pair: Pair, info: EngineInfo) -> ModelList:
+    """The two models, base first, and what serves them. Reads all weights, for their digests."""
+    created = int(time.time())
+    return ModelList(
+        data=[
+            ModelInfo(
+                id=role,
+                created=created,
+                root=checkpoint.name,
+                revision=checkpoint.commit,
+                digest=model_digest(checkpoint),
+                architecture=checkpoint.architectures[0],
+                dtype=info.dtype,
+                quantization=checkpoint.quantization,
+                max_model_len=info.max_model_len,
+            )
+            for role, checkpoint in zip(MODELS, (pair.base, pair.quantized), strict=True)
+        ],
+        server=ServerInfo(version=__version__, vllm=info.vllm_version, device=info.device),
+    )
+
+
+async def _report(server: uvicorn.Server, listener: socket.socket, started: float) -> None:
+    """Say when connections are accepted."""
+    while not server.started:
+        await asyncio.sleep(WATCH_SECONDS)
+    host, port = listener.getsockname()[:2]
+    logger.info("ready on http://%s:%d after %.0f s", host, port, time.perf_counter() - started)
+
+
+async def _stop(server: uvicorn.Server, serving: Serving, grace_seconds: float) -> None:
+    """End the server when its engine dies, and all work when a server that is being stopped has had its time."""
+    service = serving.service
+    while service.engine.is_alive and not server.should_exit:
+        await asyncio.sleep(WATCH_SECONDS)
+    server.should_exit = True
+    service.stop_admitting()
+    await asyncio.sleep(grace_seconds if service.engine.is_alive else 0)
+    serving.ended.set()
+
+
+@contextlib.contextmanager
+def bound_socket(settings: Settings) -> Iterator[socket.socket]:
+    """The address, taken before minutes are spent on loading; it listens only once the server is ready."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            raise StartError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
+        yield listener
