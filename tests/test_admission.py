@@ -1,0 +1,101 @@
+"""How much is taken at once, and when a client that was refused should come back."""
+
+from contextlib import ExitStack
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from server.errors import InvalidRequest, Overloaded
+from server.monitoring.service_metrics import ServiceMetrics
+from server.scoring.admission import Admission, Cost, Limits, Rate, about
+
+
+class Clock:
+    """Time that tests move."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def admission(clock: Clock) -> Admission:
+    limits = Limits(requests=4, sequences=100, queue_seconds=10)
+    return Admission(limits, ServiceMetrics(CollectorRegistry()), clock)
+
+
+def work(admission: Admission, clock: Clock, tokens: int, seconds: float) -> None:
+    """One request that takes so long."""
+    with admission.room(Cost(1, tokens)):
+        clock.now += seconds
+
+
+def test_an_idle_server_refuses_what_can_never_fit(admission: Admission) -> None:
+    with pytest.raises(InvalidRequest, match="has 101 sequences, expected at most 100"), admission.room(Cost(101, 101)):
+        pass
+
+
+def test_requests_and_sequences_are_bounded(admission: Admission) -> None:
+    with ExitStack() as held:
+        held.enter_context(admission.room(Cost(99, 99)))
+        with pytest.raises(Overloaded, match="99 sequences are in flight, and 2 more would exceed 100"):
+            held.enter_context(admission.room(Cost(2, 2)))
+        held.enter_context(admission.room(Cost(1, 1)))
+        for _ in range(2):
+            held.enter_context(admission.room(Cost(0, 0)))
+        with pytest.raises(Overloaded, match="4 requests are in flight"):
+            held.enter_context(admission.room(Cost(0, 0)))
+    with admission.room(Cost(100, 100)):
+        pass
+
+
+def test_tokens_are_bounded_by_what_is_scored_in_time(admission: Admission, clock: Clock) -> None:
+    work(admission, clock, 1000, 10)  # 100 tokens a second
+    with admission.room(Cost(1, 900)):
+        with pytest.raises(Overloaded, match="about 900 tokens are in flight, 9 s of work") as refused:
+            admission.room(Cost(1, 300)).__enter__()
+        assert refused.value.retry_after == 2
+        with admission.room(Cost(1, 100)):
+            pass
+
+
+def test_an_idle_server_takes_one_request_of_any_length(admission: Admission, clock: Clock) -> None:
+    work(admission, clock, 10, 10)
+    with admission.room(Cost(1, 1_000_000)):
+        pass
+
+
+def test_room_is_given_back_when_work_fails(admission: Admission) -> None:
+    for _ in range(20):
+        with pytest.raises(ZeroDivisionError), admission.room(Cost(60, 1)):
+            raise ZeroDivisionError
+    with admission.room(Cost(100, 1)):
+        pass
+
+
+def test_the_rate_counts_time_with_work_and_forgets(clock: Clock) -> None:
+    rate = Rate(clock)
+    assert rate.per_second is None
+    rate.working()
+    clock.now += 10
+    rate.done(1000, idle=True)
+    clock.now += 1000
+    assert rate.per_second == pytest.approx(100)
+    rate.working()
+    for _ in range(100):
+        clock.now += 10
+        rate.done(5000, idle=False)
+    assert rate.per_second == pytest.approx(500, rel=0.25)
+
+
+def test_a_text_is_guessed_and_ids_are_counted() -> None:
+    assert about([1, 2, 3]) == 3
+    assert about("") == 1
+    assert about("x" * 300) == 101
