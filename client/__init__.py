@@ -19,6 +19,7 @@ from client.errors import (
     ServerError,
     TimedOut,
     TooLarge,
+    Unauthorized,
     Unavailable,
 )
 from qconf.wire import (
@@ -64,5 +65,6 @@ __all__ = [
     "TokenizeReply",
     "TokenizerInfo",
     "TooLarge",
+    "Unauthorized",
     "Unavailable",
 ]

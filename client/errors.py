@@ -6,6 +6,7 @@ QconfError
 ├── BadReply              a reply that is not what the wire format says
 └── ServerError           the request was refused or failed
     ├── InvalidRequest    the request is wrong; also where that was seen before it was sent
+    ├── Unauthorized      the API key is missing or wrong
     ├── NotFound          there is no such route
     ├── TooLarge          the body has too many bytes
     ├── Overloaded        the server has too much to do
@@ -73,6 +74,10 @@ class InvalidRequest(ServerError):
     """The request is wrong; ``status`` is None when that was seen before anything was sent."""
 
 
+class Unauthorized(ServerError):
+    """The API key is missing or wrong."""
+
+
 class NotFound(ServerError):
     """The server has no such route: perhaps the base URL is wrong."""
 
@@ -99,9 +104,12 @@ class InternalError(ServerError):
 
 BY_TYPE: dict[str, type[ServerError]] = {
     error_types.INVALID_REQUEST: InvalidRequest,
+    error_types.UNAUTHORIZED: Unauthorized,
     error_types.NOT_FOUND: NotFound,
     error_types.METHOD_NOT_ALLOWED: NotFound,
+    error_types.TOO_SLOW: Unavailable,
     error_types.TOO_LARGE: TooLarge,
+    error_types.HEAD_TOO_LARGE: TooLarge,
     error_types.OVERLOADED: Overloaded,
     error_types.INTERNAL: InternalError,
     error_types.NOT_FINITE: InternalError,
@@ -110,6 +118,7 @@ BY_TYPE: dict[str, type[ServerError]] = {
 }
 BY_STATUS: dict[int, type[ServerError]] = {
     400: InvalidRequest,
+    401: Unauthorized,
     404: NotFound,
     413: TooLarge,
     429: Overloaded,

@@ -25,6 +25,18 @@ class InvalidRequest(RequestError):
     type = error_types.INVALID_REQUEST
 
 
+class Unauthorized(RequestError):
+    """The request has no valid API key."""
+
+    type = error_types.UNAUTHORIZED
+
+
+class TooSlow(RequestError):
+    """The client took too long to send the request."""
+
+    type = error_types.TOO_SLOW
+
+
 class TooLarge(RequestError):
     """The body is larger than the server accepts."""
 

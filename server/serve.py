@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import logging
 import socket
 import time
@@ -14,6 +15,8 @@ import uvicorn
 from qconf import __version__
 from qconf.wire import ModelInfo, ModelList, ServerInfo
 from server.api.app import create_app
+from server.api.connection import Connection
+from server.api.keys import Keys
 from server.api.work import Serving
 from server.engine.digest import model_digest
 from server.engine.interface import EngineInfo
@@ -38,10 +41,17 @@ ENGINE_DIED = 1
 async def serve(settings: Settings, listener: socket.socket) -> int:
     """Run the server; returns the exit code. StartError says why the pair cannot be served."""
     started = time.perf_counter()
+    keys = None if settings.api_key_file is None else Keys(settings.api_key_file)
+    if keys is None and not _is_loopback(settings.host):
+        logger.warning("anyone who can reach %s can use the server: --api-key-file asks for keys", settings.host)
     async with _serving(settings) as (engine, serving):
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(serving, settings.max_body_bytes),
+                create_app(serving, settings.max_body_bytes, keys),
+                http=Connection,
+                server_header=False,
+                ssl_certfile=settings.ssl_certfile,
+                ssl_keyfile=settings.ssl_keyfile,
                 log_config=None,
                 access_log=settings.log_level in ("DEBUG", "INFO"),
                 timeout_graceful_shutdown=settings.grace_seconds + LATE_SECONDS,
@@ -50,8 +60,9 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
         # What was imported stays. Without this the collector walks it again and again, and blocks the event loop.
         gc.collect()
         gc.freeze()
+        scheme = "http" if settings.ssl_certfile is None else "https"
         tasks = [
-            asyncio.create_task(_report(server, listener, started)),
+            asyncio.create_task(_report(server, listener, started, scheme)),
             asyncio.create_task(_stop(server, serving, settings.grace_seconds)),
             asyncio.create_task(serving.monitor.keep()),
         ]
@@ -127,12 +138,12 @@ def model_list(pair: Pair, info: EngineInfo) -> ModelList:
     )
 
 
-async def _report(server: uvicorn.Server, listener: socket.socket, started: float) -> None:
+async def _report(server: uvicorn.Server, listener: socket.socket, started: float, scheme: str) -> None:
     """Say when connections are accepted."""
     while not server.started:
         await asyncio.sleep(WATCH_SECONDS)
     host, port = listener.getsockname()[:2]
-    logger.info("ready on http://%s:%d after %.0f s", host, port, time.perf_counter() - started)
+    logger.info("ready on %s://%s:%d after %.0f s", scheme, host, port, time.perf_counter() - started)
 
 
 async def _stop(server: uvicorn.Server, serving: Serving, grace_seconds: float) -> None:
@@ -144,6 +155,13 @@ async def _stop(server: uvicorn.Server, serving: Serving, grace_seconds: float) 
     service.stop_admitting()
     await asyncio.sleep(grace_seconds if service.engine.is_alive else 0)
     serving.ended.set()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @contextlib.contextmanager

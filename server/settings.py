@@ -36,6 +36,11 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_key_file: Path | None = Field(
+        None, description="File with lines NAME = KEY: requests need one of the keys. It is read again when it changes."
+    )
+    ssl_certfile: Path | None = Field(None, description="Certificate, to serve HTTPS.")
+    ssl_keyfile: Path | None = Field(None, description="Its private key.")
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest request body accepted.")
     max_requests: int = Field(1024, ge=1, description="Requests in flight beyond which others are refused (429).")
     max_sequences: int = Field(4096, ge=1, description="Sequences in flight beyond which requests are refused (429).")
@@ -56,6 +61,16 @@ class Settings(BaseSettings):
         "ERROR", description="Log level of vLLM and uvicorn."
     )
     engine_args: CliUnknownArgs
+
+    @model_validator(mode="after")
+    def _tls(self) -> Self:
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("expected both --ssl-certfile and --ssl-keyfile, or neither")
+        for name in ("ssl_certfile", "ssl_keyfile"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise ValueError(f"--{name.replace('_', '-')} is '{path}': expected a file")
+        return self
 
     @model_validator(mode="after")
     def _pair(self) -> Self:

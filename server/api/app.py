@@ -7,12 +7,14 @@ from qconf import __version__
 from server.api import compare, openai, operations, tools
 from server.api.body_limit import BodyLimitMiddleware
 from server.api.errors import add_error_handlers
+from server.api.headers import HeadersMiddleware
+from server.api.keys import Keys, KeysMiddleware
 from server.api.work import Serving
 from server.monitoring.service_metrics import MetricsMiddleware
 
 
-def create_app(serving: Serving, max_body_bytes: int) -> FastAPI:
-    """Return the application that serves one pair."""
+def create_app(serving: Serving, max_body_bytes: int, keys: Keys | None = None) -> FastAPI:
+    """Return the application that serves one pair, to those who have one of the keys if there are any."""
     # Its page of documentation needs no network; FastAPI's own loads its scripts from elsewhere.
     app = FastAPIOffline(
         redoc_url=None,
@@ -25,5 +27,8 @@ def create_app(serving: Serving, max_body_bytes: int) -> FastAPI:
         app.include_router(part.router)
     add_error_handlers(app)
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
+    if keys is not None:
+        app.add_middleware(KeysMiddleware, keys=keys)
     app.add_middleware(MetricsMiddleware, metrics=serving.monitor.metrics)
+    app.add_middleware(HeadersMiddleware)
     return app

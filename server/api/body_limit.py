@@ -1,4 +1,4 @@
-"""Refuse bodies that are too large without holding them in memory."""
+"""Limits on the bodies of requests: how large one is, how long it takes, and how much all of them hold."""
 
 import asyncio
 import contextlib
@@ -8,52 +8,86 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qconf.error_types import STATUS
 from qconf.wire import ErrorReply
-from server.errors import TooLarge
+from server.errors import Overloaded, RequestError, TooLarge, TooSlow
 from server.monitoring.service_metrics import note_error
 
 DRAIN_SECONDS = 2
+BODY_SECONDS = 60
+MOST_BODIES = 64
+"""Bodies of the largest size that may be held at once, however many connections there are."""
 MOST_DIGITS = 18
 """Of a Content-Length. Longer numbers are too large whatever they say, and Python refuses to read thousands."""
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies over a number of bytes."""
+    """Refuses bodies that are too large or too slow, without holding them in memory."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        too_large = declared.isdigit() and (len(declared) > MOST_DIGITS or int(declared) > self._max_bytes)
-        received = 0
+        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+        received, complete = 0, False
+        refusal = self._declared(scope)
 
         async def counted() -> Message:
-            nonlocal received, too_large
-            message = await receive()
-            received += len(message.get("body", b""))
-            too_large = too_large or received > self._max_bytes
-            if too_large:
-                raise TooLarge("the body is too large")  # ends the reading; the reply is made below
+            nonlocal received, complete, refusal
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                refusal = TooSlow(f"the body took longer than {BODY_SECONDS} s")
+                raise refusal from None
+            size = len(message.get("body", b""))
+            received += size
+            self._held += size
+            complete = not message.get("more_body", False)
+            if received > self._max_bytes:
+                refusal = self._too_large()
+            elif self._held > MOST_BODIES * self._max_bytes:
+                refusal = Overloaded("too many large requests are in flight", retry_after=1)
+            if refusal is not None:
+                raise refusal  # ends the reading; the reply is made below
             return message
 
         async def watched(message: Message) -> None:
-            if not too_large:
+            if refusal is None:
                 await send(message)
 
-        if not too_large:
-            with contextlib.suppress(TooLarge):
-                await self._app(scope, counted, watched)
-        if too_large:
-            await _drain(receive)
-            error = TooLarge(f"the body has more than the {self._max_bytes} bytes that are accepted").detail
-            note_error(scope, error.type)
-            headers = {"connection": "close"}
-            reply = JSONResponse(ErrorReply(error=error).model_dump(), STATUS[error.type], headers)
-            await reply(scope, receive, send)
+        try:
+            if refusal is None:
+                with contextlib.suppress(TooLarge, TooSlow, Overloaded):
+                    await self._app(scope, counted, watched)
+        finally:
+            self._held -= received
+        if refusal is not None:
+            await _refuse(refusal, scope, receive, send)
+
+    def _declared(self, scope: Scope) -> RequestError | None:
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and (len(declared) > MOST_DIGITS or int(declared) > self._max_bytes):
+            return self._too_large()
+        return None
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body has more than the {self._max_bytes} bytes that are accepted")
+
+
+async def _refuse(refusal: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+    await _drain(receive)
+    note_error(scope, refusal.type)
+    headers = {"connection": "close"}
+    if refusal.retry_after is not None:
+        headers["retry-after"] = str(refusal.retry_after)
+    reply = JSONResponse(ErrorReply(error=refusal.detail).model_dump(), STATUS[refusal.type], headers)
+    await reply(scope, receive, send)
 
 
 async def _drain(receive: Receive) -> None:

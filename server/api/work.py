@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
+from server.api.keys import PRINCIPAL
 from server.errors import DeadlineExceeded, Unavailable
 from server.monitoring.monitor import Monitor
 from server.scoring.admission import Admission, Cost
@@ -65,7 +66,9 @@ async def answered(
 
 
 def _client(request: Request) -> str:
-    return request.client.host if request.client else ""
+    """Whose work it is: the API key's owner, or the address it comes from."""
+    address = request.client.host if request.client else ""
+    return str(request.scope.get(PRINCIPAL, address))
 
 
 async def _disconnected(request: Request) -> None:

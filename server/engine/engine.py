@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -51,6 +52,8 @@ DEMO_GPU_MEMORY: dict[str, object] = {"gpu_memory_utilization": 0.1, "kv_cache_m
 FAILED_REQUEST = (EngineGenerateError, getattr(vllm.exceptions, "GenerationError", EngineGenerateError))
 """What vLLM raises for a request that fails: the first up to 0.32, the second, which is new there, from 0.33 on."""
 SHUTDOWN_SECONDS = 20
+STALLED_SECONDS = 120
+"""Far longer than a step of max_num_batched_tokens takes, compilation included."""
 GPTQ_SERVED = "GPTQ is served with 4 or 8 bits, symmetric, without desc_act unless the group size is -1"
 MISSING_OPERATOR = re.compile(r"'_OpNamespace' '\w+' object has no attribute '(\w+)'")
 """What torch says when an operator is called that no library has registered."""
@@ -116,12 +119,14 @@ class TwinEngine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the engine's processes run."""
-        return not self._llm.errored
+        """Whether the engine's processes run, and finish steps while there is work."""
+        return not (self._llm.errored or self._queue_times.stalled)
 
     @property
     def failure(self) -> str | None:
         """Why the engine died, in one sentence, if that is known."""
+        if self._queue_times.stalled:
+            return f"it has work and has finished no step for {STALLED_SECONDS} s"
         return engine_failure(self._failure)
 
     def shutdown(self) -> None:
@@ -130,15 +135,23 @@ class TwinEngine:
 
 
 class QueueTimes(StatLoggerBase):
-    """Queue times of sequences, which vLLM reports to stat loggers only, not in a request's output."""
+    """Queue times of sequences, and the time of the latest step, which vLLM reports to stat loggers only."""
 
     def __init__(self) -> None:
         self._expected: dict[str, asyncio.Future[float]] = {}
+        self._progress = time.monotonic()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the engine has work and has finished no step for too long."""
+        return bool(self._expected) and time.monotonic() - self._progress > STALLED_SECONDS
 
     @contextlib.contextmanager
     def expected(self, request_id: str) -> Iterator[asyncio.Future[float]]:
         """The wait of a request in seconds, known just after its output is."""
         future = asyncio.get_running_loop().create_future()
+        if not self._expected:
+            self._progress = time.monotonic()
         self._expected[request_id] = future
         try:
             yield future
@@ -153,6 +166,7 @@ class QueueTimes(StatLoggerBase):
         **__: object,
     ) -> None:
         """Called by vLLM after each step."""
+        self._progress = time.monotonic()
         for finished in iteration_stats.finished_requests if iteration_stats else ():
             future = self._expected.get(finished.request_id or "")
             if future is not None and not future.done():

@@ -1,0 +1,111 @@
+"""API keys: who may ask, and under which name."""
+
+import hashlib
+import hmac
+import logging
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from qconf.error_types import STATUS
+from qconf.wire import ErrorReply
+from server.errors import StartError, Unauthorized
+from server.monitoring.service_metrics import note_error
+
+logger = logging.getLogger(__name__)
+RELOAD_SECONDS = 1.0
+FEWEST_CHARACTERS = 16
+LINE = re.compile(r"([A-Za-z0-9_.-]{1,64})\s*=\s*(\S+)")
+OPEN_ROUTES = ("/health", "/ready")
+"""Probes ask these; they tell nothing but whether the server works."""
+PRINCIPAL = "qconf.principal"
+"""Key of a request's scope."""
+
+
+def read_keys(file: Path) -> dict[str, bytes]:
+    """Names of principals and SHA-256 digests of their keys. ValueError names the line that is wrong, not the key."""
+    keys: dict[str, bytes] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        found = LINE.fullmatch(line.strip())
+        if found is None:
+            raise ValueError(f"line {number}: expected NAME = KEY, NAME of letters, digits and _.-")
+        name, key = found.groups()
+        if len(key) < FEWEST_CHARACTERS:
+            raise ValueError(f"line {number}: the key of {name} is shorter than {FEWEST_CHARACTERS} characters")
+        if name in keys:
+            raise ValueError(f"line {number}: {name} has a key already")
+        keys[name] = hashlib.sha256(key.encode()).digest()
+    if not keys:
+        raise ValueError("it has no key")
+    return keys
+
+
+class Keys:
+    """The keys of a file, read again when the file changes. StartError where it cannot be read at first."""
+
+    def __init__(self, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._file = file
+        self._clock = clock
+        try:
+            self._state, self._keys = self._stat(), read_keys(file)
+        except (OSError, ValueError) as error:
+            raise StartError(f"--api-key-file {file}: {error}") from error
+        self._checked = clock()
+
+    def principal(self, key: str) -> str | None:
+        """The name that a key belongs to. Takes as long for a wrong key as for a right one."""
+        self._reload()
+        digest = hashlib.sha256(key.encode("utf-8", "replace")).digest()
+        found = None
+        for name, expected in self._keys.items():
+            if hmac.compare_digest(digest, expected):
+                found = name
+        return found
+
+    def _stat(self) -> tuple[int, int, int]:
+        stat = self._file.stat()
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+    def _reload(self) -> None:
+        if self._clock() < self._checked + RELOAD_SECONDS:
+            return
+        self._checked = self._clock()
+        try:
+            if (state := self._stat()) == self._state:
+                return
+            self._state = state
+            self._keys = read_keys(self._file)
+            logger.info("read the API keys again: %d", len(self._keys))
+        except (OSError, ValueError) as error:
+            logger.warning("--api-key-file cannot be read, the keys of before stay valid: %s", error)
+
+
+class KeysMiddleware:
+    """Answers 401 without a valid ``Authorization: Bearer KEY``; notes whose key it was."""
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] in OPEN_ROUTES:
+            return await self._app(scope, receive, send)
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        principal = self._keys.principal(key.strip()) if scheme.lower() == "bearer" else None
+        if principal is None:
+            wrong = "is missing" if not scheme else "has no valid key"
+            error = Unauthorized(f"the header 'Authorization' {wrong}, expected 'Bearer KEY'").detail
+            note_error(scope, error.type)
+            headers = {"www-authenticate": "Bearer"}
+            reply = JSONResponse(ErrorReply(error=error).model_dump(), STATUS[error.type], headers)
+            return await reply(scope, receive, send)
+        scope[PRINCIPAL] = principal
+        await self._app(scope, receive, send)

@@ -1,0 +1,165 @@
+"""Connections of slow, large and malformed clients, on a real socket and without an engine."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from server.api import body_limit, connection
+from server.api.body_limit import BodyLimitMiddleware
+from server.api.connection import HEAD_BYTES, HEAD_LINES, Connection
+
+LARGE = 64 * 2**20
+Open = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the number of bytes of the body; /large answers with many bytes."""
+    received, more = 0, True
+    while more:
+        message = await receive()
+        received, more = received + len(message.get("body", b"")), message.get("more_body", False)
+    body = b"x" * LARGE if scope["path"] == "/large" else str(received).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[uvicorn.Server]:
+    application = BodyLimitMiddleware(echo, max_bytes=2**20)
+    config = uvicorn.Config(application, http=Connection, lifespan="off", log_config=None, port=0)
+    live = uvicorn.Server(config)
+    with socket.socket() as listener, contextlib.suppress(asyncio.CancelledError):
+        listener.bind(("127.0.0.1", 0))
+        live.config.port = listener.getsockname()[1]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(live, "capture_signals", contextlib.nullcontext)
+            task = asyncio.create_task(live.serve(sockets=[listener]))
+            while not live.started:
+                await asyncio.sleep(0.01)
+            yield live
+            live.should_exit = live.force_exit = True
+            await task
+
+
+@pytest.fixture
+def connect(server: uvicorn.Server) -> Open:
+    return lambda: asyncio.open_connection("127.0.0.1", server.config.port)
+
+
+async def exchange(connect: Open, request: bytes) -> tuple[int, Any]:
+    """Status and error of the answer to what was sent as it is."""
+    reader, writer = await connect()
+    with contextlib.suppress(ConnectionError):
+        writer.write(request)
+        await writer.drain()
+    head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    writer.close()
+    return int(head.split()[1]), json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "type_"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * HEAD_BYTES + b"a" * HEAD_BYTES, 431, "request_head_too_large"),
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * (HEAD_LINES + 1) + b"\r\n",
+            431,
+            "request_head_too_large",
+        ),
+        (b"GET /" + b"a" * 2 * HEAD_BYTES, 431, "request_head_too_large"),
+        (b"NOT HTTP AT ALL\r\n\r\n", 400, "invalid_request_error"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, "invalid_request_error"),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nSMUGGLED",
+            400,
+            "invalid_request_error",
+        ),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n",
+            413,
+            "request_too_large",
+        ),
+    ],
+    ids=["long header", "many headers", "long url", "no http", "negative length", "two lengths", "too large"],
+)
+async def test_what_is_refused(connect: Open, request_: bytes, status: int, type_: str) -> None:
+    found, body = await exchange(connect, request_)
+    assert (found, body["error"]["type"]) == (status, type_), body
+
+
+async def test_a_length_of_thousands_of_digits_is_an_error_of_the_client(connect: Open) -> None:
+    length = b"1" * 5000
+    found, body = await exchange(connect, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + length + b"\r\n\r\n")
+    assert found in (400, 413), body
+
+
+async def test_a_head_that_never_ends(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+    found, body = await exchange(connect, b"GET / HTTP/1.1\r\nHost: x\r\nX: slow")
+    assert (found, body["error"]["type"]) == (408, "request_timeout")
+
+
+async def test_a_connection_that_says_nothing_is_closed(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+    reader, writer = await connect()
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+
+
+async def test_a_body_that_never_ends(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limit, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(body_limit, "DRAIN_SECONDS", 0.1)
+    found, body = await exchange(connect, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nslow")
+    assert (found, body["error"]["type"]) == (408, "request_timeout")
+
+
+async def test_a_client_that_does_not_read_is_cut_off(
+    connect: Open, server: uvicorn.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SEND_SECONDS", 0.3)
+    reader, writer = await connect()
+    writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(10):
+        while not server.server_state.connections:
+            await asyncio.sleep(0.01)
+        while server.server_state.connections:
+            await asyncio.sleep(0.05)
+    writer.close()
+    del reader
+
+
+async def test_many_bodies_that_are_held_are_bounded(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limit, "MOST_BODIES", 2)
+    monkeypatch.setattr(body_limit, "DRAIN_SECONDS", 0.1)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+    held = [await connect() for _ in range(2)]
+    for _, writer in held:
+        writer.write(head + b"x" * 999_999)
+        await writer.drain()
+    await asyncio.sleep(0.3)
+    found, body = await exchange(connect, head + b"x" * 999_999)
+    assert (found, body["error"]["type"]) == (429, "overloaded")
+    for reader, writer in held:
+        writer.write(b"x")
+        assert b"1000000" in await asyncio.wait_for(reader.readuntil(b"1000000"), 5)
+        writer.close()
+    found, _ = await exchange(connect, head.replace(b"Host: x", b"Connection: close") + b"x" * 1_000_000)
+    assert found == 200
+
+
+async def test_requests_go_on_as_usual_on_one_connection(connect: Open) -> None:
+    reader, writer = await connect()
+    for number in range(1, 4):
+        body = b"x" * number
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (number, body))
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert head.startswith(b"HTTP/1.1 200")
+        assert await reader.readexactly(1) == str(number).encode()
+    writer.close()
