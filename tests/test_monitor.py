@@ -263,7 +263,7 @@ def test_a_damaged_state_is_refused(run: Run, tmp_path: Path, damage: bytes) -> 
         monitor(run.path, tmp_path)
 
 
-def test_settings_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(StartError, match=r"--reference: cannot read .*manifest\.json"):
         load_reference(tmp_path)
     file = tmp_path / "file"
@@ -275,7 +275,7 @@ def test_settings_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[s
     watched = monitor(folder=state)
     shutil.rmtree(state)
     watched.save()  # a full or vanished disk must not end the service
-    assert "--state-dir cannot be written to: No such file or directory" in capsys.readouterr().err
+    assert "--state-dir cannot be written to: No such file or directory" in caplog.text
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from server.settings import Settings
@@ -16,8 +17,14 @@ OTHERS = {
     "allow_unquantized": True,
     "host": "0.0.0.0",
     "port": 1234,
+    "api_key_file": Path("keys"),
+    "ssl_certfile": Path("certificate"),
+    "ssl_keyfile": Path("key"),
     "max_body_bytes": 2048,
+    "max_requests": 6,
     "max_sequences": 7,
+    "queue_seconds": 2.5,
+    "request_seconds": 3.5,
     "reference": Path("run"),
     "window_comparisons": 8,
     "window_seconds": 9.5,
@@ -26,6 +33,7 @@ OTHERS = {
     "log_level": "INFO",
 }
 """A value for each that is not its default."""
+TOGETHER = (("model", "quantized"), ("ssl_certfile", "ssl_keyfile"))
 
 
 def read(monkeypatch: pytest.MonkeyPatch, *arguments: str, **variables: object) -> Settings:
@@ -40,9 +48,20 @@ def test_all_are_tried_here() -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_variable_for_each(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    pair = {"model": "base", "quantized": "twin"} if name in ("model", "quantized") else {}
-    assert getattr(read(monkeypatch, **{name: OTHERS[name], **pair}), name) == OTHERS[name]
+def test_a_variable_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    together = next((names for names in TOGETHER if name in names), ())
+    for file in ("certificate", "key"):
+        (tmp_path / file).touch()
+    assert getattr(read(monkeypatch, **{each: OTHERS[each] for each in (name, *together)}), name) == OTHERS[name]
+
+
+def test_half_of_what_tls_needs_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    certificate = tmp_path / "certificate"
+    with pytest.raises(ValidationError, match="expected both --ssl-certfile and --ssl-keyfile"):
+        read(monkeypatch, "--ssl-certfile", str(certificate))
+    with pytest.raises(ValidationError, match=r"--ssl-certfile is '.*certificate': expected a file"):
+        read(monkeypatch, "--ssl-certfile", str(certificate), "--ssl-keyfile", str(certificate))
 
 
 def test_the_command_line_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
