@@ -5,15 +5,29 @@ distribution that *predicted* token ``i``, so the first entry of a sequence is `
 All logarithms are natural; log-probabilities, entropies and divergences are in nats.
 """
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
+
+from qconf.error_types import INVALID_REQUEST
 
 MAX_CONTINUATIONS = 256
 MAX_BATCH = 1024
 MAX_TOP_LOGPROBS = 20
+MAX_TOKENS = 2**20
+"""Of one list of ids: beyond the context of any model, and short enough to be checked in no time."""
+MAX_MESSAGES = 2**13
 
 T = TypeVar("T")
 
@@ -28,7 +42,23 @@ def _encodable(text: str) -> str:
 
 Role = Literal["base", "quantized"]
 Text = Annotated[str, AfterValidator(_encodable)]
-TokenIds = Annotated[list[int], Field(min_length=1)]
+TokenIds = Annotated[list[int], Field(min_length=1, max_length=MAX_TOKENS, fail_fast=True)]
+
+
+def _form(given: object) -> str | None:
+    if isinstance(given, str):
+        return "a text"
+    return "token ids" if isinstance(given, list) and given else None
+
+
+TextOrIds = Annotated[
+    Annotated[Text, Tag("a text")] | Annotated[TokenIds, Tag("token ids")],
+    Discriminator(
+        _form,
+        custom_error_type="text_or_ids",
+        custom_error_message="expected text or a list of at least one token id",
+    ),
+]
 
 
 def invalid(param: str, message: str) -> PydanticCustomError:
@@ -40,6 +70,17 @@ class Request(BaseModel):
     """Base of what clients send: unknown fields and values of the wrong type are errors, never repaired."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, fields: Any) -> Any:
+        """Report one unknown field. Pydantic would report each, which takes seconds for a hundred thousand."""
+        if isinstance(fields, Mapping):
+            for name in fields:
+                if name not in cls.model_fields:
+                    known = ", ".join(cls.model_fields)
+                    raise invalid(name, f"{EXCERPT.repr(name)}: extra inputs are not permitted, expected {known}")
+        return fields
 
 
 class Reply(BaseModel):
@@ -58,16 +99,14 @@ class Message(Request):
 class CompareRequest(Request):
     """A prompt (or chat messages) to score under both models, optionally followed by candidate continuations."""
 
-    prompt: Text | TokenIds | None = Field(
-        default=None, description="Text or token ids. Exactly one of prompt and messages."
-    )
-    messages: Annotated[list[Message], Field(min_length=1)] | None = Field(
+    prompt: TextOrIds | None = Field(default=None, description="Text or token ids. Exactly one of prompt and messages.")
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = Field(
         default=None,
         description="A chat, rendered with the tokenizer's chat template, ending with the generation prompt.",
     )
-    continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CONTINUATIONS)] | None = Field(
-        default=None, description="Candidate continuations. Each is scored on its own after the prompt."
-    )
+    continuations: (
+        Annotated[list[TextOrIds], Field(min_length=1, max_length=MAX_CONTINUATIONS, fail_fast=True)] | None
+    ) = Field(default=None, description="Candidate continuations. Each is scored on its own after the prompt.")
     label: int | None = Field(default=None, ge=0, description="Index of the true continuation, where known.")
     top_logprobs: int = Field(
         default=0, ge=0, le=MAX_TOP_LOGPROBS, description="Likeliest tokens to return per position."
@@ -99,7 +138,7 @@ class CompareRequest(Request):
 class BatchRequest(Request):
     """Many comparisons at once. Each entry is checked on its own, so that one bad entry does not lose the others."""
 
-    requests: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BATCH)]
+    requests: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BATCH, fail_fast=True)]
 
 
 class TokenizeRequest(Request):
@@ -326,35 +365,29 @@ class TokenizerInfo(Reply):
     chat_template: str | None
 
 
-INVALID_REQUEST = "invalid_request_error"
-TEXT_OR_IDS = "expected text or a list of at least one token id"
+EXCERPT = reprlib.Repr()
+"""Writes values without walking through all of a large one."""
+EXCERPT.maxlevel, EXCERPT.maxstring, EXCERPT.maxlong, EXCERPT.maxother = 2, 80, 80, 80
 
 
 def problem(errors: Sequence[Any]) -> ErrorDetail:
     """One sentence for the first of pydantic's errors: the field, what was expected, and what came."""
-    first = errors[0]
-    if "param" in first.get("ctx", {}):
-        return ErrorDetail(type=INVALID_REQUEST, message=first["msg"], param=first["ctx"]["param"])
-    # Text or token ids: pydantic reports why it was neither. What is wrong inside a list says more than that a list is
-    # no text, and our own check of text says more than that text is no list.
-    within = [error for error in errors if (_field(error["loc"]) or "").startswith(_field(first["loc"]) or "")]
-    param = max((_field(error["loc"]) for error in within), key=lambda field: len(field or ""))
-    same = [error for error in within if _field(error["loc"]) == param]
-    own = [error for error in same if error["type"] == "value_error"]
-    error = (own or same)[0]
-    expected = TEXT_OR_IDS if len(same) > 1 and not own else str(error["msg"]).removeprefix("Value error, ")
-    value = repr(error["input"])
-    shown = value if len(value) <= 80 else value[:77] + "..."
+    error = errors[0]
+    if "param" in error.get("ctx", {}):
+        return ErrorDetail(type=INVALID_REQUEST, message=error["msg"], param=error["ctx"]["param"])
+    param = _field(error["loc"])
+    expected = str(error["msg"]).removeprefix("Value error, ")
+    shown = EXCERPT.repr(error["input"])
     message = f"{repr(param) if param else 'the body'}: {expected[0].lower() + expected[1:]}, got {shown}"
     return ErrorDetail(type=INVALID_REQUEST, message=message, param=param)
 
 
 def _field(location: Sequence[str | int]) -> str | None:
-    """``("body", "continuations", 1, "str")`` as ``continuations[1]``: names of union members are left out."""
+    """``("body", "continuations", 1, "a text")`` as ``continuations[1]``: names of union members are left out."""
     name = ""
     for part in location:
         if isinstance(part, int):
             name += f"[{part}]"
-        elif part.isidentifier() and part not in ("body", "str"):
+        elif part.isidentifier() and part != "body":
             name += f".{part}" if name else part
     return name or None

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from server.engine.engine import TwinEngine
 
 logger = logging.getLogger(__name__)
+GC_THRESHOLDS = (50_000, 20, 100)
+"""A body of a million lists would otherwise be walked through dozens of times while it is parsed."""
 WATCH_SECONDS = 0.1
 LATE_SECONDS = 5
 """What requests get after the time of grace, to be told that they were given up."""
@@ -60,6 +62,7 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
         # What was imported stays. Without this the collector walks it again and again, and blocks the event loop.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         scheme = "http" if settings.ssl_certfile is None else "https"
         tasks = [
             asyncio.create_task(_report(server, listener, started, scheme)),

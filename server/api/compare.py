@@ -15,6 +15,7 @@ from qconf.wire import (
     Timing,
     problem,
 )
+from server.api.body import BodyRoute
 from server.api.errors import ERRORS, unexpected
 from server.api.work import Serving, ServingDependency, answered
 from server.errors import RequestError
@@ -23,7 +24,7 @@ from server.scoring.admission import Cost, about
 from server.scoring.service import Service, together
 from server.scoring.turns import Origin
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 Answer = tuple[bytes, Timing]
 
 

@@ -11,6 +11,7 @@ from fastapi import Request as HttpRequest
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from qconf.wire import MAX_BATCH, MAX_TOP_LOGPROBS, Reply, Request, Text, Timing, TokenIds, invalid
+from server.api.body import BodyRoute
 from server.api.errors import ERRORS
 from server.api.work import ServingDependency, answered
 from server.engine.twin.rows import Rows
@@ -22,7 +23,7 @@ from server.scoring.service import Service, Stopwatch, together
 from server.scoring.tokenization import Cancelled, PairTokenizer
 from server.scoring.turns import Origin
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 def _kind(prompt: object) -> str:
@@ -33,7 +34,7 @@ def _kind(prompt: object) -> str:
     return "several texts" if isinstance(first, str) else "several ids" if isinstance(first, list) else "token ids"
 
 
-Several = Field(min_length=1, max_length=MAX_BATCH)
+Several = Field(min_length=1, max_length=MAX_BATCH, fail_fast=True)
 Prompt = Annotated[
     Annotated[Text, Tag("a text")]
     | Annotated[TokenIds, Tag("token ids")]

@@ -10,12 +10,13 @@ from qconf.wire import (
     TokenizeRequest,
     TokenizerInfo,
 )
+from server.api.body import BodyRoute
 from server.api.errors import ERRORS
 from server.api.work import ServingDependency, answered
 from server.scoring.admission import Cost
 from server.scoring.tokenization import PairTokenizer
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 NOTHING_TO_SCORE = Cost(sequences=0, tokens=0)
 
 
