@@ -14,8 +14,8 @@ MANY = 1_000_000
 def refusal(fields: dict[str, Any]) -> ErrorDetail:
     with pytest.raises(ValidationError) as caught:
         CompareRequest.model_validate(fields)
-    errors = caught.value.errors()  # a list of a million of these takes seconds to make, and a gigabyte
-    assert len(errors) == 1
+    errors = caught.value.errors()  # of the first bad entry; a million take seconds and a gigabyte
+    assert len(errors) <= 2
     return problem(errors)
 
 
