@@ -83,11 +83,11 @@ def answering(flips: Answer, fails: Answer = lambda _: False, until: int = 10**9
 
     def hook(request: httpx.Request) -> httpx.Response | None:
         nonlocal left
-        if request.url.path != "/compare":
-            return None
-        left -= 1
+        left -= request.url.path == "/compare"
         if left < 0:
             raise httpx.ConnectError("refused")
+        if request.url.path != "/compare":
+            return None
         number = number_of(json.loads(request.content))
         if fails(number):
             return error(400, "'prompt' is too long", "prompt")

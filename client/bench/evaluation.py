@@ -10,7 +10,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from client.bench.display.corpus_summary import CorpusSummary, summarize
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.items import LoadedTask
-from client.bench.lm_eval_metrics import MODELS, Metrics, group_metrics, with_metrics
+from client.bench.lm_eval_metrics import MODELS, Metrics, MetricsFailed, group_metrics, with_metrics
 from client.bench.replay import Outcome
 from client.bench.sources.lm_eval_tasks import LoadedTasks
 from qconf.run.columns import TOKEN_SCHEMA, ItemResult
@@ -29,6 +29,8 @@ class Evaluation:
     metrics: dict[str, ByModel]
     groups: dict[str, ByModel]
     corpora: dict[str, CorpusSummary]
+    without_metrics: dict[str, str]
+    """Why the metrics of a task could not be computed, by task."""
 
     @property
     def counts(self) -> Counts:
@@ -41,6 +43,7 @@ class Evaluation:
         tasks = {
             name: {"summary": _without_nan(asdict(tally.summary()))}
             | ({"metrics": self.metrics[name]} if name in self.metrics else {})
+            | ({"metrics_error": self.without_metrics[name]} if name in self.without_metrics else {})
             | ({"corpus": asdict(self.corpora[name])} if name in self.corpora else {})
             for name, tally in self.scoreboard.tasks.items()
         }
@@ -63,11 +66,15 @@ def evaluate(loaded: LoadedTasks, outcome_of: Callable[[LoadedTask, int], Outcom
     tables: list[pa.Table] = []
     metrics: dict[str, ByModel] = {}
     corpora: dict[str, CorpusSummary] = {}
+    without_metrics: dict[str, str] = {}
     for task in loaded.tasks:
         outcomes = [outcome_of(task, index) for index in range(len(task.items))]
         of_task = [outcome.row for outcome in outcomes]
         if task.definition is not None:
-            of_task, metrics[task.name] = with_metrics(task, of_task)
+            try:
+                of_task, metrics[task.name] = with_metrics(task, of_task)
+            except MetricsFailed as exc:  # hours of scoring are not given up for it
+                without_metrics[task.name] = str(exc)
         if tokens := [_token_table(outcome) for outcome in outcomes if outcome.tokens is not None]:
             tables += tokens
             corpora[task.name] = summarize(pa.concat_tables(tokens))
@@ -81,6 +88,7 @@ def evaluate(loaded: LoadedTasks, outcome_of: Callable[[LoadedTask, int], Outcom
         metrics=metrics,
         groups=_groups(loaded.groups, metrics, sizes),
         corpora=corpora,
+        without_metrics=without_metrics,
     )
 
 
@@ -94,6 +102,7 @@ def evaluation_of(run: Run) -> Evaluation:
         metrics={name: each["metrics"] for name, each in tasks.items() if "metrics" in each},
         groups=run.results["groups"],
         corpora={name: CorpusSummary(**each["corpus"]) for name, each in tasks.items() if "corpus" in each},
+        without_metrics={name: each["metrics_error"] for name, each in tasks.items() if "metrics_error" in each},
     )
 
 

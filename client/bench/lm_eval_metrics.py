@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from client.bench.items import LoadedTask, TaskError
+from client.bench.items import LoadedTask
 from client.bench.sources.lm_eval_tasks import one_line, quiet
 from qconf.run.columns import ItemResult
 
@@ -19,8 +19,15 @@ Metrics = dict[str, float | None]
 """By "metric,filter", as lm-eval names them; null where a metric is not finite, which JSON cannot say."""
 
 
+class MetricsFailed(Exception):
+    """A task's metrics cannot be computed. The scores are not affected."""
+
+
 def with_metrics(task: LoadedTask, rows: Sequence[ItemResult]) -> tuple[list[ItemResult], dict[str, Metrics]]:
-    """The rows with each item's metrics, and the metrics of the task by model. Failed items take no part."""
+    """Return the rows with each item's metrics, and the task's metrics by model. Failed items take no part.
+
+    MetricsFailed where the task's own code raises.
+    """
     with quiet():
         scored = [row for row in rows if row.error is None]
         columns, metrics = {}, {}
@@ -28,7 +35,7 @@ def with_metrics(task: LoadedTask, rows: Sequence[ItemResult]) -> tuple[list[Ite
             try:
                 per_item, metrics[model] = _evaluate(task.definition, model, scored)
             except Exception as exc:  # the task's own code
-                raise TaskError(f"the metrics of task '{task.name}' cannot be computed: {one_line(exc)}") from exc
+                raise MetricsFailed(one_line(exc)) from exc
             columns[model] = dict(zip((row.doc_id for row in scored), per_item, strict=True))
     filled = [
         replace(
@@ -45,7 +52,11 @@ def group_metrics(
     """Metrics that lm-eval's groups aggregate over their tasks, of one model."""
     known = {name: {**metrics, "sample_len": sizes[name]} for name, metrics in tasks.items()}
     with quiet():
-        found = {name: group.aggregate(known) for name, group in groups.items() if group.has_aggregation}
+        found = {
+            name: group.aggregate(known)
+            for name, group in groups.items()
+            if group.has_aggregation and known.keys() >= {task.task_name for task in group.get_all_tasks()}
+        }
     return {name: {key: value for key, value in each.items() if _is_metric(key)} for name, each in found.items()}
 
 

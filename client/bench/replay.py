@@ -84,10 +84,11 @@ async def _work(sender: "_Sender", queue: Iterator[Item], on_outcome: Callable[[
         try:
             outcome = await _score(sender, item)
         except QconfError as exc:
-            # All retries failed and no other request succeeded meanwhile: the server is gone.
-            if isinstance(exc, ABSENT) and sender.answered == answered:
-                raise ServerGone(f"the server does not answer any more: {exc}") from exc
             outcome = Outcome(replace(blank(item), error=f"{type(exc).__name__}: {exc}"))
+            # All retries failed, no other request succeeded meanwhile, and not only because of this item.
+            if isinstance(exc, ABSENT) and sender.answered == answered and not await sender.ready():
+                on_outcome(outcome)  # so that it is not the first of the next session
+                raise ServerGone(f"the server does not answer any more: {exc}") from exc
         on_outcome(outcome)
 
 
@@ -118,6 +119,10 @@ class _Sender:
         self._options = options
         self._slots = asyncio.Semaphore(options.concurrency)
         self._rolling: asyncio.Task[RollingWindows] | None = None
+
+    async def ready(self) -> bool:
+        """Return whether the server takes requests."""
+        return await self._client.ready()
 
     async def choices(self, item: Item) -> list[Continuation]:
         """The item's choices in their order; those of one context travel together, and so share the prefix cache."""

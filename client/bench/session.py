@@ -138,6 +138,7 @@ class _Session:
         self._items = [item for task in loaded.tasks for item in task.items]
         self._scoreboard = Scoreboard(task.name for task in loaded.tasks)
         self._outcomes: dict[tuple[str, int], Outcome] = {}
+        self._failed_before: set[tuple[str, int]] = set()
 
     def run(self, transport: httpx.MockTransport | None) -> int:
         """Scores what is not scored yet, writes the run, shows it; returns how many items failed."""
@@ -180,9 +181,13 @@ class _Session:
         """Takes what earlier sessions scored; items that failed are tried again."""
         for item in self._items:
             scores = past.entries.get((item.task, item.doc_id))
-            if scores and scores["error"] is None:
-                tokens = scores.pop("tokens")
-                self._add(Outcome(replace(blank(item), **scores), tokens))
+            if scores is None:
+                continue
+            if scores["error"] is not None:
+                self._failed_before.add((item.task, item.doc_id))
+                continue
+            tokens = scores.pop("tokens")
+            self._add(Outcome(replace(blank(item), **scores), tokens))
 
     def _add(self, outcome: Outcome) -> None:
         self._outcomes[outcome.row.task, outcome.row.doc_id] = outcome
@@ -195,7 +200,7 @@ class _Session:
         todo: Iterable[Item] = (
             self._until.queue()
             if self._until
-            else longest_first(item for item in self._items if (item.task, item.doc_id) not in self._outcomes)
+            else self._in_order(item for item in self._items if (item.task, item.doc_id) not in self._outcomes)
         )
         sizes = {task.name: len(task.items) for task in self._loaded.tasks}
         display = make_display(self._console, self._scoreboard, sizes, options.quiet, self._rules)
@@ -227,11 +232,15 @@ class _Session:
         except ServerGone as exc:
             raise Stopped(self._unfinished(str(exc))) from exc
 
+    def _in_order(self, items: Iterable[Item]) -> list[Item]:
+        """Long items first, and last those that failed before: one of them may bring the server down."""
+        return sorted(longest_first(items), key=lambda item: (item.task, item.doc_id) in self._failed_before)
+
     def _rules(self) -> list[tuple[str, RuleOutcome]]:
         return self._until.progress() if self._until else []
 
     def _unfinished(self, why: str) -> str:
-        done = f"{self._scoreboard.overall.done} of {len(self._items)} items are kept"
+        done = f"{self._scoreboard.overall.scored} of {len(self._items)} items are kept"
         return f"{why}; {done} in {self._options.out}: the same command with --resume goes on"
 
     def _timing(self, past: Past, seconds: float, items: int) -> Timing:

@@ -40,6 +40,8 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
         console.print(summary_table(scoreboard, console), "")
     if metrics := evaluation.metrics | evaluation.groups:
         console.print(metrics_table(metrics), "")
+    for name, why in evaluation.without_metrics.items():
+        console.print(f"lm-eval's metrics of {name} cannot be computed: {why}", highlight=False, soft_wrap=True)
     if evaluation.corpora:
         console.print(corpus_table(evaluation.corpora), "")
     failed = [row for row in evaluation.rows if row.error is not None]
