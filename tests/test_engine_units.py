@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.engine.engine import QueueTimes, TwinEngine, parse_engine_args
+from server.engine.engine import STALLED_SECONDS, Failure, QueueTimes, TwinEngine, parse_engine_args
 from server.errors import RequestError
 
 FULL = 0.92
@@ -43,4 +43,23 @@ async def test_a_failed_generation_is_an_error_of_the_request(module: str, tmp_p
     llm: Any = Failing()
     info: Any = None
     with pytest.raises(RequestError, match="the engine failed on the request: it broke"):
-        await TwinEngine(llm, config, info, QueueTimes(), tmp_path / "failure").score([1, 2, 3])
+        await TwinEngine(llm, config, info, QueueTimes(), Failure(tmp_path / "failure", 0)).score([1, 2, 3])
+
+
+async def test_an_engine_with_work_and_without_progress_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("server.engine.engine.time", SimpleNamespace(monotonic=lambda: now[0]))
+    times = QueueTimes()
+    now[0] += 10 * STALLED_SECONDS
+    assert not times.stalled, "an idle engine makes no progress and is well"
+    with times.expected("a"):
+        assert not times.stalled
+        now[0] += STALLED_SECONDS - 1
+        times.record(None, None)
+        now[0] += STALLED_SECONDS - 1
+        assert not times.stalled
+        now[0] += 2
+        assert times.stalled
+        with times.expected("b"):
+            assert times.stalled, "more work is no progress"
+    assert not times.stalled

@@ -256,11 +256,19 @@ def test_the_window_survives_a_restart(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half a file"])
-def test_a_damaged_state_is_refused(run: Run, tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_state_is_kept_aside_and_serving_goes_on(
+    run: Run, tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     monitor(run.path, tmp_path).save()
-    next(tmp_path.glob("window-*.npz")).write_bytes(damage)
-    with pytest.raises(StartError, match=r"window-.*\.npz is damaged .*: delete it to begin with an empty window"):
-        monitor(run.path, tmp_path)
+    state = next(tmp_path.glob("window-*.npz"))
+    state.write_bytes(damage)
+    again = monitor(run.path, tmp_path)
+    assert value(values(again), "qconf_window_comparisons") == 0
+    assert "is damaged" in caplog.text
+    assert state.with_suffix(".damaged").read_bytes() == damage
+    again.save()
+    assert monitor(run.path, tmp_path) is not None
+    assert caplog.text.count("is damaged") == 1
 
 
 def test_settings_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -121,7 +121,11 @@ def _rows(task: str, base: Path, quantized: Path) -> list[ItemResult]:
 def _documents(path: Path) -> dict[int, list[dict[str, Any]]]:
     """Samples by document; there is one for each filter."""
     documents: dict[int, list[dict[str, Any]]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise RunError(f"cannot read {path}: {exc}") from exc
+    for number, line in enumerate(lines, 1):
         try:
             sample = json.loads(line)
             documents.setdefault(int(sample["doc_id"]), []).append(sample)

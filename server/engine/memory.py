@@ -33,11 +33,15 @@ def memory_limit() -> int | None:
     return limit if limit < UNLIMITED else None
 
 
-def killed_for_memory() -> str | None:
-    """One sentence if the kernel has killed a process in this container because its memory limit was reached."""
-    counts = dict(line.split() for line in _first(EVENTS).splitlines())
+def oom_kills() -> int:
+    """Processes of this container that the OOM killer has killed, since the container exists."""
+    return int(dict(line.split() for line in _first(EVENTS).splitlines()).get("oom_kill", 0))
+
+
+def killed_for_memory(before: int = 0) -> str | None:
+    """One sentence if the OOM killer has killed more processes of this container than ``before``."""
     limit = memory_limit()
-    if limit is None or int(counts.get("oom_kill", 0)) == 0:
+    if limit is None or oom_kills() <= before:
         return None
     return f"the kernel killed a process because the memory limit of {_gib(limit)} was reached"
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def make_state_folder(folder: Path) -> None:
 class Monitor:
     """What is counted about a pair, and the window over its latest comparisons.
 
-    ``folder`` keeps the window over restarts; StartError where what it holds cannot be read.
+    ``folder`` keeps the window over restarts.
     """
 
     def __init__(
@@ -102,9 +103,12 @@ class Monitor:
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """All metrics in the format that an Accept header asks for, and its content type."""
-        with self._lock:
-            self._count()
         encode, content_type = choose_encoder(accept)
+        with self._lock:  # held meanwhile, so that all series are of one moment
+            self._count()
+            return self._encoded(encode, content_type)
+
+    def _encoded(self, encode: Callable[[CollectorRegistry], bytes], content_type: str) -> tuple[bytes, str]:
         if content_type.startswith("application/openmetrics-text"):
             # With the escaping that Prometheus asks for by default, prometheus_client (0.26) takes the colon out of
             # the names of vLLM's samples, and leaves it in those of its families. All names are plain: none is escaped.
