@@ -13,11 +13,10 @@ from qconf.wire import (
 from server.api.body import BodyRoute
 from server.api.errors import ERRORS
 from server.api.work import ServingDependency, answered
-from server.scoring.admission import Cost
+from server.scoring.admission import NOTHING
 from server.scoring.tokenization import PairTokenizer
 
 router = APIRouter(route_class=BodyRoute)
-NOTHING_TO_SCORE = Cost(sequences=0, tokens=0)
 
 
 @router.get("/v1/models")
@@ -40,7 +39,7 @@ async def tokenize(body: TokenizeRequest, request: Request, serving: ServingDepe
             token_strs=tokenizer.texts(ids) if body.return_token_strs else None,
         )
 
-    return await answered(request, serving, NOTHING_TO_SCORE, lambda _: service.tools_thread.run(split))
+    return await answered(request, serving, NOTHING, lambda _: service.tools_thread.run(split))
 
 
 @router.post("/detokenize", responses=ERRORS)
@@ -50,7 +49,7 @@ async def detokenize(body: DetokenizeRequest, request: Request, serving: Serving
     def join(tokenizer: PairTokenizer) -> DetokenizeReply:
         return DetokenizeReply(prompt=tokenizer.decode(tokenizer.check_ids(body.tokens, "tokens")))
 
-    return await answered(request, serving, NOTHING_TO_SCORE, lambda _: serving.service.tools_thread.run(join))
+    return await answered(request, serving, NOTHING, lambda _: serving.service.tools_thread.run(join))
 
 
 @router.get("/tokenizer_info")
