@@ -1,12 +1,15 @@
 """The bench from end to end, against a stand-in for the server: what is sent, written, shown, and the exit code."""
 
+import errno
 import fcntl
 import io
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -375,6 +378,28 @@ def test_whatever_brings_the_server_down_is_tried_last(options: BenchOptions) ->
     sent = [request.content for request in fake.received if request.url.path == "/compare"]
     assert len(sent) == 43
     assert sent.index(first[0]) == 42
+
+
+def test_a_full_disk_ends_the_replay_and_it_can_be_resumed(
+    options: BenchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+
+    def full(fd: int, data: bytes) -> int:
+        nonlocal written
+        written += 1
+        if written > 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.pwrite(fd, data, 0)  # on a file opened for appending, this appends
+
+    with monkeypatch.context() as patch:
+        patch.setattr("client.bench.journal.os", SimpleNamespace(**{**vars(os), "write": full}))
+        with pytest.raises(RunError, match=r"cannot write to .*journal\.jsonl: No space left on device"):
+            run(options, FakeServer())
+    fake = FakeServer()
+    failed, _ = run(replace(options, resume=True), fake)
+    assert failed == 0
+    assert len(fake.bodies("/compare")) == 43 - 10
 
 
 def test_metrics_that_raise_do_not_lose_the_scores(options: BenchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
