@@ -262,7 +262,7 @@ def test_a_run_that_stopped_goes_on_to_the_same_files(options: BenchOptions) -> 
 
     whole = replace(options, out=options.out.with_name("whole"))
     run(whole, answering(flips))
-    with pytest.raises(Stopped, match=r"50 of 400 items are kept .* --resume goes on"):
+    with pytest.raises(Stopped, match=r"50 of 400 items are kept .* --resume to continue"):
         run(options, answering(flips, until=50))
     again = replace(options, resume=True, concurrency=8)
     for changed, message in (
@@ -348,7 +348,7 @@ def test_tasks_that_no_rule_can_judge_are_refused(options: BenchOptions, tmp_pat
     with pytest.raises(TaskError, match=r"'other' cannot be replayed .*: it has no multiple-choice items with a label"):
         run(replace(options, data=[mine, other]), answering(lambda _: False))
     rules = write_rules(tmp_path, 'statistic = "flips"\ntask = "mine"\nat_most = 0.1')
-    with pytest.raises(TaskError, match=r"'other' cannot be replayed .*: no rule is on it"):
+    with pytest.raises(TaskError, match=r"'other' cannot be replayed .*: no rule applies to it"):
         run(replace(options, data=[mine, write_items(tmp_path, "other")], until=rules), answering(lambda _: False))
 
 

@@ -85,7 +85,7 @@ def test_a_field_that_documents_lack_is_named(tmp_path: Path) -> None:
 def test_the_option_needs_tasks(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["--data", str(tmp_path / "mine.jsonl"), "--cluster", "passage"])
     assert done.exit_code == 2
-    assert "there are none" in done.output
+    assert "expected --tasks" in done.output
 
 
 def test_the_column_is_read_back_and_may_be_missing(folder: Path, tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_the_demo_says_why_its_server_did_not_start(tmp_path: Path) -> None:
     (log,) = (tmp_path / "runs").glob("*.server.log")
     assert run.stderr.splitlines()[-1] == (
         "The server did not start: --demo takes the bundled pair: leave out --model and --quantized "
-        f"(all that it printed: {log.relative_to(tmp_path)})"
+        f"(its output: {log.relative_to(tmp_path)})"
     )
 
 

@@ -21,7 +21,7 @@ ByModel = dict[str, Metrics]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of all items: rows in the order of the tasks, and lm-eval's metrics of each task and group."""
+    """Results of all items: rows in the order of the tasks, and lm-eval's metrics of each task and group."""
 
     rows: list[ItemResult]
     tokens: pa.Table | None
@@ -34,12 +34,12 @@ class Evaluation:
 
     @property
     def counts(self) -> Counts:
-        """How many items there are, and how many failed."""
+        """Return the number of items, and how many failed."""
         overall = self.scoreboard.overall
         return Counts(items=overall.done, ok=overall.scored, failed=overall.failed)
 
     def results(self) -> dict[str, Any]:
-        """Content of ``results.json``. JSON has no NaN: null stands for a mean over nothing."""
+        """Return the content of ``results.json``. JSON has no NaN: null stands for a mean over nothing."""
         tasks = {
             name: {"summary": _without_nan(asdict(tally.summary()))}
             | ({"metrics": self.metrics[name]} if name in self.metrics else {})
@@ -51,7 +51,7 @@ class Evaluation:
 
 
 def part_of(loaded: LoadedTasks, kept: Collection[tuple[str, int]]) -> LoadedTasks:
-    """The tasks with those items only, by task and document. A part of a group says nothing of the group."""
+    """Return the tasks with only the items ``kept``, by task and document; groups only where all items are."""
     tasks = [
         replace(task, items=tuple(item for item in task.items if (item.task, item.doc_id) in kept))
         for task in loaded.tasks
@@ -61,7 +61,7 @@ def part_of(loaded: LoadedTasks, kept: Collection[tuple[str, int]]) -> LoadedTas
 
 
 def evaluate(loaded: LoadedTasks, outcome_of: Callable[[LoadedTask, int], Outcome]) -> Evaluation:
-    """Evaluates the tasks; ``outcome_of`` gives what came of an item by its place in its task."""
+    """Evaluate the tasks; ``outcome_of`` returns the outcome of an item by its place in its task."""
     rows: list[ItemResult] = []
     tables: list[pa.Table] = []
     metrics: dict[str, ByModel] = {}
@@ -93,7 +93,7 @@ def evaluate(loaded: LoadedTasks, outcome_of: Callable[[LoadedTask, int], Outcom
 
 
 def evaluation_of(run: Run) -> Evaluation:
-    """The evaluation of a run that was read, to be shown: without its tokens, which no table needs."""
+    """Return the evaluation of a run that was read, without its tokens, which no table needs."""
     rows, tasks = run.items(), run.results["tasks"]
     return Evaluation(
         rows=rows,
@@ -107,7 +107,7 @@ def evaluation_of(run: Run) -> Evaluation:
 
 
 def _scoreboard(tasks: list[str], rows: list[ItemResult]) -> Scoreboard:
-    """Sums in the order of the items, so that they come out the same in whatever order the items were answered."""
+    """Sum in the order of the items, so that sums do not depend on the order of the answers."""
     scoreboard = Scoreboard(tasks)
     for row in rows:
         scoreboard.add(row)

@@ -16,7 +16,7 @@ from qconf.run.columns import ItemResult
 MODELS = ("base", "quantized")
 
 Metrics = dict[str, float | None]
-"""By "metric,filter", as lm-eval names them; null where a metric is not finite, which JSON cannot say."""
+"""By "metric,filter", as lm-eval names them; null where a metric is not finite, which JSON cannot represent."""
 
 
 class MetricsFailed(Exception):
@@ -49,7 +49,7 @@ def with_metrics(task: LoadedTask, rows: Sequence[ItemResult]) -> tuple[list[Ite
 def group_metrics(
     groups: Mapping[str, Any], tasks: Mapping[str, Metrics], sizes: Mapping[str, int]
 ) -> dict[str, Metrics]:
-    """Metrics that lm-eval's groups aggregate over their tasks, of one model."""
+    """Return one model's metrics of lm-eval's groups, aggregated over their tasks."""
     known = {name: {**metrics, "sample_len": sizes[name]} for name, metrics in tasks.items()}
     with quiet():
         found = {
@@ -65,7 +65,7 @@ def _is_metric(key: str) -> bool:
 
 
 def _evaluate(definition: Any, model: str, rows: Sequence[ItemResult]) -> tuple[list[str], Metrics]:
-    """Each item's metrics as JSON, and those of the task."""
+    """Return each item's metrics as JSON, and the metrics of the task."""
     utils = importlib.import_module("lm_eval.utils")
     by_doc = {row.doc_id: row for row in rows}
     documents = [
@@ -74,7 +74,7 @@ def _evaluate(definition: Any, model: str, rows: Sequence[ItemResult]) -> tuple[
     ]
     for instances in documents:
         row = by_doc.get(instances[0].doc_id)
-        # Filters run over all instances; what they make of items that failed is not looked at.
+        # Filters run over all instances; their results for failed items are ignored.
         answers = list(_answers(row, model)) if row else [(0.0, False)] * len(instances)
         for instance, answer in zip(instances, answers, strict=True):
             instance.resps = [answer] * instance.repeats
@@ -95,7 +95,7 @@ def _evaluate(definition: Any, model: str, rows: Sequence[ItemResult]) -> tuple[
 
 
 def _answers(row: ItemResult, model: str) -> Iterator[Any]:
-    """What lm-eval's models return to each request of an item."""
+    """Yield the value that lm-eval's models return for each request of an item."""
     logprobs = row.base_logprob if model == "base" else row.quantized_logprob
     greedy = row.base_is_greedy if model == "base" else row.quantized_is_greedy
     if row.kind == "loglikelihood_rolling":

@@ -1,4 +1,4 @@
-"""One replay from end to end: ask who serves, load what is to be scored, score it, write the run, show the tables."""
+"""One replay from end to end: ask for the models, load the items, score them, write the run, show the tables."""
 
 import asyncio
 import platform
@@ -38,7 +38,7 @@ PACKAGES = ("httpx", "lm_eval", "pyarrow", "pydantic")
 
 
 class Stopped(Exception):
-    """The replay ended before all was done; what was done is in its journal."""
+    """The replay ended early; the items scored so far are in its journal."""
 
 
 class Interrupted(Stopped):
@@ -46,7 +46,7 @@ class Interrupted(Stopped):
 
 
 class RuleFailed(Exception):
-    """The replay went well, and a rule of ``--until`` failed."""
+    """The replay is complete, and a rule of ``--until`` failed."""
 
 
 class _Settled(Exception):
@@ -54,9 +54,9 @@ class _Settled(Exception):
 
 
 def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTransport | None = None) -> int:
-    """Runs the bench and returns how many items failed; raises RuleFailed where a rule of ``--until`` does.
+    """Run the bench and return the number of failed items; raise RuleFailed where a rule of ``--until`` fails.
 
-    ``transport`` is what tests replace.
+    ``transport`` is for tests.
     """
     if not options.resume:
         check_target(options.out)
@@ -64,7 +64,7 @@ def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTran
     with Client(options.url, retries=0, transport=transport) as client:
         served = client.models()
     models = _pair(served)
-    # Outside of asyncio, which would hold back Ctrl-C until the tasks are loaded.
+    # Outside of asyncio, which would delay Ctrl-C until the tasks are loaded.
     with _status(options, console), Client(options.url, timeout=options.timeout, transport=transport) as client:
         loaded = load(options, client)
     until = make_until(loaded) if make_until else None
@@ -76,10 +76,10 @@ def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTran
 
 
 def _until(options: BenchOptions) -> "Callable[[LoadedTasks], Until] | None":
-    """Reads the rules at once, and judges by them what is loaded later."""
+    """Read the rules at once, and return a function that applies them to the items loaded later."""
     if options.until is None:
         return None
-    # Of all replays, only these need ``eval``.
+    # Only these replays need scipy.
     from client.bench.until import Until, load_rules
 
     rules = load_rules(options.until)
@@ -98,7 +98,7 @@ def _status(options: BenchOptions, console: Console) -> AbstractContextManager[o
 
 
 def _show_complete(options: BenchOptions, console: Console, subject: Subject) -> int:
-    """Shows a run that needs no resuming; refuses one that is another."""
+    """Show a complete run; raise RunError where its subject is another."""
     run = read_run(options.out)
     if run.manifest.subject is None:
         raise RunError(f"{run.path} was imported: there is nothing to resume")
@@ -141,7 +141,7 @@ class _Session:
         self._failed_before: set[tuple[str, int]] = set()
 
     def run(self, transport: httpx.MockTransport | None) -> int:
-        """Scores what is not scored yet, writes the run, shows it; returns how many items failed."""
+        """Score the remaining items, write the run and show it; return the number of failed items."""
         past = self._journal.begin(self._subject, datetime.now(UTC).isoformat(timespec="milliseconds"))
         self._take_over(past)
         if not self._options.quiet:
@@ -178,7 +178,7 @@ class _Session:
         return evaluation.counts.failed
 
     def _take_over(self, past: Past) -> None:
-        """Takes what earlier sessions scored; items that failed are tried again."""
+        """Restore the scores of earlier sessions; failed items are tried again."""
         for item in self._items:
             scores = past.entries.get((item.task, item.doc_id))
             if scores is None:
@@ -241,7 +241,7 @@ class _Session:
 
     def _unfinished(self, why: str) -> str:
         done = f"{self._scoreboard.overall.scored} of {len(self._items)} items are kept"
-        return f"{why}; {done} in {self._options.out}: the same command with --resume goes on"
+        return f"{why}; {done} in {self._options.out}: run the same command with --resume to continue"
 
     def _timing(self, past: Past, seconds: float, items: int) -> Timing:
         total = past.seconds + seconds
