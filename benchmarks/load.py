@@ -71,7 +71,7 @@ async def measure(server: LocalServer, loads: list[float], seconds: float) -> No
 
 
 async def closed(http: httpx.AsyncClient, numbers: "itertools.count[int]", seconds: float) -> float:
-    """Requests per second with a fixed number of them in flight."""
+    """Return the requests per second with a fixed number of them in flight."""
     until, done = time.perf_counter() + seconds, 0
 
     async def work() -> None:
@@ -103,7 +103,7 @@ async def opened(
 
 
 async def ask(http: httpx.AsyncClient, body: dict[str, Any], seen: Seen, *, probe: bool) -> None:
-    """One request."""
+    """Send one request and note its outcome."""
     started = time.perf_counter()
     try:
         reply = await http.post("/compare", json=body)
@@ -122,7 +122,7 @@ async def ask(http: httpx.AsyncClient, body: dict[str, Any], seen: Seen, *, prob
 
 
 def request(number: int) -> dict[str, Any]:
-    """An item of four choices, no two alike."""
+    """Make an item of four choices; no two items are alike."""
     rng = random.Random(number)
 
     def ids(count: int) -> list[int]:
@@ -132,13 +132,13 @@ def request(number: int) -> dict[str, Any]:
 
 
 def memory(server: LocalServer) -> float:
-    """Resident memory of the server and its engine in MiB."""
+    """Return the resident memory of the server and its engine in MiB."""
     process = psutil.Process(server.process.pid)
     return float(sum(each.memory_info().rss for each in [process, *process.children(recursive=True)])) / 2**20
 
 
 def row(load: float, capacity: float, seen: Seen, took: float, resident: float) -> str:
-    """One line of the table."""
+    """Format one line of the table."""
     good, refused = seen.statuses["200"], seen.statuses["429"]
     other = seen.statuses.total() - good - refused
     times = sorted(seen.seconds) or [float("nan")]

@@ -84,27 +84,27 @@ class Client(_Base):
         self._sleep = sleep
 
     def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
-        """Scores a prompt, or its continuations, under both models."""
+        """Score a prompt, or its continuations, under both models."""
         return self._send(compare_call(fields))
 
     def compare_batch(self, requests: Sequence[CompareRequest | Mapping[str, Any]]) -> list[Comparison | ErrorDetail]:
-        """Scores many at once; a bad entry gets an ``ErrorDetail`` in its place and does not lose the others."""
+        """Score many at once; a bad entry gets an ``ErrorDetail`` in its place, and the others their comparisons."""
         return batch_entries(self._send(batch_call(requests)), len(requests))
 
     def models(self) -> ModelList:
-        """The pair that is served, base first, and what serves it."""
+        """Return the models of the pair, base first, and what serves them."""
         return self._send(models_call())
 
     def tokenizer_info(self) -> TokenizerInfo:
-        """Special tokens and chat template of the pair's tokenizer."""
+        """Return the special tokens and the chat template of the pair's tokenizer."""
         return self._send(tokenizer_info_call())
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
-        """Token ids of a text, as the pair's tokenizer splits it."""
+        """Return the token ids of a text under the pair's tokenizer."""
         return self._send(tokenize_call(text, add_special_tokens))
 
     def ready(self) -> bool:
-        """Whether the server takes requests at this moment; never raises for one that is starting or not there."""
+        """Return whether the server takes requests now; False for a server that is starting or unreachable."""
         try:
             self._attempt(ready_call())
         except (Unavailable, ConnectionFailed, TimedOut):
@@ -112,7 +112,7 @@ class Client(_Base):
         return True
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -156,29 +156,29 @@ class AsyncClient(_Base):
         self._sleep = sleep
 
     async def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
-        """Scores a prompt, or its continuations, under both models."""
+        """Score a prompt, or its continuations, under both models."""
         return await self._send(compare_call(fields))
 
     async def compare_batch(
         self, requests: Sequence[CompareRequest | Mapping[str, Any]]
     ) -> list[Comparison | ErrorDetail]:
-        """Scores many at once; a bad entry gets an ``ErrorDetail`` in its place and does not lose the others."""
+        """Score many at once; a bad entry gets an ``ErrorDetail`` in its place, and the others their comparisons."""
         return batch_entries(await self._send(batch_call(requests)), len(requests))
 
     async def models(self) -> ModelList:
-        """The pair that is served, base first, and what serves it."""
+        """Return the models of the pair, base first, and what serves them."""
         return await self._send(models_call())
 
     async def tokenizer_info(self) -> TokenizerInfo:
-        """Special tokens and chat template of the pair's tokenizer."""
+        """Return the special tokens and the chat template of the pair's tokenizer."""
         return await self._send(tokenizer_info_call())
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
-        """Token ids of a text, as the pair's tokenizer splits it."""
+        """Return the token ids of a text under the pair's tokenizer."""
         return await self._send(tokenize_call(text, add_special_tokens))
 
     async def ready(self) -> bool:
-        """Whether the server takes requests at this moment; never raises for one that is starting or not there."""
+        """Return whether the server takes requests now; False for a server that is starting or unreachable."""
         try:
             await self._attempt(ready_call())
         except (Unavailable, ConnectionFailed, TimedOut):
@@ -186,7 +186,7 @@ class AsyncClient(_Base):
         return True
 
     async def aclose(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:

@@ -21,13 +21,13 @@ router = APIRouter(route_class=BodyRoute)
 
 @router.get("/v1/models")
 async def models(serving: ServingDependency) -> ModelList:
-    """The two models of the pair, base first, and what serves them."""
+    """Return the two models of the pair, base first, and what serves them."""
     return serving.service.models
 
 
 @router.post("/tokenize", responses=ERRORS)
 async def tokenize(body: TokenizeRequest, request: Request, serving: ServingDependency) -> TokenizeReply:
-    """Token ids of a text, and each token's own text."""
+    """Return the token ids of a text, and each token's own text."""
     service = serving.service
 
     def split(tokenizer: PairTokenizer) -> TokenizeReply:
@@ -44,7 +44,7 @@ async def tokenize(body: TokenizeRequest, request: Request, serving: ServingDepe
 
 @router.post("/detokenize", responses=ERRORS)
 async def detokenize(body: DetokenizeRequest, request: Request, serving: ServingDependency) -> DetokenizeReply:
-    """Text of token ids."""
+    """Return the text of token ids."""
 
     def join(tokenizer: PairTokenizer) -> DetokenizeReply:
         return DetokenizeReply(prompt=tokenizer.decode(tokenizer.check_ids(body.tokens, "tokens")))
@@ -54,5 +54,5 @@ async def detokenize(body: DetokenizeRequest, request: Request, serving: Serving
 
 @router.get("/tokenizer_info")
 async def tokenizer_info(serving: ServingDependency) -> TokenizerInfo:
-    """Special tokens and chat template of the tokenizer that both models share."""
+    """Return the special tokens and the chat template of the tokenizer that both models share."""
     return await serving.service.tools_thread.run(PairTokenizer.info)

@@ -44,7 +44,7 @@ ServingDependency = Annotated[Serving, Depends(_serving)]
 async def answered(
     request: Request, serving: Serving, cost: Cost, work: Callable[[Origin], Coroutine[Any, Any, T]]
 ) -> T:
-    """The result of the work, which is cancelled when the client leaves, the time is over or the server ends."""
+    """Await the work, and cancel it when the client leaves, the time is over or the server ends."""
     serving.service.check_ready()
     client = client_of(request.scope)
     with serving.admission.room(client, cost):
@@ -68,7 +68,7 @@ async def answered(
 
 
 def client_of(scope: Scope) -> str:
-    """Whose request it is: the API key's owner, or the address it comes from."""
+    """Return whose request it is: the API key's owner, or the address it comes from."""
     address = (scope.get("client") or ("",))[0]
     return str(scope.get(PRINCIPAL, address))
 

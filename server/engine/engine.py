@@ -121,7 +121,7 @@ class TwinEngine:
         raise RuntimeError("the engine ended a request without an answer")
 
     async def _known(self, queue_seconds: "asyncio.Future[float]") -> float:
-        """The queue time, which comes just after the output, unless the engine dies in between."""
+        """Await the queue time, which is reported just after the output, unless the engine dies in between."""
         try:
             return await asyncio.wait_for(queue_seconds, STATISTICS_SECONDS)
         except TimeoutError:
@@ -158,7 +158,7 @@ class QueueTimes(StatLoggerBase):
 
     @contextlib.contextmanager
     def expected(self, request_id: str) -> Iterator[asyncio.Future[float]]:
-        """The wait of a request in seconds, known just after its output is."""
+        """Yield the future queue time of a request in seconds, which is known just after its output."""
         future = asyncio.get_running_loop().create_future()
         if not self._expected:
             self._progress = time.monotonic()
@@ -216,7 +216,7 @@ def parse_engine_args(arguments: list[str], *, demo: bool = False) -> argparse.N
 
 @contextlib.asynccontextmanager
 async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIterator[TwinEngine]:
-    """The engine for a pair, shut down at exit. StartError says in one sentence why it cannot start."""
+    """Start the engine for a pair, and shut it down at exit. StartError says in one sentence why it cannot start."""
     if namespace.pipeline_parallel_size > 1:
         raise StartError(
             f"--pipeline-parallel-size is {namespace.pipeline_parallel_size}, expected 1: the two models of a pair "
@@ -313,7 +313,7 @@ def _keep_plugin_enabled() -> None:
 
 
 def _reason(message: str) -> str:
-    """The part of vLLM's message that says why, on one line: pydantic and the choice of kernels take several."""
+    """Return the reason in vLLM's message, on one line; pydantic and the choice of kernels take several."""
     if missing := MISSING_OPERATOR.search(message):
         return (
             f"vLLM's build for this processor has no kernel {missing[1]}, which the checkpoint needs: "

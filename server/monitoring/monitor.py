@@ -29,7 +29,7 @@ SAVE_SECONDS = 10
 
 
 def load_reference(path: Path) -> "ReferenceRun":
-    """The run that live traffic is compared with. StartError says why it cannot be."""
+    """Read the run that live traffic is compared with. StartError says why it cannot be read."""
     from qconf.run.choices import EvalError  # runs are read with pyarrow, which nothing else here needs
     from qconf.run.reference import read_reference
 
@@ -40,7 +40,7 @@ def load_reference(path: Path) -> "ReferenceRun":
 
 
 def make_state_folder(folder: Path) -> None:
-    """Makes the folder that keeps the window, or sees that it can be written to. StartError where it cannot."""
+    """Make the folder that keeps the window. StartError if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -70,7 +70,7 @@ class Monitor:
         self.metrics.describe(models)
         digests = tuple(model.digest for model in models.data)
         if reference is not None:
-            self.metrics.hold_against(str(reference.path), same_pair=digests == reference.digests)
+            self.metrics.compared_with(str(reference.path), same_pair=digests == reference.digests)
         self._lock = threading.Lock()
         self._waiting: list[Observation] = []
         self._confidence = ConfidenceMetrics(self._registry)
@@ -102,7 +102,7 @@ class Monitor:
             self._window.observe(observations)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """All metrics in the format that an Accept header asks for, and its content type."""
+        """Return all metrics in the format that an Accept header asks for, and its content type."""
         encode, content_type = choose_encoder(accept)
         with self._lock:  # held meanwhile, so that all series are of one moment
             self._count()
@@ -126,7 +126,7 @@ class Monitor:
             logger.warning("--state-dir cannot be written to: %s", error.strerror)
 
     async def keep(self) -> None:
-        """Save from time to time, so that a server that is killed loses only seconds of its window."""
+        """Save regularly, so that a killed server loses only seconds of its window."""
         while True:
             await asyncio.sleep(SAVE_SECONDS)
             await asyncio.to_thread(self.save)

@@ -46,7 +46,7 @@ class SlidingSums:
         self._drop(now)
 
     def total(self, now: float) -> tuple[int, Floats]:
-        """How many entries the window has at that time, and their sum."""
+        """Return the number of entries in the window at that time, and their sum."""
         self._drop(now)
         return int(self._counts.sum()), self._sums.sum(axis=0)
 

@@ -1,4 +1,4 @@
-"""Which requests are taken: bounded in requests, sequences and tokens, so that whoever is taken is served in time."""
+"""Admission of requests, bounded in requests, sequences and tokens, so that admitted requests are served in time."""
 
 import math
 import time
@@ -27,7 +27,7 @@ class Limits:
     queue_seconds: float
 
     def of_one_client(self) -> "Limits":
-        """What one client may have in flight."""
+        """Return what one client may have in flight."""
         return Limits(max(1, int(CLIENT_SHARE * self.requests)), self.sequences, CLIENT_SHARE * self.queue_seconds)
 
 
@@ -36,7 +36,7 @@ CHARACTERS_PER_TOKEN = 3
 
 
 def about(text: str | list[int]) -> int:
-    """About how many tokens a text has."""
+    """Estimate the number of tokens of a text."""
     return len(text) if isinstance(text, list) else len(text) // CHARACTERS_PER_TOKEN + 1
 
 
@@ -60,7 +60,7 @@ class Rate:
         self._since: float | None = None
 
     def working(self) -> None:
-        """There is work from now on."""
+        """Note that there is work from now on."""
         if self._since is None:
             self._since = self._clock()
 
@@ -82,7 +82,7 @@ class Rate:
 class Admission:
     """Holds room for requests while they are served.
 
-    One client gets ``CLIENT_SHARE`` of each limit at most, so that there is room for others beside it.
+    One client gets ``CLIENT_SHARE`` of each limit at most, so that there is room for others.
     """
 
     def __init__(self, limits: Limits, metrics: ServiceMetrics, clock: Callable[[], float] = time.monotonic) -> None:
@@ -144,7 +144,7 @@ class Admission:
             )
 
     def _seconds(self, tokens: float) -> int:
-        """The time in which that many tokens are scored: at least a second, as Retry-After has no fractions."""
+        """Return the seconds in which that many tokens are scored, at least one, as Retry-After has no fractions."""
         rate = self._rate.per_second
         return max(1, math.ceil(tokens / rate)) if rate else 1
 
