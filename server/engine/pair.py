@@ -124,7 +124,7 @@ def _read(name: str, revision: str | None) -> Checkpoint:
 def _tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase | None:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision)
-    except Exception:  # transformers raises whatever its loaders do; a checkpoint without a tokenizer is not an error yet
+    except Exception:  # whatever transformers' loaders raise; a checkpoint without a tokenizer is not an error yet
         return None
     return tokenizer
 
