@@ -21,32 +21,24 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from eval.analysis.null import item_changes
 from eval.analysis.token_floor import TokenFloor, token_floor
-from qconf.run.choices import Choices, EvalError, flip_kinds, read_choices
+from qconf.run.choices import Choices, EvalError, read_choices
 from qconf.run.folder import Manifest, Run, read_run
+from qconf.run.quantities import OF_A_MODEL, OF_THE_PAIR, Quantity, difference, mean_within, within
 from qconf.statistics.arrays import Floats, Ints
-from qconf.statistics.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interval, Mean
+from qconf.statistics.intervals import Interval
 
 KEYS = ("task", "doc_id")
 SAME = ("kind", "doc_hash", "prompt_hash", "label")
 """Columns of items.parquet in which the two runs must agree, apart from the texts of the choices."""
-BOUNDS = {
-    "accuracy": (-1.0, 1.0),
-    "confidence": (-1.0, 1.0),
-    "true_confidence": (-1.0, 1.0),
-    "confidence_shift": (0.0, 1.0),
-    "flips": (0.0, 1.0),
-    "right_to_wrong": (0.0, 1.0),
-    "wrong_to_right": (0.0, 1.0),
-    "wrong_to_other_wrong": (0.0, 1.0),
-    "kl": (0.0, math.inf),
-    "reverse_kl": (0.0, math.inf),
-    "js": (0.0, math.log(2)),
-    "js_distance": (0.0, math.sqrt(math.log(2))),
-    "total_variation": (0.0, 1.0),
-}
-"""What an item's value lies between."""
 SIGNED = ("accuracy", "confidence", "true_confidence")
 """Statistics whose changes have a direction."""
+QUANTITIES: dict[str, Quantity[[Choices]]] = {
+    **{name: difference(OF_A_MODEL[name]) for name in SIGNED},
+    "confidence_shift": Quantity(lambda choices: item_changes(choices).confidence_shift, within(0.0, 1.0)),
+    # The same as a change of accuracy.
+    **{name: quantity for name, quantity in OF_THE_PAIR.items() if name != "net_loss"},
+}
+"""What the two sides of an item differ by: signed changes, flips by kind, and divergences."""
 
 
 @dataclass(frozen=True)
@@ -122,29 +114,13 @@ def item_floor(run: Choices, second: Choices) -> ItemFloor:
 
 
 def differences(choices: Choices) -> dict[str, Floats]:
-    """What the two sides of labelled items differ by, item by item: signed changes, flips by kind, and divergences."""
-    changes, divergence = item_changes(choices), choices.divergence
-    return {
-        "accuracy": changes.accuracy_change,
-        "confidence": changes.confidence_change,
-        "true_confidence": changes.true_confidence_change,
-        "confidence_shift": changes.confidence_shift,
-        **{name: flipped.astype(np.float64) for name, flipped in flip_kinds(choices).items()},
-        "kl": divergence.kl,
-        "reverse_kl": divergence.reverse_kl,
-        "js": divergence.js,
-        "js_distance": divergence.js_distance,
-        "total_variation": divergence.total_variation,
-    }
+    """Return what the two sides of labelled items differ by, item by item, by statistic."""
+    return {name: quantity.values(choices).astype(np.float64) for name, quantity in QUANTITIES.items()}
 
 
 def _interval(name: str, values: Floats, clusters: Ints | None, *, excess: bool = False) -> Interval:
-    low, high = BOUNDS[name]
-    if excess:
-        low, high = low - high, high - low
-    bounded = math.isfinite(high)
-    mean = Mean(values, low, high) if bounded else Mean(values, low, high, UNBOUNDED_REACH, least=UNBOUNDED_ITEMS)
-    return mean.interval(clusters)
+    low, high = QUANTITIES[name].bounds(math.inf)
+    return mean_within(values, *((low - high, high - low) if excess else (low, high))).interval(clusters)
 
 
 def _check_other_run(run: Run, second: Run) -> None:

@@ -12,7 +12,7 @@ from eval.analysis.null import Band, NullTest
 from eval.analysis.run import RunAnalysis
 from eval.analysis.token_floor import TokenFloor
 from eval.analysis.tokens import TokenAnalysis
-from qconf.statistics.calibration import BrierParts
+from qconf.statistics.forecasts import BrierParts
 from qconf.statistics.intervals import Interval
 from qconf.statistics.routing import threshold_for
 

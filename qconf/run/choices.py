@@ -4,10 +4,8 @@ Rows of items with fewer choices than the widest are padded at the end: with -in
 gives the padding no share.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -16,6 +14,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from qconf.run.folder import Run
 from qconf.statistics.arrays import Booleans, Floats, Ints
 from qconf.statistics.divergence import ChoiceDivergence, choice_divergence
+from qconf.statistics.forecasts import brier
 
 NO_LABEL = -1
 
@@ -83,8 +82,7 @@ class Answers:
     @cached_property
     def brier(self) -> Floats:
         """Squared distance of the shares from the true choice's 1 and the others' 0; every item must have a label."""
-        truth = self._labels[:, None] == np.arange(self.shares.shape[1])
-        return np.asarray(((self.shares - truth) ** 2).sum(axis=1))
+        return brier(self.shares, self._labels)
 
     @property
     def _labels(self) -> Ints:
@@ -208,30 +206,6 @@ def read_choices(run: Run) -> Choices:
     )
 
 
-def merged(parts: Sequence[Choices]) -> Choices:
-    """Items of several runs as if they were one."""
-    tasks = tuple(dict.fromkeys(name for part in parts for name in part.tasks))
-    width = max(part.chars.shape[1] for part in parts)
-
-    def rows(name: str, fill: float) -> Any:
-        arrays = [getattr(part, name) for part in parts]
-        return np.concatenate(
-            [np.pad(each, ((0, 0), (0, width - each.shape[1])), constant_values=fill) for each in arrays]
-        )
-
-    return Choices(
-        tasks=tasks,
-        task=np.concatenate([np.array([tasks.index(name) for name in part.tasks])[part.task] for part in parts]),
-        doc_id=np.concatenate([part.doc_id for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        sizes=np.concatenate([part.sizes for part in parts]),
-        base_logprobs=rows("base_logprobs", -np.inf),
-        quantized_logprobs=rows("quantized_logprobs", -np.inf),
-        chars=rows("chars", 1),
-        cluster=_merged_clusters(parts),
-    )
-
-
 def _clusters(table: pa.Table) -> Ints | None:
     """Numbers for each task's clusters; items without one have numbers of their own."""
     names = table["cluster"]
@@ -243,18 +217,6 @@ def _clusters(table: pa.Table) -> Ints | None:
     ]
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
-
-
-def _merged_clusters(parts: Sequence[Choices]) -> Ints | None:
-    """Clusters of different runs are different clusters."""
-    if all(part.cluster is None for part in parts):
-        return None
-    found, used = [], 0
-    for part in parts:
-        cluster = np.arange(len(part)) if part.cluster is None else part.cluster
-        found.append(cluster + used)
-        used += int(cluster.max(initial=-1)) + 1
-    return np.asarray(np.concatenate(found), dtype=np.int64)
 
 
 def _check_labels(run: Run, table: pa.Table, labels: Ints, count: Ints) -> None:

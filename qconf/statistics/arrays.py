@@ -60,3 +60,8 @@ def mass_edges(values: Floats, n_bins: int) -> Floats:
     ranked = np.sort(values)
     last = np.ceil(np.arange(1, n_bins) * len(ranked) / n_bins).astype(int) - 1
     return np.asarray(ranked[last])
+
+
+def quotient(above: Floats, below: Floats) -> Floats:
+    """Return above / below, and 0 where ``below`` is not above 0, for instance for bins without items."""
+    return np.asarray(np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0))

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from eval.analysis.items import analyse
+from qconf.item_rules import item_statistic
 from qconf.rules import Rule
-from qconf.run.choices import Choices, EvalError, merged, read_choices
+from qconf.run.choices import Choices, EvalError, read_choices
 from qconf.run.folder import read_run
-from qconf.statistics.item_values import OF_A_MODEL, OF_THE_PAIR, item_statistic
+from qconf.run.quantities import OF_A_MODEL, OF_THE_PAIR
 from tests.synthetic_run import items, write
 
 
@@ -46,7 +47,7 @@ def test_values_of_the_pair_have_the_mean_of_the_analysis(choices: Choices, name
 def test_an_item_alone_has_the_value_that_it_has_among_others(choices: Choices, name: str) -> None:
     statistic = item_statistic(Rule(statistic=name, at_most=0.5))
     alone = [statistic.values(choices.where(np.arange(len(choices)) == i)) for i in range(len(choices))]
-    assert np.concatenate(alone) == pytest.approx(statistic.values(merged([choices])), abs=1e-12)
+    assert np.concatenate(alone) == pytest.approx(statistic.values(choices), abs=1e-12)
 
 
 def test_models_that_could_not_differ_more_are_at_the_bounds() -> None:
