@@ -10,18 +10,18 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
-from eval.report.plots import (
-    Plot,
-    bucket_flips_plot,
-    bucket_shift_plot,
-    forest_plot,
-    histogram_plot,
-    reliability_plot,
-    routing_plot,
-)
+from eval.report.format import number, signed
+from eval.report.grid import Grid, as_markdown, escaped
+from eval.report.plots.buckets import bucket_flips_plot, bucket_shift_plot
+from eval.report.plots.divergence import histogram_plot
+from eval.report.plots.figure import Plot
+from eval.report.plots.forest import forest_plot
+from eval.report.plots.reliability import reliability_plot
+from eval.report.plots.routing import routing_plot
+from eval.report.provenance import provenance_tables
+from eval.report.sentences import brackets, findings, floor_note, items
 from eval.report.tables import (
     FOREST,
-    Grid,
     bucket_table,
     compared_table,
     corpus_tables,
@@ -29,12 +29,9 @@ from eval.report.tables import (
     main_table,
     pair_table,
     paper_table,
-    provenance_tables,
     summary_table,
     task_table,
-    tests_in_words,
 )
-from eval.report.terminal import brackets, floor_note, items, number, signed
 from eval.report.verdict import headline, sentences, stopped_sentence
 from eval.report.worst import WorstItem, worst_items
 from qconf.run.choices import Choices, flip_kinds, read_choices
@@ -116,12 +113,12 @@ def render_markdown(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
     """The verdict and the main numbers as Markdown, for pull requests."""
     parts = ["# What quantization did to confidence"]
     for name, (run, analysis) in zip(_names(runs), runs, strict=True):
-        parts += [f"## {_plain(name)}", f"**{_plain(headline(analysis))}**"]
-        parts.append("\n".join(f"- {_plain(each)}" for each in _reasons(run, analysis)))
+        parts += [f"## {escaped(name)}", f"**{escaped(headline(analysis))}**"]
+        parts.append("\n".join(f"- {escaped(each)}" for each in _reasons(run, analysis)))
         if analysis.overall:
-            parts.append(_markdown_table(main_table(analysis.overall)))
+            parts.append(as_markdown(main_table(analysis.overall)))
         if len(analysis.tasks) > 1:
-            parts.append(_markdown_table(task_table(analysis)))
+            parts.append(as_markdown(task_table(analysis)))
         parts.append(_note(analysis))
     return "\n\n".join(parts) + "\n"
 
@@ -169,7 +166,7 @@ def _items_view(run: Run, analysis: RunAnalysis, overall: Analysis) -> ItemsView
             pair_table(overall),
             paper_table(run.manifest, analysis),
         ],
-        tests=tests_in_words(overall),
+        tests=findings(overall),
     )
 
 
@@ -219,16 +216,3 @@ def _flip_matrix(labelled: Choices) -> list[list[FlipCell]]:
             ),
         ],
     ]
-
-
-def _markdown_table(table: Grid) -> str:
-    lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
-    text = "\n".join(f"| {' | '.join(_plain(cell.strip()) for cell in line)} |" for line in lines)
-    return f"{table.caption}\n\n{text}" if table.caption else text
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown takes as it is."""
-    for mark in "\\|*_`<":
-        text = text.replace(mark, f"\\{mark}")
-    return text

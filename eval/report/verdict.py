@@ -6,7 +6,8 @@ from eval.analysis.floor import Floor
 from eval.analysis.items import BUCKETS, Analysis
 from eval.analysis.run import RunAnalysis
 from eval.analysis.tokens import TokenAnalysis
-from eval.report.terminal import bracket, excludes, log_odds_sentence, number, p_equals, routing_sentence, signed
+from eval.report.format import bracket, excludes, number, p_equals, signed
+from eval.report.sentences import log_odds_sentence, routing_sentence, temperature_sentence
 from qconf.run.folder import Manifest
 from qconf.statistics.intervals import Interval
 
@@ -64,7 +65,7 @@ def _item_sentences(overall: Analysis) -> list[str]:
         ),
         _flip_sentence(overall),
         log_odds_sentence(overall),
-        _temperature_sentence(overall),
+        temperature_sentence(overall),
         routing_sentence(overall),
     ]
 
@@ -97,19 +98,6 @@ def _flip_sentence(overall: Analysis) -> str:
         f"[{number(noise.low, True)}, {number(noise.high, True)}]; of all answers, "
         f"{number(pair['right_to_wrong'].point, True)} % from right to wrong, "
         f"{number(pair['wrong_to_right'].point, True)} % from wrong to right."
-    )
-
-
-def _temperature_sentence(overall: Analysis) -> str:
-    found = overall.temperatures
-    matching = (
-        "no temperature gives the quantized model the base model's mean confidence"
-        if found.matching is None
-        else f"at {found.matching:.3f}, the quantized model has the base model's mean confidence"
-    )
-    return (
-        f"The temperature that calibrates is {found.base.fit.temperature:.3f} for the base model and "
-        f"{found.quantized.fit.temperature:.3f} for the quantized one; {matching}."
     )
 
 

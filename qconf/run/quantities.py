@@ -32,7 +32,9 @@ class Quantity(Generic[Of]):
     def estimate(self, choices: float, *args: Of.args, **kwargs: Of.kwargs) -> Mean | Proportion:
         """Return the mean in the form that has an interval, for items with at most so many choices."""
         values = self.values(*args, **kwargs)
-        return Proportion(values) if values.dtype == bool else mean_within(values, *self.bounds(choices))
+        if values.dtype == np.bool_:
+            return Proportion(values.astype(np.bool_))
+        return mean_within(values.astype(np.float64), *self.bounds(choices))
 
 
 def mean_within(values: Floats, low: float, high: float) -> Mean:
