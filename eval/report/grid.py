@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,7 +26,7 @@ def print_grid(console: Console, grid: Grid) -> None:
     is cut off.
     """
     lines = [grid.head, *grid.rows]
-    natural = sum(2 + max(map(len, column)) for column in zip(*lines, strict=True))
+    natural = sum(2 + max(map(cell_len, column)) for column in zip(*lines, strict=True)) - 2
     head, *rows = lines if natural <= console.width else [[_broken(cell) for cell in line] for line in lines]
     table = Table(
         title=Text(grid.caption), title_justify="left", title_style="bold", box=None, padding=(0, 1), pad_edge=False
