@@ -35,11 +35,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.callback()
 def commands() -> None:
-    """What quantization did to a model's confidence, with error bars, from run folders."""
+    """Analyse what quantization did to a model's confidence, with error bars, from run folders."""
 
 
 def note_stopped(run: Path) -> None:
-    """Say of a replay that stopped early what the statistics do not know."""
+    """Warn about a replay that stopped early."""
     if stopped := stopped_sentence(read_manifest(run)):
         print(f"note: {run}: {stopped}", file=sys.stderr)
 
@@ -68,7 +68,7 @@ def table(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; several are shown side by side.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The page; beside it .md and .json with the same name.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page; .md and .json get the same name.")],
     floor: Annotated[Path | None, typer.Option(help=FLOOR)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
@@ -130,9 +130,9 @@ def drift(
     run: Annotated[Path, typer.Argument(help="The run folder to compare with it.")],
     as_text: Annotated[bool, typer.Option("--json", help="Print the distances as JSON.")] = False,
 ) -> None:
-    """Tell whether confidences and KL are distributed as in another run, as the server does for live traffic.
+    """Test whether confidences and KL are distributed as in another run, as the server does for live traffic.
 
-    Exit code 0: no drift, 1: drift, 2: too few items or windows to tell, 64: bad input.
+    Exit code 0: no drift, 1: drift, 2: too few items or windows, 64: bad input.
     """
     try:
         frozen = read_reference(reference).reference

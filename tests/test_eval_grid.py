@@ -41,9 +41,9 @@ def test_a_narrow_terminal_loses_nothing(width: int) -> None:
 
 
 def test_intervals_go_below_their_estimates_where_there_is_no_room() -> None:
-    # 19 + 17 + 20 characters, and two gaps of 2.
-    assert "53.8 [48.3" in shown(GRID, 60)
-    narrow = shown(GRID, 59)
+    # 19 + 17 + 19 characters, and two gaps of 2.
+    assert "53.8 [48.3" in shown(GRID, 59)
+    narrow = shown(GRID, 58)
     assert "53.8 [48.3" not in narrow
     assert "[48.3, 59.1]" in narrow
 

@@ -2,13 +2,12 @@
 
 In one engine, a model compared with itself differs by exactly 0. What another batch size, cache, kernel, dtype or
 server changes is seen between two runs of the same pair: each model's second answers compared with its first. A
-difference between base and quantized that is no larger than that says nothing of quantization.
+difference between base and quantized that is no larger than that says nothing about quantization.
 
 The excess is what base and quantized differ by in the run, less the floor, item by item: its interval has the variance
-of both and what they have in common. The floor that is taken off is the smaller of the two models', statistic by
-statistic: it is a discount, and the quantized model is not to be granted more because it is itself unstable, nor
-because the base model is. Signed changes (accuracy, confidence) have a floor to look at but no excess: noise has no
-direction, so there is nothing to take off.
+of both and what they have in common. The floor that is subtracted is the smaller of the two models', statistic by
+statistic: an unstable model must not make quantization look better. Signed changes (accuracy, confidence) have a floor
+to look at but no excess: noise has no direction, so there is nothing to subtract.
 """
 
 import math
@@ -38,7 +37,7 @@ QUANTITIES: dict[str, Quantity[[Choices]]] = {
     # The same as a change of accuracy.
     **{name: quantity for name, quantity in OF_THE_PAIR.items() if name != "net_loss"},
 }
-"""What the two sides of an item differ by: signed changes, flips by kind, and divergences."""
+"""Differences between the two sides of an item: signed changes, flips by kind, and divergences."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Floor:
 
 
 def measure_floor(run: Run, path: Path) -> Floor:
-    """Compares a run with a second run of its pair. EvalError names what keeps the second from being a floor."""
+    """Compare a run with a second run of its pair. EvalError names what keeps the second from being a floor."""
     second = read_run(path)
     _check_other_run(run, second)
     same_models = _check_models(run.manifest, second.manifest, path)
@@ -92,7 +91,7 @@ def measure_floor(run: Run, path: Path) -> Floor:
 
 
 def item_floor(run: Choices, second: Choices) -> ItemFloor:
-    """Floors and excesses of the same labelled items in two runs, with intervals; clusters are those of the run."""
+    """Return floors and excesses of the same labelled items in two runs, with intervals; clusters are the run's."""
     pair = differences(run)
     base = differences(replace(run, quantized_logprobs=second.base_logprobs))
     quantized = differences(
@@ -124,7 +123,7 @@ def _interval(name: str, values: Floats, clusters: Ints | None, *, excess: bool 
 
 
 def _check_other_run(run: Run, second: Run) -> None:
-    """A run is not its own floor, nor is a copy of its folder, nor what was imported from the same files."""
+    """Refuse as a floor the run itself, a copy of its folder, and a run imported from the same files."""
     ours, theirs = run.manifest, second.manifest
     if run.path.resolve() == second.path.resolve():
         raise EvalError(f"the floor {second.path} is the run itself, expected a second run of the same pair")
@@ -136,12 +135,12 @@ def _check_other_run(run: Run, second: Run) -> None:
     if ours.imported and ours.imported == theirs.imported:
         raise EvalError(
             f"the floor {second.path} was imported from the same files as {run.path}, such as "
-            f"{ours.imported.base[0]}: expected those of a second run"
+            f"{ours.imported.base[0]}: expected files of a second run"
         )
 
 
 def _check_models(ours: Manifest, theirs: Manifest, path: Path) -> bool:
-    """Whether both runs have digests; EvalError where these, or what comes before texts, are not the same."""
+    """Return whether both runs have digests; EvalError where digests or add_special_tokens differ."""
     if ours.subject is None or theirs.subject is None:
         return False
     for role in ("base", "quantized"):
@@ -149,16 +148,16 @@ def _check_models(ours: Manifest, theirs: Manifest, path: Path) -> bool:
         if first.digest != second.digest:
             raise EvalError(
                 f"the {role} model of the floor {path} is another one: {second.root} with digest {second.digest}, "
-                f"expected that of the run, {first.root} with digest {first.digest}"
+                f"expected the run's, {first.root} with digest {first.digest}"
             )
     special, other = (each.settings.add_special_tokens for each in (ours.subject, theirs.subject))
     if special != other:
-        raise EvalError(f"the floor {path} has add_special_tokens {other}, expected that of the run, {special}")
+        raise EvalError(f"the floor {path} has add_special_tokens {other}, expected the run's, {special}")
     return True
 
 
 def _check_documents(run: Run, second: Run) -> None:
-    """Both have the same items, sorted alike, with the same texts and labels."""
+    """Check that both have the same items, sorted alike, with the same texts and labels."""
     if not run.table.select(KEYS).equals(second.table.select(KEYS)):
         ours, theirs = (_keys(each) for each in (run, second))
         task, doc_id = min(ours ^ theirs)
@@ -176,7 +175,7 @@ def _check_documents(run: Run, second: Run) -> None:
 
 
 def _check_column(run: Run, second: Run, name: str, ours: Any, theirs: Any, rows: Ints) -> None:
-    """``rows`` are the items that the values belong to. Two that are missing are the same."""
+    """Check that two columns are equal; ``rows`` are the values' items, and two missing values are equal."""
     both_missing = pc.and_(pc.is_null(ours), pc.is_null(theirs))
     same = np.asarray(pc.or_(pc.fill_null(pc.equal(ours, theirs), False), both_missing))
     if not same.all():
@@ -197,7 +196,7 @@ def _sorted(run: Run) -> Run:
 
 
 def _ways(ours: Manifest, theirs: Manifest) -> list[str]:
-    """What the manifests tell of how the second run was measured, where that is not as in the run."""
+    """List from the manifests how the second run was measured differently."""
     first, second = (_measured(each) for each in (ours, theirs))
     return [
         f"{name} {second[name]} instead of {first[name]}"

@@ -35,7 +35,7 @@ class Compared:
 class Tests:
     """Tests of whether the models differ: of accuracy, and of confidence in the true choice (the paper's).
 
-    Where items belong to clusters, p-values are those of ``significance.sign_flip``, of the same quantities."""
+    Where items belong to clusters, the p-values come from ``significance.sign_flip`` of the same quantities."""
 
     mcnemar: significance.McNemarTest
     paired_t: significance.PairedTest
@@ -46,8 +46,8 @@ class Tests:
 class Bucket:
     """Items whose base confidence is from ``low`` to ``high``; means over them, changes being quantized less base.
 
-    ``confidence_shift`` is the absolute change of the confidence in the true choice. ``log_odds_spread`` is no mean but
-    the standard deviation of the change of the log-odds between the base model's choice and its runner-up.
+    ``confidence_shift`` is the absolute change of the confidence in the true choice. ``log_odds_spread`` is not a mean
+    but the standard deviation of the change of the log-odds between the base model's choice and its runner-up.
     """
 
     low: float
@@ -67,9 +67,9 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Trends:
-    """How changes go with the base model's confidence: trends over it, negative where what is unsure changes more.
+    """Trends of changes over the base model's confidence, negative where unsure items change more.
 
-    They describe: any noise has such trends, and ``Null`` tells whether those of the run differ. ``flips`` is
+    They only describe: any noise has such trends, and ``Null`` tests whether the run's differ. ``flips`` is
     Cochran-Armitage over the buckets, ``kl`` and ``confidence_shift`` (the absolute change of the
     confidence in the true choice) Spearman's over the items.
     """
@@ -100,8 +100,8 @@ class Temperatures:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the items say. ``clusters`` is how many groups of items that belong together there are, None where each is
-    on its own. ``compared`` has statistics of both models by name, ``pair`` those of the two together:
+    """All statistics of a set of items. ``clusters`` is the number of groups of items that belong together, None where
+    each is on its own. ``compared`` has statistics of both models by name, ``pair`` statistics of the two together:
     shares of items by kind of flip, and mean divergences over the choices."""
 
     items: int
@@ -121,7 +121,7 @@ class Analysis:
 
 
 def analyse(choices: Choices, rng: np.random.Generator, resamples: int = RESAMPLES) -> Analysis:
-    """Analyses labelled items, of which there must be three or more."""
+    """Analyse labelled items, of which there must be three or more."""
     base, quantized = choices.base, choices.quantized
     bucket = bin_of(base.confidence, equal_mass_edges(base.confidence, BUCKETS))
     clusters = choices.cluster_numbers
@@ -165,7 +165,7 @@ def _tests(choices: Choices, clusters: Ints | None, rng: np.random.Generator) ->
 
 
 def adjusted(tests: Mapping[str, Tests]) -> dict[str, dict[str, float]]:
-    """P-values of several tasks' tests, adjusted by Holm's method over the tasks: by test, then by task."""
+    """Return p-values of several tasks' tests, adjusted by Holm's method over the tasks: by test, then by task."""
     found = {}
     for name in ("mcnemar", "paired_t", "wilcoxon"):
         values = significance.holm([getattr(each, name).p_value for each in tests.values()])
@@ -271,7 +271,7 @@ def _recalibrated(answers: Answers, rng: np.random.Generator) -> Recalibrated:
 
 
 def as_json(value: object) -> object:
-    """Nested dataclasses, dictionaries and arrays as JSON has them; what is not finite is null."""
+    """Return nested dataclasses, dictionaries and arrays as JSON has them; numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {key: as_json(each) for key, each in value.items()}
     if isinstance(value, np.ndarray):

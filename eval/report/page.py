@@ -42,7 +42,7 @@ WORST = 10
 
 @dataclass(frozen=True)
 class FlipCell:
-    """Items that are right or wrong under the base model (rows) and the quantized one (columns)."""
+    """A count of items by whether the base model (rows) and the quantized one (columns) are right."""
 
     label: str
     count: int
@@ -53,7 +53,7 @@ class FlipCell:
 
 @dataclass(frozen=True)
 class ItemsView:
-    """What the page shows of a run's labelled items."""
+    """The parts of the page about a run's labelled items."""
 
     reliability: Plot
     buckets: list[Plot]
@@ -70,7 +70,7 @@ class ItemsView:
 
 @dataclass(frozen=True)
 class RunView:
-    """What the page shows of a run; ``items`` is None where it has only corpora."""
+    """The parts of the page about a run; ``items`` is None where it has only corpora."""
 
     anchor: str
     title: str
@@ -86,7 +86,7 @@ class RunView:
 
 
 def render(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
-    """The page: a summary where there are several runs, then a section for each."""
+    """Return the page: a summary where there are several runs, then a section for each."""
     names = _names(runs)
     views = [_run_view(place, name, *each) for place, (name, each) in enumerate(zip(names, runs, strict=True), start=1)]
     environment = Environment(
@@ -110,7 +110,7 @@ def render(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
 
 
 def render_markdown(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
-    """The verdict and the main numbers as Markdown, for pull requests."""
+    """Return the verdict and the main numbers as Markdown, for pull requests."""
     parts = ["# What quantization did to confidence"]
     for name, (run, analysis) in zip(_names(runs), runs, strict=True):
         parts += [f"## {escaped(name)}", f"**{escaped(headline(analysis))}**"]
@@ -124,7 +124,7 @@ def render_markdown(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
 
 
 def _names(runs: Sequence[tuple[Run, RunAnalysis]]) -> list[str]:
-    """Names of the folders, and whole paths where two have the same."""
+    """Return the names of the folders, or whole paths where two have the same name."""
     seen = Counter(run.path.name for run, _ in runs)
     return [run.path.name if run.path.name and seen[run.path.name] == 1 else str(run.path) for run, _ in runs]
 

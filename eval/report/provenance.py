@@ -6,7 +6,7 @@ from qconf.run.folder import Manifest
 
 
 def provenance_tables(manifest: Manifest, analysis: RunAnalysis) -> list[Grid]:
-    """Return the tables, of which runs that were imported have fewer."""
+    """Return the tables; imported runs have fewer."""
     tables = [_run_table(manifest, analysis)]
     if manifest.subject:
         models, settings = manifest.subject.models, manifest.subject.settings

@@ -235,8 +235,8 @@ def task_table(analysis: RunAnalysis) -> Grid:
     ]
     head = ["task", "items", "accuracy Δ", "in truth Δ", "overconf. Δ", "flips", "p acc.", "p conf."]
     return Grid(
-        "Quantized minus base, shares in percent; p of McNemar's test and of the t-test after Holm's adjustment. "
-        "* excludes 0.",
+        "By task: quantized minus base, shares in percent; p of McNemar's test and of the t-test after Holm's "
+        "adjustment. * excludes 0.",
         head,
         rows,
     )

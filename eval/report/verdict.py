@@ -1,4 +1,4 @@
-"""The verdict on a run and its reasons, in sentences made of its numbers."""
+"""The verdict on a run and its reasons, in sentences made from its numbers."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ TESTS = {"mcnemar": "McNemar's test of accuracy", "paired_t": "t-test of confide
 
 
 def headline(run: RunAnalysis) -> str:
-    """The verdict in a sentence."""
+    """Write the verdict in a sentence."""
     if not run.overall:
         found = [f"perplexity of {name} {_outcome(each.perplexity_ratio, 1.0)}" for name, each in run.corpora.items()]
     else:
@@ -30,7 +30,7 @@ def headline(run: RunAnalysis) -> str:
 
 
 def stopped_sentence(manifest: Manifest) -> str | None:
-    """What the statistics do not know of a replay that stopped early; None for one that did not."""
+    """Warn that the statistics take no account of an early stop; None for a replay that did not stop early."""
     drawn = manifest.drawn
     if drawn is None or drawn.items == drawn.of:
         return None
@@ -41,7 +41,7 @@ def stopped_sentence(manifest: Manifest) -> str | None:
 
 
 def sentences(run: RunAnalysis) -> list[str]:
-    """The reasons of the verdict, from the numbers."""
+    """Write the reasons of the verdict, from the numbers."""
     found = _item_sentences(run.overall) if run.overall else []
     if len(run.tasks) > 1:
         found.append(_task_sentence(run.adjusted))
@@ -71,7 +71,7 @@ def _item_sentences(overall: Analysis) -> list[str]:
 
 
 def _outcome(each: Interval, nothing: float = 0.0) -> str:
-    """What became of a quantity that ``nothing`` says has not changed."""
+    """Write whether a quantity changed; ``nothing`` is its value without a change."""
     if not excludes(each, nothing):
         return "did not change significantly"
     return "rose significantly" if each.low > nothing else "fell significantly"
@@ -119,7 +119,7 @@ def _corpus_sentence(name: str, corpus: TokenAnalysis) -> str:
 
 
 def _floor_sentences(floor: Floor, overall: Analysis | None) -> list[str]:
-    """What the same pair shows when it is measured twice, and what is left of the differences beyond that."""
+    """Write what differs when the same pair is measured twice, and what base and quantized differ by beyond that."""
     found = []
     if floor.overall and overall:
         base, quantized, excess = floor.overall.base, floor.overall.quantized, floor.overall.excess

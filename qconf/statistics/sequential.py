@@ -1,12 +1,12 @@
 """Verdicts on the mean of a finite population while its items are drawn at random without replacement.
 
 Both tests here stay valid however often one looks at them: the probability that a test is ever wrong, at any number of
-items, is at most its level. Of ``size`` items with sum N mu, after t of them with sum S, those that are left have the
-mean (N mu - S) / (N - t): that is what makes the known size count.
+items, is at most its level. Of ``size`` items with sum N mu, after t of them with sum S, the remaining ones have
+the mean (N mu - S) / (N - t): this is where the known size helps.
 
-Bounded values are bet on (Waudby-Smith & Ramdas 2020, arXiv 2010.09686, section 5): a gambler who may stake only what
-she has cannot expect to win while the limit is right, so 40 times her stake are evidence of 2.5 % (Ville 1939). Where
-there are no bounds, the asymptotic confidence sequence is taken (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2021,
+Bounded values are bet on (Waudby-Smith & Ramdas 2020, arXiv 2010.09686, section 5): a gambler who cannot borrow does
+not win on average while the limit is right, so 40 times the stake are evidence at 2.5 % (Ville 1939). Without
+bounds, the asymptotic confidence sequence is used (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2021,
 arXiv 2103.06476), whose guarantee holds for many items only.
 """
 
@@ -19,11 +19,11 @@ import numpy as np
 from qconf.statistics.arrays import Booleans, Floats, require
 
 LEVEL = 0.05
-"""Of a two-sided sequence, as of the gate's 95 % intervals; each side has half of it."""
+"""The level of a two-sided sequence, as of the gate's 95 % intervals; each side has half of it."""
 STAKES = np.arange(1, 25) / 25
 """Shares of the capital that 24 gamblers stake on every item; the evidence is their mean."""
 FIRST = 100
-"""Items before which an asymptotic sequence says nothing."""
+"""Items before which an asymptotic sequence is unbounded."""
 SKEWED = 50
 """Times the squared skewness: the items that it needs."""
 HALVINGS = 40

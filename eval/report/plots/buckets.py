@@ -107,7 +107,7 @@ def bucket_names(buckets: Sequence[Bucket]) -> list[str]:
 
 
 def _noise_marks(names: Sequence[str], bands: Sequence[Band], group: str, shown: bool = True) -> Any:
-    """What constant noise would give in each bucket, with the middle 95 % of simulations."""
+    """Return marks of what constant noise would give in each bucket, with the middle 95 % of simulations."""
     return go.Scatter(
         x=names,
         y=percent([each.expected for each in bands]),

@@ -9,7 +9,7 @@ from eval.report.plots.figure import GREY, Plot, figure
 from qconf.statistics.arrays import Floats
 
 TINY = 1e-8
-"""Divergences below are shown as if they were this: a logarithmic axis has no 0."""
+"""Smaller divergences are shown as this one: a logarithmic axis has no 0."""
 BARS = 40
 
 

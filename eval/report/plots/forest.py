@@ -70,5 +70,5 @@ def _forest_trace(rows: Sequence[tuple[str, int, Interval]], places: Sequence[in
 
 
 def _short(name: str) -> str:
-    """A task's name for a plot, whose labels are HTML of a kind."""
+    """Shorten and escape a task's name: Plotly reads labels as HTML."""
     return html.escape(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", quote=False)

@@ -36,16 +36,16 @@ def routing_plot(curve: RoutingCurve) -> Plot:
         xaxis={"title": {"text": "items sent to the base model, %"}, "range": [-1, 102], "zeroline": False},
         yaxis={"title": {"text": "accuracy, %"}},
     )
-    told = at_shares(curve, [0.1, 0.2, 0.5])
+    in_words = at_shares(curve, [0.1, 0.2, 0.5])
     return Plot(
         shown,
         "Accuracy when the items about which the quantized model is least sure are answered by the base model, by how "
-        "many those are. Hover to see how much of the lost accuracy is won back. Thresholds are chosen and judged on "
+        "many those are. Hover to see how much of the lost accuracy is recovered. Thresholds are chosen and judged on "
         "the same items, which flatters the curve.",
         f"Routing curve. Accuracy {number(curve.quantized_accuracy, True)} % with the quantized model alone, "
         f"{number(curve.base_accuracy, True)} % with the base model alone. "
         + " ".join(
-            f"{_route(*each)}." for each in _points(told)
+            f"{_route(*each)}." for each in _points(in_words)
         ),
     )  # fmt: skip
 
