@@ -6,7 +6,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from qconf.statistics import bootstrap
 from qconf.statistics.arrays import Floats
-from qconf.statistics.bootstrap import FEW, Features, Statistic, by_cell, mean_of, resample, side_by_side, spread
+from qconf.statistics.bootstrap import FEW, Statistic, by_cell, mean_of, resample, side_by_side, spread
 
 
 @pytest.mark.parametrize("items", [50, FEW, 4 * FEW])
@@ -76,8 +76,8 @@ def test_a_spread_is_percentiles() -> None:
 
 def test_statistics_of_several_sums() -> None:
     values = np.array([1.0, 2.0, 4.0])
-    sums = Features(np.tile([0, 1], (3, 1)), np.stack([values, values**2], axis=1), 2)
-    variance = Statistic(sums, lambda sums, n: sums[:, 1] / n - (sums[:, 0] / n) ** 2)
+    features = by_cell(np.zeros(3, np.int64), 1, [values, values**2])
+    variance = Statistic(features, lambda sums, n: sums[:, 1] / n - (sums[:, 0] / n) ** 2)
     assert variance.point == pytest.approx(values.var())
 
 

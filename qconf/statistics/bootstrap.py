@@ -9,7 +9,7 @@ vector of how often each item was drawn, and all sums of all resamples are produ
 sparse matrix of features, taken block by block: the memory for weights does not grow with the number of items.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -31,26 +31,53 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
+class Cells:
+    """The cell of each item, such as its bin, and the values that are summed by cell; all of shape (items,)."""
+
+    index: npt.NDArray[np.int32]
+    count: int
+    values: tuple[Floats, ...]
+
+    @property
+    def width(self) -> int:
+        """Number of sums: all cells of the first of the values, then of the second, and so on."""
+        return self.count * len(self.values)
+
+
+@dataclass(frozen=True)
 class Features:
-    """What each item adds to a row of ``width`` sums.
+    """What each item adds to a row of sums: one sum for each of the values, part by part."""
 
-    Item i adds ``values[i, j]`` to the sum ``columns[i, j]``; both have shape (items, additions).
-    """
+    parts: tuple[Cells, ...]
 
-    columns: Ints
-    values: Floats
-    width: int
+    @property
+    def items(self) -> int:
+        return len(self.parts[0].index)
+
+    @property
+    def width(self) -> int:
+        """Number of sums."""
+        return sum(part.width for part in self.parts)
 
     def sums(self) -> Floats:
         """Return the sums over all items, shape (width,)."""
-        return np.asarray(np.bincount(self.columns.ravel(), self.values.ravel(), self.width), dtype=np.float64)
+        return np.concatenate(
+            [np.bincount(part.index, values, part.count) for part in self.parts for values in part.values]
+        )
 
-    def matrix(self, part: slice) -> Any:
+    def matrix(self, chosen: slice) -> Any:
         """Return the features of a slice of the items as a sparse matrix, shape (items of the slice, width)."""
-        columns, values = self.columns[part], self.values[part]
-        rows, additions = columns.shape
-        ends = np.arange(0, (rows + 1) * additions, additions)
-        return sparse.csr_array((values.ravel(), columns.ravel(), ends), shape=(rows, self.width))
+        columns: list[Ints] = []
+        values: list[Floats] = []
+        begin = 0
+        for part in self.parts:
+            columns += [part.index[chosen] + (begin + part.count * at) for at in range(len(part.values))]
+            values += [each[chosen] for each in part.values]
+            begin += part.width
+        rows = len(columns[0])
+        ends = np.arange(0, (rows + 1) * len(columns), len(columns))
+        entries = np.stack(values, axis=1).ravel(), np.stack(columns, axis=1).ravel(), ends
+        return sparse.csr_array(entries, shape=(rows, begin))
 
 
 @dataclass(frozen=True)
@@ -68,7 +95,7 @@ class Statistic:
 
     @property
     def items(self) -> int:
-        return len(self.features.values)
+        return self.features.items
 
     @property
     def point(self) -> float:
@@ -89,22 +116,17 @@ class Statistic:
 
 def mean_of(values: Floats) -> Statistic:
     """Return the mean over items of ``values``, shape (items,), as a statistic."""
-    features = Features(np.zeros((len(values), 1), np.int64), values[:, None], 1)
-    return Statistic(features, lambda sums, items: sums[:, 0] / items)
+    return Statistic(by_cell(np.zeros(len(values), np.int64), 1, [values]), lambda sums, items: sums[:, 0] / items)
 
 
 def by_cell(cells: Ints, n_cells: int, values: Sequence[Floats]) -> Features:
     """Return features that sum each of ``values`` by cell, for instance by bin: ``n_cells`` sums for each in turn."""
-    columns = cells[:, None] + n_cells * np.arange(len(values))
-    return Features(columns, np.stack(values, axis=1), n_cells * len(values))
+    return Features((Cells(cells.astype(np.int32), n_cells, tuple(values)),))
 
 
-def side_by_side(parts: Sequence[Features]) -> Features:
-    """Return features whose sums are those of the parts, one part after the other."""
-    begins = np.cumsum([0, *(part.width for part in parts)])
-    columns = [part.columns + begin for part, begin in zip(parts, begins, strict=False)]
-    values = [part.values for part in parts]
-    return Features(np.concatenate(columns, axis=1), np.concatenate(values, axis=1), int(begins[-1]))
+def side_by_side(features: Iterable[Features]) -> Features:
+    """Return features with the sums of each of ``features``, one after the other."""
+    return Features(tuple(part for each in features for part in each.parts))
 
 
 def resample(
@@ -126,7 +148,7 @@ def resample(
         raise ValueError(f"{first} has no items, expected one or more")
     if clusters is not None and clusters.shape != (items,):
         raise ValueError(f"clusters has shape {clusters.shape}, expected {(items,)}")
-    count = Features(np.zeros((items, 1), np.int64), np.ones((items, 1)), 1)
+    count = by_cell(np.zeros(items, np.int64), 1, [np.ones(items)])
     table = side_by_side([count, *(each.features for each in statistics.values())])
     matrix = table.matrix if clusters is None else _by_cluster(table, clusters).__getitem__
     units = items if clusters is None else int(clusters.max()) + 1

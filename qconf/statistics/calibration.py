@@ -125,9 +125,10 @@ def smooth_ece(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> Statistic:
     Confidences are placed on a grid of 4,096 cells, on which the reflected smoothing is a product in the cosine basis.
     """
     confident, right = checked_pair(confidence, correct)
+    residuals = right - confident
 
     def on_grid(cells: int) -> Features:
-        return by_cell(np.minimum((confident * cells).astype(int), cells - 1), cells, [right - confident])
+        return by_cell(np.minimum((confident * cells).astype(int), cells - 1), cells, [residuals])
 
     return Statistic(on_grid(COARSE_GRID), _fixed_width, on_grid(GRID))
 

@@ -54,9 +54,10 @@ def risk_coverage_area(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> Sta
     in one of 32 cells of equal mass.
     """
     confident, right = checked_pair(confidence, correct)
+    values = [np.ones(len(right)), (~right).astype(np.float64)]
 
     def of_cells(cells: Ints) -> Features:
-        return by_cell(cells, int(cells.max()) + 1, [np.ones(len(cells)), (~right).astype(np.float64)])
+        return by_cell(cells, int(cells.max()) + 1, values)
 
     coarse = RANKS - 1 - bin_of(confident, equal_mass_edges(confident, RANKS))
     # np.unique sorts upwards; negated, the most confident come first.
