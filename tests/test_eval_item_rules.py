@@ -1,5 +1,7 @@
 """What items contribute to statistics that are judged one by one: the same as in the analysis of a whole run."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,28 @@ def test_an_item_alone_has_the_value_that_it_has_among_others(choices: Choices, 
     statistic = item_statistic(Rule(statistic=name, at_most=0.5))
     alone = [statistic.values(choices.where(np.arange(len(choices)) == i)) for i in range(len(choices))]
     assert np.concatenate(alone) == pytest.approx(statistic.values(choices), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", OF_A_MODEL)
+def test_bounds_are_those_of_models_that_know_nothing_or_all(name: str) -> None:
+    """Equal shares of five choices, and all of the confidence in one, right and wrong: the bounds are reached."""
+    logprobs = np.array([np.zeros(5), np.zeros(5), [0.0, -800, -800, -800, -800], [-800.0, 0.0, -800, -800, -800]])
+    items = Choices(
+        tasks=("task",),
+        task=np.zeros(4, np.int64),
+        doc_id=np.arange(4),
+        labels=np.array([0, 1, 0, 0]),
+        sizes=np.full(4, 5),
+        base_logprobs=logprobs,
+        quantized_logprobs=logprobs,
+        chars=np.ones((4, 5), np.int64),
+    )
+    quantity = OF_A_MODEL[name]
+    values, (low, high) = quantity.values(items, items.base).astype(float), quantity.bounds(5)
+    assert values.min() == pytest.approx(low, abs=1e-12)
+    assert values.max() == pytest.approx(high if name != "nll" else 800)
+    wider = quantity.bounds(math.inf)
+    assert wider[0] <= low < high <= wider[1]
 
 
 def test_models_that_could_not_differ_more_are_at_the_bounds() -> None:

@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
+from eval.report.floor import floor_tables
 from eval.report.format import number, signed
 from eval.report.grid import Grid, as_markdown, escaped
 from eval.report.plots.buckets import bucket_flips_plot, bucket_shift_plot
@@ -25,7 +26,6 @@ from eval.report.tables import (
     bucket_table,
     compared_table,
     corpus_tables,
-    floor_tables,
     main_table,
     pair_table,
     paper_table,

@@ -4,6 +4,7 @@ from rich.console import Console
 
 from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
+from eval.report.floor import floor_tables
 from eval.report.grid import Grid, print_grid
 from eval.report.sentences import (
     brackets,
@@ -12,7 +13,7 @@ from eval.report.sentences import (
     routing_sentence,
     temperature_sentence,
 )
-from eval.report.tables import bucket_table, compared_table, corpus_tables, floor_tables, pair_table, task_table
+from eval.report.tables import bucket_table, compared_table, corpus_tables, pair_table, task_table
 
 
 def print_run(console: Console, run: RunAnalysis) -> None:
