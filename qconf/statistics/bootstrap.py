@@ -67,7 +67,7 @@ class Features:
 
     def matrix(self, chosen: slice) -> Any:
         """Return the features of a slice of the items as a sparse matrix, shape (items of the slice, width)."""
-        columns: list[Ints] = []
+        columns: list[npt.NDArray[np.int32]] = []
         values: list[Floats] = []
         begin = 0
         for part in self.parts:
