@@ -166,9 +166,7 @@ def _truth(name: str, parts: int, spread: bool) -> dict[str, float]:
 
 def _points(choices: Choices, spread: bool) -> dict[str, float]:
     base, quantized = (
-        {name: each.value for name, each in resampled(choices, answers).items()}
-        if spread
-        else {name: each.point for name, each in estimates(choices, answers).items()}
+        {name: each.point for name, each in (resampled if spread else estimates)(choices, answers).items()}
         for answers in (choices.base, choices.quantized)
     )
     found = {} if spread else {name: each.point for name, each in pair_estimates(choices).items()}

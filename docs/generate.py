@@ -14,12 +14,12 @@ from client.bench.journal import JOURNAL
 from docs.commands import command_helps
 from eval.analysis.run import RunAnalysis, analyse_run
 from eval.gate import token_statistics
+from qconf.item_rules import item_statistic
 from qconf.rules import Rule
 from qconf.run import folder
 from qconf.run.choices import EvalError
 from qconf.run.columns import ITEM_SCHEMA, TOKEN_SCHEMA
 from qconf.statistics.intervals import Interval
-from qconf.statistics.item_values import item_statistic
 from qconf.wire import Timing
 from tests.synthetic_run import again, items, later, tokens, window, write
 from tests.test_monitor import monitor, observations

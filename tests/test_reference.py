@@ -3,7 +3,7 @@
 import pytest
 
 from docs.generate import FOLDER, PAGES, cli
-from qconf.statistics.item_values import OF_A_MODEL, OF_THE_PAIR
+from qconf.run.quantities import OF_A_MODEL, OF_THE_PAIR
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -13,11 +13,11 @@ import numpy as np
 
 from client.bench.items import Item, TaskError
 from client.bench.standing import Outcome, Standing
+from qconf.item_rules import ItemStatistic, item_statistic
 from qconf.rules import EACH, OVERALL, Rule, read_rules
 from qconf.run.choices import Choices, EvalError
 from qconf.run.columns import ItemResult
 from qconf.run.folder import UntilSettings
-from qconf.statistics.item_values import ItemStatistic, item_statistic
 from qconf.statistics.sequential import Asymptotic, Betting, Limits
 
 Key = tuple[str, int]
