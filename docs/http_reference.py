@@ -35,8 +35,8 @@ def http() -> str:
         (f"{method.upper()} {path}", each) for path, by in document["paths"].items() for method, each in by.items()
     ]
     first = (
-        "[Ask about your own text](../how-to/compare.md) has examples. A running server shows this page at `/docs`, and its\n"
-        "OpenAPI document at `/openapi.json`. Replies may gain fields. A request with an unknown field is refused."
+        "[Ask about your own text](../how-to/compare.md) has examples. A running server shows this page at `/docs`,\n"
+        "and its OpenAPI document at `/openapi.json`. Replies may gain fields. Unknown fields in requests are refused."
     )
     names = [(f"[`{name}`](#{_anchor(name)})", _first_sentence(route["description"])) for name, route in routes]
     return page(
