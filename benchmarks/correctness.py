@@ -20,8 +20,8 @@ from benchmarks.references import Columns, Reference, in_process, joined, judged
 from benchmarks.throughput import find_pair
 from client import Client
 from demo.local_server import ServerDidNotStart, running_server
+from qconf.demo import PAIR
 from qconf.wire import Comparison, ErrorDetail, TokenComparison
-from server.settings import DEMO_PAIR
 
 DEMO = "demo"
 TAIL = 45
@@ -74,7 +74,7 @@ def correctness_cases(size: str, vocabulary: int, folder: Path, arguments: list[
 
     @cache
     def find(name: str) -> tuple[RandomPair, list[Reference]]:
-        demo = RandomPair(DEMO_PAIR / "base", DEMO_PAIR / "quantized")
+        demo = RandomPair(PAIR / "base", PAIR / "quantized")
         named = Namespace(pair=folder / name, size=size, vocabulary=vocabulary)
         pair = demo if name == DEMO else in_process(find_pair, named, folder)
         return pair, in_process(references, pair, vocabulary)

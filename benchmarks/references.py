@@ -27,7 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.random_pair import DTYPES, RandomPair, dequantize
 from benchmarks.throughput import Drawn
-from server.settings import DEMO_PAIR
+from qconf.demo import PAIR
 from tests.oracle import expected, tolerances
 
 LENGTHS = (2, 61, 300, 1000)
@@ -68,7 +68,7 @@ def in_process(function: Callable[..., T], *arguments: Any) -> T:
 def references(pair: RandomPair, vocabulary: int) -> list[Reference]:
     """Sequences of all lengths: text that the demo pair knows, or random tokens."""
     disable_progress_bar()
-    is_demo = pair.base == DEMO_PAIR / "base"
+    is_demo = pair.base == PAIR / "base"
     sequences = demo_texts() if is_demo else [Drawn(vocabulary, 1, n).ids(Random(n), n) for n in LENGTHS]
     exact = columns_of(pair, torch.float32, sequences)
     rounded = {name: columns_of(pair, dtype, sequences) for name, dtype in DTYPES.items()}
@@ -85,8 +85,8 @@ def references(pair: RandomPair, vocabulary: int) -> list[Reference]:
 
 def demo_texts() -> list[list[int]]:
     """Items of its tasks with their answers, one task for each length."""
-    tokenizer, sequences = AutoTokenizer.from_pretrained(DEMO_PAIR / "base"), []
-    for length, file in zip(LENGTHS, sorted((DEMO_PAIR.parent / "tasks").glob("*/items.jsonl")), strict=False):
+    tokenizer, sequences = AutoTokenizer.from_pretrained(PAIR / "base"), []
+    for length, file in zip(LENGTHS, sorted((PAIR.parent / "tasks").glob("*/items.jsonl")), strict=False):
         items = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         text = " ".join(f"{item['prompt']} {item['choices'][item['label']]}" for item in items)
         sequences.append(tokenizer(text)["input_ids"][:length])

@@ -21,9 +21,9 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from demo.local_server import running_server
+from qconf.demo import PAIR, TASKS
 
-DEMO = Path(__file__).parent.parent / "demo"
-PAIR = DEMO / "pair" / "base"
+BASE = PAIR / "base"
 CONTEXT_TOKENS = 150
 CONCURRENCY = 32
 
@@ -84,7 +84,7 @@ class Harness:
             arguments = {
                 "model": model,
                 "base_url": f"{self._url}/v1/completions",
-                "tokenizer": PAIR,
+                "tokenizer": BASE,
                 "tokenizer_backend": "huggingface",
                 "num_concurrent": CONCURRENCY,
                 "max_length": 1024,
@@ -113,8 +113,8 @@ def timed(run: Runner, task: str) -> float:
 def make_items(count: int, seed: int) -> list[dict[str, Any]]:
     """Items of a demo task with four choices, each behind others of the world, up to the length of the context."""
     rng = random.Random(seed)
-    tokenizer = AutoTokenizer.from_pretrained(PAIR)
-    lines = (DEMO / "tasks" / "demo_hellaswag" / "items.jsonl").read_text(encoding="utf-8").splitlines()
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    lines = (TASKS / "demo_hellaswag" / "items.jsonl").read_text(encoding="utf-8").splitlines()
     pool = [json.loads(line) for line in lines]
     items = []
     for _ in range(count):

@@ -18,8 +18,9 @@ import torch
 from demo import train
 from demo.items import write_tasks
 from demo.world import World
+from qconf.demo import FOLDER, TASKS
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 SCALES = {"full": train.FULL, "toy": train.TOY}
 TASK_FILES = ("*.yaml", "_multiple_choice", "loader.py")
 
@@ -39,7 +40,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("out", nargs="?", type=Path, default=HERE, help="gets pair/ and tasks/ (default: demo itself)")
+    parser.add_argument("out", nargs="?", type=Path, default=FOLDER, help="gets pair/ and tasks/ (default: qconf/demo)")
     parser.add_argument("--scale", choices=SCALES, default="full", help="toy: seconds, for a test of the recipe")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -54,7 +55,7 @@ def make(folder: Path, world: World, scale: train.Scale) -> None:
     train.save(model, tokenizer, base)
     texts = train.corpus_sample(world, tokenizer, scale.samples * scale.context)
     quantize(base, folder / "pair" / "quantized", texts, scale)
-    for file in (file for pattern in TASK_FILES for file in (HERE / "tasks").glob(pattern)):
+    for file in (file for pattern in TASK_FILES for file in TASKS.glob(pattern)):
         (folder / "tasks").mkdir(exist_ok=True)
         shutil.copyfile(file, folder / "tasks" / file.name)
     write_tasks(world, folder / "tasks", scale.items)
@@ -66,7 +67,7 @@ def quantize(base: Path, out: Path, texts: list[str], scale: train.Scale) -> Non
         calibration.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
         command = [sys.executable, "-m", "server.quantize", str(base), str(out), "--calibration", str(calibration)]
         command += ["--samples", str(scale.samples), "--sequence-length", str(scale.context)]
-        subprocess.run(command, check=True, cwd=HERE.parent)
+        subprocess.run(command, check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":

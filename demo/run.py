@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from demo.local_server import ServerDidNotStart, running_server
+from qconf.demo import GATE, TASKS
 
-DEMO = Path(__file__).parent
 PYTHON = os.path.relpath(sys.executable)
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     print("Starting the server with the demo pair on vLLM (half a minute on two cores) ...", flush=True)
     try:
         with running_server("--demo", log=log) as server:
-            tasks = ["--tasks", "demo", "--include-path", str(DEMO / "tasks")]
+            tasks = ["--tasks", "demo", "--include-path", str(TASKS)]
             code = run("client.bench", "--url", server.url, *tasks, "--out", str(out))
     except ServerDidNotStart as error:
         reason = str(error).splitlines()[-1].removeprefix("qconf-server: error: ")
@@ -30,7 +30,7 @@ def main() -> int:
         print(f"The replay did not finish; what the server printed is in {log}", file=sys.stderr)
         return code
     run("eval", "report", str(out), "--out", str(out / "report.html"), show=True)
-    run("eval", "gate", str(out), "--config", str(DEMO / "gate.toml"), show=True)
+    run("eval", "gate", str(out), "--config", str(GATE), show=True)
     print(
         f"\nNext: open {out}/report.html in a browser; {PYTHON} -m eval table {out} prints every statistic;\n"
         "README.md says how to serve a pair of your own."

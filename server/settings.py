@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliUnknownArgs, SettingsConfigDict
 
-DEMO_PAIR = Path(__file__).parent.parent / "demo" / "pair"
+from qconf.demo import PAIR
 
 
 class Settings(BaseSettings):
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
             raise ValueError("--demo takes the bundled pair: leave out --model and --quantized")
         if not (self.model or self.quantized):
             self.demo = True
-            self.model, self.quantized = str(DEMO_PAIR / "base"), str(DEMO_PAIR / "quantized")
+            self.model, self.quantized = str(PAIR / "base"), str(PAIR / "quantized")
         for name in ("model", "quantized"):
             if not getattr(self, name):
                 raise ValueError(

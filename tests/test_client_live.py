@@ -13,10 +13,10 @@ from client import AsyncClient, Client, CompareRequest, Comparison, ErrorDetail,
 from client.bench.display.scoreboard import chosen, softmax
 from client.bench.items import Item
 from client.bench.sources.lm_eval_tasks import load_tasks
+from qconf.demo import TASKS
 from qconf.run.columns import ItemResult
 from qconf.run.folder import read_run
 
-TASKS = Path(__file__).parent.parent / "demo" / "tasks"
 NAMES = ["demo_boolq", "demo_arc_easy", "demo_openbookqa", "demo_hellaswag", "demo_piqa", "demo_storycloze"]
 
 # What else is in the batch may change the shape of a matrix product and with it the rounding, hardly more on a CPU.

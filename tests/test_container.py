@@ -21,6 +21,7 @@ import pytest
 from benchmarks.cold_start import RUN
 from demo.local_server import LocalServer, free_port
 from qconf import __version__
+from qconf.demo import TASKS
 from tests.conftest import FIXTURES
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +126,7 @@ def test_nothing_in_it_runs_as_root_or_can_be_changed(container: Container) -> N
 
 
 def test_a_benchmark_from_outside(container: Container, tmp_path: Path) -> None:
-    tasks = str(ROOT / "demo" / "tasks")
+    tasks = str(TASKS)
     command = ["--url", container.url, "--tasks", "demo_piqa", "--include-path", tasks, "--limit", "100"]
     bench = subprocess.run(
         [sys.executable, "-m", "client.bench", *command, "--out", str(tmp_path / "run")], capture_output=True, text=True

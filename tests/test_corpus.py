@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from client.bench.items import Window
 from client.bench.sources.corpus import windows
+from qconf.demo import PAIR, TASKS
 from qconf.run.folder import Run, read_run
 
-DEMO = Path(__file__).parent.parent / "demo"
 WINDOW = 128
 
 # Both in bfloat16, with kernels of their own: some 0.01 nats per token, in both directions.
@@ -50,7 +50,7 @@ def test_strided_windows_score_as_many_tokens_as_they_are_apart() -> None:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "prompts.txt"
-    items = (DEMO / "tasks" / "demo_storycloze" / "items.jsonl").read_text().splitlines()[:60]
+    items = (TASKS / "demo_storycloze" / "items.jsonl").read_text().splitlines()[:60]
     path.write_text("\n".join(items))
     return path
 
@@ -71,8 +71,8 @@ def column(run: Run, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def test_perplexity_is_that_of_transformers(run: Run, text: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(DEMO / "pair" / "base")
-    model = AutoModelForCausalLM.from_pretrained(DEMO / "pair" / "base", dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(PAIR / "base")
+    model = AutoModelForCausalLM.from_pretrained(PAIR / "base", dtype=torch.bfloat16)
     ids = torch.tensor(tokenizer(text.read_text())["input_ids"])
     chunks = ids[: len(ids) // WINDOW * WINDOW].view(-1, WINDOW).clone()
     chunks[:, 0] = tokenizer.bos_token_id

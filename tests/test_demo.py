@@ -20,9 +20,9 @@ from demo import words
 from demo.items import CHOICES, Item, make_items
 from demo.train import FULL, TOY, new_model, spread_channels
 from demo.world import World
+from qconf.demo import PAIR, TASKS
 
 ROOT = Path(__file__).parents[1]
-DEMO = ROOT / "demo"
 
 
 def run(*command: object, cwd: Path) -> str:
@@ -46,16 +46,16 @@ def test_recipe_at_toy_size(tmp_path: Path) -> None:
     assert (manifest["settings"]["bits"], manifest["settings"]["group_size"]) == (4, 128)
     assert all(len(read_items(tmp_path / "tasks", task)) >= 250 for task in CHOICES)
     made = {path.name for path in (tmp_path / "tasks").iterdir()}
-    assert made == {path.name for path in (DEMO / "tasks").iterdir() if path.name != "__pycache__"}
+    assert made == {path.name for path in TASKS.iterdir() if path.name != "__pycache__"}
 
 
 def test_committed_files_are_small() -> None:
-    files = [path for name in ("pair", "tasks") for path in (DEMO / name).rglob("*") if path.is_file()]
+    files = [path for folder in (PAIR, TASKS) for path in folder.rglob("*") if path.is_file()]
     assert 0 < sum(path.stat().st_size for path in files) <= 12e6
 
 
 def test_committed_quantized_has_the_settings_of_the_paper() -> None:
-    manifest = json.loads((DEMO / "pair" / "quantized" / "qconf.json").read_text())
+    manifest = json.loads((PAIR / "quantized" / "qconf.json").read_text())
     assert manifest["settings"] == {
         "method": "gptq",
         "bits": 4,
@@ -80,10 +80,10 @@ print(json.dumps({name: [len(task.test_docs()), requests[name]] for name, task i
 
 
 def test_lm_eval_loads_the_tasks_from_anywhere(tmp_path: Path) -> None:
-    made = json.loads(run("-c", LOAD_TASKS, DEMO / "tasks", cwd=tmp_path).splitlines()[-1])
+    made = json.loads(run("-c", LOAD_TASKS, TASKS, cwd=tmp_path).splitlines()[-1])
     assert set(made) == set(CHOICES)
     for task, (count, requests) in made.items():
-        items = read_items(DEMO / "tasks", task)
+        items = read_items(TASKS, task)
         assert count == len(items)
         assert requests == [[items[7]["prompt"], f" {choice}"] for choice in items[7]["choices"]]
 
@@ -92,7 +92,7 @@ def test_lm_eval_loads_the_tasks_from_anywhere(tmp_path: Path) -> None:
 class TestItems:
     @pytest.fixture
     def items(self, task: str) -> list[Item]:
-        return read_items(DEMO / "tasks", task)
+        return read_items(TASKS, task)
 
     def test_committed_items_are_what_the_seed_makes(self, task: str, items: list[Item]) -> None:
         assert items == make_items(World(0), task, FULL.items)
@@ -196,16 +196,16 @@ def single_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def scored(single_thread: None) -> dict[str, Scored]:
-    base: Any = LlamaForCausalLM.from_pretrained(DEMO / "pair" / "base", dtype=torch.float32)
-    quantized: Any = LlamaForCausalLM.from_pretrained(DEMO / "pair" / "base", dtype=torch.float32)
-    tensors = load_file(DEMO / "pair" / "quantized" / "model.safetensors")
+    base: Any = LlamaForCausalLM.from_pretrained(PAIR / "base", dtype=torch.float32)
+    quantized: Any = LlamaForCausalLM.from_pretrained(PAIR / "base", dtype=torch.float32)
+    tensors = load_file(PAIR / "quantized" / "model.safetensors")
     names = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
     assert len(names) == 7 * FULL.layers
     quantized.load_state_dict({f"{name}.weight": dequantize(tensors, name) for name in names}, strict=False)
-    tokenizer = AutoTokenizer.from_pretrained(DEMO / "pair" / "base")
+    tokenizer = AutoTokenizer.from_pretrained(PAIR / "base")
     tasks = {}
     for task in CHOICES:
-        items = read_items(DEMO / "tasks", task)[::2]
+        items = read_items(TASKS, task)[::2]
         batches = [items[start : start + 25] for start in range(0, len(items), 25)]
         of_base, of_quantized = (
             [row for batch in batches for row in confidences(model, tokenizer, batch)] for model in (base, quantized)

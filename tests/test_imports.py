@@ -1,10 +1,12 @@
 """Imports go one way: server, client and eval import the shared core and not each other."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from setuptools import find_namespace_packages  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parents[1]
 OWN = {"qconf", "server", "client", "eval", "demo", "deploy", "benchmarks", "docs", "tests"}
@@ -41,3 +43,9 @@ def test_only_the_engine_imports_vllm() -> None:
         for file in (ROOT / package).rglob("*.py"):
             if not file.is_relative_to(VLLM_ROOM) and file != PLUGIN:
                 assert "vllm" not in set(imported(file)), f"{file.relative_to(ROOT)} imports vLLM"
+
+
+def test_nothing_generic_is_installed_at_the_top_level() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    found = find_namespace_packages(str(ROOT), include=settings["packages"]["find"]["include"])
+    assert {name.partition(".")[0] for name in found} == {"qconf", "server", "client", "eval"}

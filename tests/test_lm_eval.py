@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from qconf.demo import PAIR, TASKS
 from qconf.run.columns import ItemResult
 from qconf.run.folder import Run, read_run
 from tests.fake_task import WINOGRANDE, write_task
 
-DEMO = Path(__file__).parent.parent / "demo"
 ITEMS = 8
 CONTEXT = 1024  # of the demo pair
 METRICS = ("acc", "acc_norm", "acc_bytes", "brier_score", "exact_match")
@@ -30,7 +30,7 @@ RELATIVE = 2e-3
 
 
 def docs(task: str, count: int = ITEMS) -> list[dict[str, Any]]:
-    lines = (DEMO / "tasks" / task / "items.jsonl").read_text().splitlines()[:count]
+    lines = (TASKS / task / "items.jsonl").read_text().splitlines()[:count]
     return [json.loads(line) for line in lines]
 
 
@@ -77,7 +77,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 NAMES = ["four", "both", "pronouns", "unknown_context", "last", "text"]
 LEAVES = ["four", "ragged", "mutual", "pronouns", "unknown_context", "last", "text"]
-TOKENIZER: dict[str, Any] = {"tokenizer": DEMO / "pair" / "base", "tokenizer_backend": "huggingface"}
+TOKENIZER: dict[str, Any] = {"tokenizer": PAIR / "base", "tokenizer_backend": "huggingface"}
 
 
 def harness(

@@ -21,6 +21,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from demo.local_server import free_port, running_server
+from qconf.demo import TASKS
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -84,7 +85,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 def demo_items() -> dict[str, list[dict[str, Any]]]:
     """The demo's items by task."""
     found = {}
-    for file in sorted((ROOT / "demo" / "tasks").glob("*/items.jsonl")):
+    for file in sorted((TASKS).glob("*/items.jsonl")):
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         found[file.parent.name] = [{name: line[name] for name in ("prompt", "choices", "label")} for line in lines]
     return found

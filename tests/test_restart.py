@@ -10,9 +10,9 @@ import psutil
 
 from client.bench.journal import JOURNAL
 from demo.local_server import LocalServer, running_server
+from qconf.demo import TASKS
 from qconf.run.folder import read_run
 
-TASKS = Path(__file__).parent.parent / "demo" / "tasks"
 ITEMS = 1800
 
 
