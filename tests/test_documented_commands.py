@@ -2,7 +2,8 @@
 
 A page's commands run in order, in a folder that looks like the repository's, against the session's server. After the
 language of a block there may be, where no reader sees it: ``not-run="why"``; ``file="NAME"``, for which the page's text
-is written to that file first; ``output="of the command"``, for text that the page's commands must have printed.
+is written to that file first; ``output="of the command"``, for text that the page's commands must have printed;
+``exit="2"``, for a gate that is inconclusive because little is replayed here.
 """
 
 import os
@@ -26,8 +27,7 @@ FIRST = (
 SMALL = "python -m client.bench --url http://localhost:8000 --tasks demo --include-path qconf/demo/tasks --limit 20"
 GIVEN: dict[str, dict[str, str]] = {
     "docs/tutorial.md": {"runs/own": f"{SMALL} --out runs/own"},
-    "docs/how-to/judge.md": {"runs/first": FIRST},
-    "docs/how-to/replay.md": {"runs/first": FIRST},
+    "docs/how-to/judge.md": {"runs/first": f"{SMALL} --out runs/first"},
     "docs/explanation/floor-and-null.md": {
         "runs/first": f"{SMALL} --out runs/first",
         "runs/second": f"{SMALL} --concurrency 4 --out runs/second",
@@ -35,7 +35,7 @@ GIVEN: dict[str, dict[str, str]] = {
     "docs/runbook.md": {"runs/good": f"{SMALL} --out runs/good"},
 }
 """What a page says is there already, and the command that makes it."""
-ATTRIBUTES = {"not-run", "file", "output"}
+ATTRIBUTES = {"not-run", "file", "output", "exit"}
 RUN = (*SHELL, "python")
 SECONDS = 300
 
@@ -63,41 +63,42 @@ class Workplace:
                 (folder / each.name).symlink_to(each)
         shutil.copy(GATE, folder / "gate.toml")
 
-    def run(self, text: str, language: str = "console") -> None:
-        """Run a block; every command must succeed."""
+    def run(self, text: str, language: str = "console", exit_code: int = 0) -> None:
+        """Run a block. Every command must succeed; the last may have another exit code."""
         if language == "python":
             self._execute([sys.executable, "-c", self._here(text)])
             return
         made: dict[str, str] = {}
         lines = COMMENT.sub("", text.replace("\\\n", " ")).splitlines()
         script = "\n".join(self._replay_once(line, made) for line in lines)
-        self._execute(["bash", "-euo", "pipefail", "-c", self._here(script)])
+        self._execute(["bash", "-euo", "pipefail", "-c", self._here(script)], exit_code)
         self.replays.update(made)
 
     def _replay_once(self, line: str, made: dict[str, str]) -> str:
         """Return what to execute for a line: a page that repeats another's replay gets a copy of its run."""
-        found = re.fullmatch(r"\s*(python -m client\.bench .*--out (\S+).*?)\s*", line)
+        found = re.fullmatch(r"(python -m client\.bench .*)--out (\S+)(.*?)\s*", line)
         if found is None:
             return line
-        command, out = found.groups()
+        before, out, after = found.groups()
+        command = before + after
         if command in self.replays:
             return self.replays[command].replace("$OUT", out)
         run = self.folder / out
         made[command] = f"mkdir -p $(dirname $OUT); cp -r {run} $OUT; cat {run}.txt"
-        return f"mkdir -p $(dirname {out}); {command} | tee {out}.txt"
+        return f"mkdir -p $(dirname {out}); {line} | tee {out}.txt"
 
     def _here(self, text: str) -> str:
         return text.replace("localhost:8000", urlsplit(self._url).netloc)
 
-    def _execute(self, command: list[str]) -> None:
+    def _execute(self, command: list[str], exit_code: int = 0) -> None:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         own = {"PATH": path, "PYTHONPATH": str(ROOT), "URL": self._url, "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
             command, cwd=self.folder, env=os.environ | own, capture_output=True, text=True, timeout=SECONDS, check=False
         )
-        assert done.returncode == 0, f"{command[-1]}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == exit_code, f"{command[-1]}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Warning" not in done.stderr
-        self.printed += done.stdout
+        self.printed += done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_commands_run(page: str, workplace: Workplace) -> None:
             (workplace.folder / name).unlink(missing_ok=True)
             (workplace.folder / name).write_text(block.text, encoding="utf-8")
     for block in TO_RUN[page]:
-        workplace.run(block.text, block.language)
+        workplace.run(block.text, block.language, int(block.attributes.get("exit", 0)))
     printed = set(skeleton(workplace.printed))
     for block in blocks(ROOT / page):
         if "output" in block.attributes:
