@@ -2,7 +2,7 @@
 
 import inspect
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from client.bench.journal import JOURNAL
 from docs.commands import command_helps
+from docs.http_reference import http
+from docs.markdown import markdown, page, table
 from eval.analysis.run import RunAnalysis, analyse_run
 from eval.gate import token_statistics
 from qconf.item_rules import item_statistic
@@ -25,7 +27,6 @@ from tests.synthetic_run import again, items, later, tokens, window, write
 from tests.test_monitor import monitor, observations
 
 FOLDER = Path(__file__).parent / "reference"
-NOTICE = "<!-- Written by `python -m docs.generate`; do not edit. -->"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 
@@ -33,20 +34,20 @@ def cli() -> str:
     """Return the help of each command."""
     parts = [f"## `{name}`\n\n```text\n{_trimmed(text)}\n```" for name, text in command_helps()]
     first = "`qconf-server` is `python -m server`; it also reads `QCONF_*` environment variables, such as `QCONF_PORT`."
-    return _page("Commands", first, *parts)
+    return page("Commands", first, *parts)
 
 
 def run_folder() -> str:
     """Return the files of a run, and the columns of its tables."""
-    about = _markdown(inspect.getdoc(folder)).partition("\n\n")[2]
+    about = markdown(inspect.getdoc(folder)).partition("\n\n")[2]
     columns = ("column", "type", "null", "meaning")
     journal = f"While a replay goes on, `{JOURNAL}` has what was answered so far; `--resume` goes on from there."
-    return _page(
+    return page(
         "Run folders",
         about,
         journal,
-        f"## `{folder.ITEMS}`\n\n" + _table(columns, map(_column, ITEM_SCHEMA)),
-        f"## `{folder.TOKENS}`\n\n" + _table(columns, map(_column, TOKEN_SCHEMA)),
+        f"## `{folder.ITEMS}`\n\n" + table(columns, map(_column, ITEM_SCHEMA)),
+        f"## `{folder.TOKENS}`\n\n" + table(columns, map(_column, TOKEN_SCHEMA)),
     )
 
 
@@ -60,11 +61,11 @@ def gate() -> str:
     both = {name: each.delta for name, each in run.overall.compared.items()}
     (corpus,), (corpus_floor,) = run.corpora.values(), run.floor.corpora.values()
     on_corpus, over_floor = {"corpus": "NAME"}, {"over_floor": True}
-    return _page(
+    return page(
         "Rules of a gate",
-        _markdown(inspect.getdoc(Rule)),
+        markdown(inspect.getdoc(Rule)),
         "## Fields of a `[[rule]]`\n\nA rule has `at_least`, `at_most` or both.",
-        _table(("field", "type", "default"), _fields()),
+        table(("field", "type", "default"), _fields()),
         '## Statistics\n\nOne with an interval can be judged by it; one with only a spread needs `judge = "point"`.\n'
         "The last column says whether `client.bench --until` can judge it.",
         "### Of each model, and of the difference (`of`)\n\n" + _statistics(both),
@@ -84,29 +85,16 @@ def metrics() -> str:
         "signed values has only `_bucket`, because its sum could fall. [Watch a deployment](../how-to/monitor.md) has\n"
         "queries."
     )
-    return _page("Metrics", first, _table(("metric", "type", "labels", "meaning"), map(_metric, own)))
+    return page("Metrics", first, table(("metric", "type", "labels", "meaning"), map(_metric, own)))
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "http.md": http,
     "cli.md": cli,
     "run-folder.md": run_folder,
     "gate.md": gate,
     "metrics.md": metrics,
 }
-
-
-def _page(title: str, *parts: str) -> str:
-    return "\n\n".join([NOTICE, f"# {title}", *parts]) + "\n"
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = list(head)
-    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _markdown(docstring: str | None) -> str:
-    return (docstring or "").replace("``", "`")
 
 
 def _trimmed(text: str) -> str:
@@ -148,7 +136,7 @@ def _toml(value: object) -> str:
 
 def _statistics(values: dict[str, Interval], **rule: Any) -> str:
     rows = ([f"`{name}`", each.kind, _until(name, rule)] for name, each in values.items())
-    return _table(("statistic", "has", "`--until`"), rows)
+    return table(("statistic", "has", "`--until`"), rows)
 
 
 def _until(name: str, rule: dict[str, Any]) -> str:
@@ -185,5 +173,5 @@ def _metric(family: Metric) -> list[str]:
 
 
 if __name__ == "__main__":
-    for page, content in PAGES.items():
-        (FOLDER / page).write_text(content(), encoding="utf-8")
+    for name, content in PAGES.items():
+        (FOLDER / name).write_text(content(), encoding="utf-8")
