@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import aiohttp
 import psutil
 
 from demo.local_server import LocalServer, running_server
@@ -25,7 +25,6 @@ VOCABULARY = 400
 """The demo pair's; ids above it are refused."""
 PROBE = {"prompt": list(range(5, 60)), "continuations": [[7, 8, 9], [10, 11]], "detail": "summary"}
 IN_FLIGHT = 64
-LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=256)
 
 
 @dataclass
@@ -52,7 +51,7 @@ def main() -> None:
 async def measure(server: LocalServer, loads: list[float], seconds: float) -> None:
     """Measure capacity, then each load."""
     numbers = itertools.count()
-    async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=LIMITS) as http:
+    async with aiohttp.ClientSession(server.url, connector=aiohttp.TCPConnector(limit=0)) as http:
         await closed(http, numbers, 5)
         capacity = await closed(http, numbers, min(seconds, 20))
         print(f"capacity {capacity:.1f} requests/s, resident memory {memory(server):.0f} MiB")
@@ -70,14 +69,16 @@ async def measure(server: LocalServer, loads: list[float], seconds: float) -> No
         print(f"the probe's numbers: {len(probes)} version(s)")
 
 
-async def closed(http: httpx.AsyncClient, numbers: "itertools.count[int]", seconds: float) -> float:
+async def closed(http: aiohttp.ClientSession, numbers: "itertools.count[int]", seconds: float) -> float:
     """Return the requests per second with a fixed number of them in flight."""
     until, done = time.perf_counter() + seconds, 0
 
     async def work() -> None:
         nonlocal done
         while time.perf_counter() < until:
-            (await http.post("/compare", json=request(next(numbers)))).raise_for_status()
+            async with http.post("/compare", json=request(next(numbers))) as reply:
+                reply.raise_for_status()
+                await reply.read()
             done += 1
 
     started = time.perf_counter()
@@ -86,7 +87,7 @@ async def closed(http: httpx.AsyncClient, numbers: "itertools.count[int]", secon
 
 
 async def opened(
-    http: httpx.AsyncClient, numbers: "itertools.count[int]", rate: float, seconds: float
+    http: aiohttp.ClientSession, numbers: "itertools.count[int]", rate: float, seconds: float
 ) -> tuple[Seen, float]:
     """Send at the rate for so long; the time from the first request to the last answer comes too."""
     seen = Seen()
@@ -102,19 +103,20 @@ async def opened(
     return seen, time.perf_counter() - started
 
 
-async def ask(http: httpx.AsyncClient, body: dict[str, Any], seen: Seen, *, probe: bool) -> None:
+async def ask(http: aiohttp.ClientSession, body: dict[str, Any], seen: Seen, *, probe: bool) -> None:
     """Send one request and note its outcome."""
     started = time.perf_counter()
     try:
-        reply = await http.post("/compare", json=body)
-    except httpx.HTTPError as error:
-        seen.statuses[type(error).__name__] += 1
+        async with http.post("/compare", json=body) as reply:
+            content = await reply.read()
+    except aiohttp.ClientError as error:
+        seen.statuses[repr(error)] += 1
         return
-    seen.statuses[str(reply.status_code)] += 1
-    if reply.status_code == 429:
+    seen.statuses[str(reply.status)] += 1
+    if reply.status == 429:
         seen.waits.append(int(reply.headers["retry-after"]))
-    if reply.status_code == 200:
-        answer = reply.json()
+    if reply.status == 200:
+        answer = json.loads(content)
         seen.seconds.append(time.perf_counter() - started)
         seen.ids.append(answer["id"])
         if probe:
@@ -145,6 +147,8 @@ def row(load: float, capacity: float, seen: Seen, took: float, resident: float) 
     p50, p99 = (times[min(len(times) - 1, int(share * len(times)))] for share in (0.5, 0.99))
     wait = sum(seen.waits) / len(seen.waits) if seen.waits else 0.0
     share = good / took / capacity
+    if other:
+        print({status: count for status, count in seen.statuses.items() if status not in ("200", "429")})
     return f"{load:6.1f}{share:15.2f}{good:8}{refused:8}{other:7}{p50:7.2f}s{p99:7.2f}s{wait:5.1f}s{resident:7.0f}"
 
 
