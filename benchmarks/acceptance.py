@@ -1,7 +1,7 @@
-"""``python -m benchmarks.acceptance``: does all of it hold on this machine's GPU? See benchmarks/README.md.
+"""``python -m benchmarks.acceptance``: check qconf on this machine's GPU. See benchmarks/README.md.
 
-Neither network nor model hub is needed. Each case is recorded as soon as it has ended, those that matter most first,
-and a case that fails does not stop the others. Arguments that are not known here go to every engine.
+Neither network nor model hub is needed. Each case is recorded as soon as it has ended, the most important first, and a
+case that fails does not stop the others. Unknown arguments are passed to every engine.
 """
 
 import argparse
@@ -44,11 +44,11 @@ STEPS = (1, 1, 2, 4, 8)
 PROMPT = 2000
 IN_FLIGHT = 4
 SMALL_CACHE = ("--kv-cache-memory-bytes", str(2**27))
-"""On a CPU a cache takes memory only as it is filled: one that is full before the second half."""
+"""On a CPU a cache takes memory only as it is filled: this one is full before the second half."""
 
 
 def main() -> int:
-    """Prints a table as cases end; returns 1 if one of them failed."""
+    """Print a table as cases end; return 1 if one of them failed."""
     options, arguments = parse()
     facts = described()
     suffix = "-rehearsal" if options.rehearse else ""
@@ -72,14 +72,14 @@ def main() -> int:
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
-    """Options, and arguments for the engines."""
+    """Return the options, and the arguments for the engines."""
     parser = argparse.ArgumentParser(description="Check qconf on a GPU.")
     parser.add_argument("--parts", type=lambda text: text.split(","), default=PARTS, help="default: " + ",".join(PARTS))
-    parser.add_argument("--size", choices=SIZES, default="1b", help="of the random pair but for throughput")
+    parser.add_argument("--size", choices=SIZES, default="1b", help="of the random pair except for throughput")
     parser.add_argument("--throughput-size", choices=SIZES, default="8b", help="of the random pair for throughput")
     parser.add_argument("--vocabulary", type=vocabulary, default=VOCABULARIES["128k"], help="of the random pairs")
     parser.add_argument("--pairs", type=Path, help="folder that keeps the random pairs, and may have them already")
-    parser.add_argument("--minutes", type=float, default=9, help="per part, after which no other case is begun")
+    parser.add_argument("--minutes", type=float, default=9, help="per part, after which no other case is started")
     parser.add_argument("--rehearse", action="store_true", help="few cases and a tiny pair, on any machine")
     parser.add_argument("--json", type=Path, help="file for the results (default: benchmarks/results/DEVICE.json)")
     options, arguments = parser.parse_known_args()
@@ -92,7 +92,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 
 
 def described() -> Record:
-    """What is run, when, and on what. The driver is asked, since torch would take memory on the GPU for it."""
+    """Return what runs, when, and where. The driver names the GPU: torch would allocate memory on it."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     name, _, driver = (_printed(query) or platform.machine() + " CPU").partition("\n")[0].partition(", ")
     revision = _printed(["git", "describe", "--always", "--dirty", "--abbrev=40"])
@@ -108,7 +108,7 @@ def described() -> Record:
 
 
 def _printed(command: Sequence[str]) -> str | None:
-    """Of a program that may be missing or fail."""
+    """Return the output of a program; None where it is missing or fails."""
     if shutil.which(command[0]) is None:
         return None
     done = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent)
@@ -116,7 +116,7 @@ def _printed(command: Sequence[str]) -> str | None:
 
 
 def throughput_cases(size: str, words: int, folder: Path, arguments: list[str], rehearse: bool) -> list[Case]:
-    """Groups of cases of ``benchmarks.throughput``, each in a process of its own."""
+    """Return groups of cases of ``benchmarks.throughput``, each in a process of its own."""
     cases = []
     for mode, letters in REHEARSED if rehearse else TIMED:
         work = LITTLE_WORK if rehearse else WORK
@@ -127,7 +127,7 @@ def throughput_cases(size: str, words: int, folder: Path, arguments: list[str], 
 
 
 def time_pair(arguments: list[str], record: Record) -> str:
-    """What ``benchmarks.throughput`` measures, and prints."""
+    """Record the figures of ``benchmarks.throughput``, and print its messages."""
     with tempfile.TemporaryDirectory() as name:
         figures = Path(name) / "figures.json"
         command = [sys.executable, "-m", "benchmarks.throughput", *arguments, "--json", str(figures)]
@@ -145,7 +145,7 @@ def time_pair(arguments: list[str], record: Record) -> str:
 
 
 def memory_cases(size: str, words: int, folder: Path, arguments: list[str], rehearse: bool) -> list[Case]:
-    """One: whether a server's memory grows with the requests it has answered."""
+    """Return one case: whether a server's memory grows with the requests it has answered."""
     first, cache = (4, list(SMALL_CACHE)) if rehearse else (8, [])
     pair = argparse.Namespace(pair=folder / size, size=size, vocabulary=words)
     name = f"{size}, requests of {PROMPT:,} tokens, top {TOP}"
@@ -153,7 +153,7 @@ def memory_cases(size: str, words: int, folder: Path, arguments: list[str], rehe
 
 
 def check_growth(named: argparse.Namespace, steps: list[int], arguments: list[str], record: Record) -> str:
-    """Peak memory of the server's processes and of the GPU, while ever more requests are answered."""
+    """Measure peak memory of the server's processes and of the GPU while it answers more and more requests."""
     pair = in_process(find_pair, named, named.pair.parent)
     command = ["--model", str(pair.base), "--quantized", str(pair.quantized), "--log-level", "INFO", *arguments]
     with running_server(*command) as server, Client(server.url, timeout=600) as client:

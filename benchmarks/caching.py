@@ -1,4 +1,4 @@
-"""``python -m benchmarks.caching``: what the prefix cache and batching do to the numbers.
+"""``python -m benchmarks.caching``: effects of the prefix cache and of batching on the numbers.
 
 The same items are scored by a server without a prefix cache one at a time, by the same server all together, and by a
 server whose cache holds the items' contexts. A cached prefix was computed in another batch: in 16 bits the order of a
@@ -17,11 +17,11 @@ from demo.local_server import running_server
 
 ITEMS, CONTEXT, CHOICES, CHOICE_TOKENS = 50, 200, 4, 20
 VOCABULARY = 400
-"""Ids that the demo pair has, and every larger model."""
+"""Ids of the demo pair, which every larger model has too."""
 
 
 def main() -> None:
-    """Print how far the numbers are apart."""
+    """Print the differences between the numbers."""
     arguments = sys.argv[1:] or ["--demo"]
     rng = np.random.default_rng(0)
     items = [
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def score(url: str, items: list[dict[str, Any]], at_once: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Both models' log-probabilities and KL, of shape (items, choices, tokens, 3)."""
+    """Return both models' log-probabilities and KL, of shape (items, choices, tokens, 3)."""
     with httpx.Client(base_url=url, timeout=600) as client, ThreadPoolExecutor(at_once) as pool:
         replies = list(pool.map(lambda item: client.post("/compare", json=item).raise_for_status().json(), items))
     scores = [[each["scores"] for each in reply["continuations"]] for reply in replies]

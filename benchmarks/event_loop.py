@@ -1,8 +1,8 @@
-"""``python -m benchmarks.event_loop``: for how long the server's event loop is blocked, by kind of work.
+"""``python -m benchmarks.event_loop``: how long the server's event loop is blocked, by kind of work.
 
-The server runs as it always does, with one task more on its event loop, which wakes every 2 ms and notes how late it
-is. What holds the loop up, or holds the interpreter's lock on another thread, makes it late; so does a machine whose
-cores are all busy.
+The ordinary server runs with one additional task on its event loop, which wakes every 2 ms and records its delay. Code
+that blocks the loop, or holds the interpreter's lock on another thread, delays it; so does a machine whose cores are
+all busy.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def serve(lateness: Path) -> None:
-    """The server, with a task that notes in a file when and how late it woke."""
+    """Run the server, with a task that writes to a file when and how late it woke."""
     import server.__main__ as program
     from server import serve as module
 
@@ -64,7 +64,7 @@ def serve(lateness: Path) -> None:
 
 
 async def note(file: Any) -> None:
-    """Write a line for every beat that comes late."""
+    """Write a line for every late beat."""
     while True:
         due = time.time() + BEAT_SECONDS
         await asyncio.sleep(BEAT_SECONDS)
@@ -74,7 +74,7 @@ async def note(file: Any) -> None:
 
 
 async def measure(url: str, lateness: Path, rounds: int) -> None:
-    """Do each kind of work and read how late beats were meanwhile."""
+    """Do each kind of work and read the delays of the beats in that time."""
     print(f"{'':44}{'longest':>10}{'over 10 ms':>12}{'over 50 ms':>12}")
     async with httpx.AsyncClient(base_url=url, timeout=600) as client:
         for name, work in kinds(client).items():
@@ -90,7 +90,7 @@ async def measure(url: str, lateness: Path, rounds: int) -> None:
 
 
 def kinds(client: httpx.AsyncClient) -> dict[str, Any]:
-    """From its name to the requests of a round."""
+    """Map the name of each kind of work to the requests of a round."""
 
     def prompts(number: int, count: int, length: int) -> list[list[int]]:
         return Drawn(VOCABULARY, count, length).sequences(random.Random(f"{number} {count} {length}"))
@@ -116,7 +116,7 @@ def kinds(client: httpx.AsyncClient) -> dict[str, Any]:
 
 
 async def refused(client: httpx.AsyncClient, number: int) -> None:
-    """As large a body as is read, of which nothing is scored."""
+    """Send the largest body that the server reads; none of it is scored."""
     body = json.dumps({"prompt": [number] * (8 * 2**20 // 3 - 100)})
     assert (await client.post("/compare", content=body)).status_code == 400
 

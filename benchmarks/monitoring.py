@@ -1,4 +1,4 @@
-"""``python -m benchmarks.monitoring``: what counting comparisons costs, as a share of the time that serving them takes.
+"""``python -m benchmarks.monitoring``: cost of counting comparisons, as a share of the time to serve them.
 
 A server with the demo pair answers comparisons of several shapes, 32 at a time; between rounds, as many of the same
 shape are counted in this process, with a reference of items and tokens. The demo pair is so small that the shares are
@@ -42,7 +42,7 @@ class Shape:
     tokens: int = 0
 
     def request(self, rng: random.Random) -> dict[str, Any]:
-        """A comparison of random tokens."""
+        """Return a comparison of random tokens."""
         prompt, *choices = (
             [rng.randrange(2, VOCABULARY) for _ in range(length)]
             for length in [self.prompt, *[self.tokens] * self.choices]
@@ -50,7 +50,7 @@ class Shape:
         return {"prompt": prompt, "detail": "summary"} | ({"continuations": choices, "label": 0} if choices else {})
 
     def observation(self, rng: np.random.Generator) -> Observation:
-        """What the server would count of it."""
+        """Return the observation that the server would count for it."""
         scored = self.choices * self.tokens or self.prompt - 1
         item = Item((0, 1), (0.6, 0.7), 0, (0.2, 0.3)) if self.choices else None
         return Observation(Rows(rng.random((scored, WIDTH))), item)
@@ -66,7 +66,7 @@ SHAPES = (
 
 
 def main() -> None:
-    """Prints a table, and with ``--json`` writes the figures to a file."""
+    """Print a table, and with ``--json`` write the figures to a file."""
     parser = argparse.ArgumentParser(description="Measure what counting a comparison costs.")
     parser.add_argument("--comparisons", type=int, default=100, help="per shape and round")
     parser.add_argument("--rounds", type=int, default=3)
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 async def serve(url: str, shape: Shape, comparisons: int, seed: int) -> float:
-    """Seconds per comparison."""
+    """Return the seconds per comparison served."""
     rng = random.Random(f"{shape.name} {seed}")
     room = asyncio.Semaphore(CONCURRENCY)
     async with AsyncClient(url) as client:
@@ -115,7 +115,7 @@ async def serve(url: str, shape: Shape, comparisons: int, seed: int) -> float:
 
 
 def count(monitor: Monitor, shape: Shape, comparisons: int, seed: int) -> float:
-    """Seconds per comparison, with a scrape after them."""
+    """Return the seconds per comparison counted, with a scrape after them."""
     rng = np.random.default_rng(seed)
     observations = [shape.observation(rng) for _ in range(comparisons)]
     started = time.perf_counter()
@@ -126,7 +126,7 @@ def count(monitor: Monitor, shape: Shape, comparisons: int, seed: int) -> float:
 
 
 def make_monitor() -> Monitor:
-    """All metrics, and a reference with all quantities."""
+    """Make a monitor of all metrics, with a reference of all quantities."""
     rng = np.random.default_rng(0)
     samples = {(unit, name): Sample.independent(rng.random(5000)) for unit in UNITS for name in QUANTITIES}
     facts = {"created": 0, "revision": None, "digest": "", "architecture": "", "dtype": "", "quantization": None}

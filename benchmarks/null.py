@@ -1,7 +1,7 @@
-"""``python -m benchmarks.null``: how often the tests against constant noise reject, where it is constant and where not.
+"""``python -m benchmarks.null``: rejections by the tests against constant noise, where noise is constant and where not.
 
-Simulated runs of two tasks, the quantized model being the base model with noise of a kind. Where the noise knows
-nothing of the base model's confidence, a test at 5 % must reject in 5 % of runs; where it does, the more the better.
+In simulated runs of two tasks, the quantized model is the base model with noise of a kind. Where the noise does not
+depend on the base model's confidence, a test at 5 % must reject in 5 % of runs; otherwise the more the better.
 """
 
 import argparse
@@ -28,7 +28,7 @@ NOISES: dict[str, Noise] = {
 
 
 def main() -> None:
-    """Prints a table in Markdown: a row for each kind of noise, a column for each test.
+    """Print a table in Markdown: a row for each kind of noise, a column for each test.
 
     With 79 permutations, as with 39, a two-sided p-value can be exactly 5 %.
     """
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def rejects(choices: Choices, rng: np.random.Generator, permutations: int) -> list[bool]:
-    """Whether each test has p <= 5 %."""
+    """Return whether each test has p <= 5 %."""
     confidence = choices.base.confidence
     null = constant_noise(choices, bin_of(confidence, equal_mass_edges(confidence, BUCKETS)), rng, permutations)
     return [getattr(null, name).p_value <= 0.05 for name in TESTS]
@@ -55,7 +55,7 @@ def rejects(choices: Choices, rng: np.random.Generator, permutations: int) -> li
 def simulated(
     rng: np.random.Generator, items: int, noise: Noise, *, width: int = 4, step: float | None = None
 ) -> Choices:
-    """Items of two tasks of which the second is harder; ``step`` rounds the base's log-likelihoods, for ties."""
+    """Simulate items of two tasks, the second harder; ``step`` rounds the base's log-likelihoods, for ties."""
     task, labels = np.arange(items) % 2, rng.integers(width, size=items)
     base = rng.normal(-20, 2.0, (items, width))
     base[np.arange(items), labels] += 2.0 - task

@@ -1,8 +1,8 @@
 """``python -m benchmarks.random_pair SIZE OUT``: a Llama with random weights and its GPTQ twin, for benchmarks.
 
-How fast a pair is scored depends on its shape, not on what it has learned. The twin is made by plain rounding, with the
-paper's settings: 4 bits, groups of 128, symmetric, no ``desc_act``. A shard is in memory at a time, on the GPU if there
-is one.
+The speed of scoring depends on a pair's shape, not on its weights. The twin is made by plain rounding, with the paper's
+settings: 4 bits, groups of 128, symmetric, no ``desc_act``. One shard is in memory at a time, on the GPU if there is
+one.
 """
 
 import argparse
@@ -29,7 +29,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Size:
-    """What makes a Llama large or small, but for its vocabulary."""
+    """Dimensions of a Llama, except its vocabulary."""
 
     hidden: int
     intermediate: int
@@ -55,7 +55,7 @@ class RandomPair:
 
 
 def main() -> None:
-    """Makes a pair."""
+    """Make a pair."""
     parser = argparse.ArgumentParser(description="Make a random pair.")
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("out", type=Path, help="gets base/ and quantized/")
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def vocabulary(text: str) -> int:
-    """A number of tokens, by name or in digits."""
+    """Parse a number of tokens, by name or in digits."""
     size = VOCABULARIES.get(text) or int(text)
     if size <= len(SPECIAL):
         raise ValueError
@@ -106,7 +106,7 @@ def _config(size: Size, vocabulary: int, dtype: str) -> dict[str, Any]:
 
 
 def _write_tokenizer(folder: Path, vocabulary: int) -> None:
-    """A word for each id, split at spaces."""
+    """Write a tokenizer with a word for each id, split at spaces."""
     words = [*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), vocabulary))]
     model = models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
     tokenizer = Tokenizer(model)
@@ -119,7 +119,7 @@ def _write_tokenizer(folder: Path, vocabulary: int) -> None:
 
 
 def _shards(size: Size, vocabulary: int) -> Iterator[Shapes]:
-    """Names and shapes of the tensors: embeddings, a layer each, head."""
+    """Yield the tensors' names and shapes: embeddings, a layer each, head."""
     hidden, wide, narrow = size.hidden, size.intermediate, size.hidden // size.heads * size.kv_heads
     layer: Shapes = {
         "input_layernorm": (hidden,),
@@ -170,7 +170,7 @@ def _random(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: 
 
 
 def quantize(weight: torch.Tensor, group_size: int, bits: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales (out, groups) and levels from 1 (out, in) of a weight (out, in), rounded around the middle level."""
+    """Return scales (out, groups) and levels from 1 (out, in) of a weight (out, in), rounded about the middle level."""
     groups, zero = weight.view(len(weight), -1, group_size), 2 ** (bits - 1)
     scales = representable(groups.abs().amax(-1, keepdim=True) / (zero - 1))
     levels = (groups / scales).round().clamp(1 - zero, zero - 1) + zero
@@ -178,9 +178,9 @@ def quantize(weight: torch.Tensor, group_size: int, bits: int = 4) -> tuple[torc
 
 
 def pack_gptq(scales: torch.Tensor, levels: torch.Tensor, bits: int = 4) -> dict[str, torch.Tensor]:
-    """GPTQ's tensors: inputs before outputs, the levels of a word along the inputs."""
+    """Return GPTQ's tensors: inputs before outputs, the levels of a word along the inputs."""
     (out_features, in_features), groups = levels.shape, scales.shape[1]
-    # The format stores the zero point less one.
+    # The format stores the zero point minus one.
     zeros = torch.full((groups, out_features), 2 ** (bits - 1) - 1, device=levels.device)
     return {
         "qweight": pack_words(levels, bits).T,
@@ -191,7 +191,7 @@ def pack_gptq(scales: torch.Tensor, levels: torch.Tensor, bits: int = 4) -> dict
 
 
 def dequantize(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """The weight (out, in) of a layer in a 4-bit GPTQ checkpoint, by hand: stored zero points are one too small."""
+    """Return the weight (out, in) of a layer in a 4-bit GPTQ checkpoint, whose zero points are stored minus one."""
     qweight, qzeros, scales = (tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales"))
     shifts = torch.arange(0, 32, 4, device=qweight.device)
     levels = (qweight[:, None, :] >> shifts[None, :, None] & 15).flatten(0, 1)
@@ -202,18 +202,18 @@ def dequantize(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
 
 
 def gptq_config(group_size: int, bits: int = 4) -> dict[str, Any]:
-    """How GPTQ checkpoints describe themselves."""
+    """Return the quantization settings in GPTQ's own names."""
     return {"quant_method": "gptq", "bits": bits, "group_size": group_size, "desc_act": False, "sym": True}
 
 
 def pack_words(codes: torch.Tensor, bits: int = 4) -> torch.Tensor:
-    """Codes along the last dimension packed to int32, as many to a word as it holds, the first in the lowest bits."""
+    """Pack codes along the last dimension to int32, as many to a word as it holds, the first in the lowest bits."""
     shifts = torch.arange(0, 32, bits, device=codes.device)
     return (codes.view(*codes.shape[:-1], -1, 32 // bits) << shifts).sum(-1).to(torch.int32)
 
 
 def representable(tensor: torch.Tensor) -> torch.Tensor:
-    """Nearest values that both bfloat16 and float16 hold exactly."""
+    """Round to values that both bfloat16 and float16 hold exactly."""
     return tensor.bfloat16().half().bfloat16().float()
 
 

@@ -1,12 +1,12 @@
-"""What is right: transformers in float32 on the base, and on the twin's weights by plain arithmetic.
+"""Reference values: transformers in float32 on the base, and on the twin's weights by plain arithmetic.
 
-The tolerances are those of tests/oracle.py (0.03 in bfloat16, 0.005 in float16 on log-probabilities), which hold where
-models are tiny and logits of order 1. Where one is exceeded, transformers in the same 16 bits tells what they cost this
-model: rounding grows with depth and with the logits (of 16, bfloat16 has steps of 0.125), and a few positions of a
-trained model are so ill-conditioned that they lose a hundred times the mean. The largest error is then one draw from a
-heavy tail, in which a threefold difference between two right programs means nothing; the mean over hundreds of
-positions is stable. So the mean decides, at up to MEAN_MARGIN times that of transformers, and of the largest error only
-a multiple is refused that rounding does not explain, such as one wrong row among many right ones.
+The tolerances of tests/oracle.py (0.03 in bfloat16, 0.005 in float16 on log-probabilities) hold where models are tiny
+and logits of order 1. Where one is exceeded, transformers in the same 16 bits shows the rounding error of this model:
+it grows with depth and with the logits (at 16, bfloat16 has steps of 0.125), and a few positions of a trained model are
+so ill-conditioned that they lose a hundred times the mean. The largest error is then one draw from a heavy tail, in
+which a threefold difference between two correct programs is not significant; the mean over hundreds of positions is
+stable. So the mean may be MEAN_MARGIN times the mean error of transformers, and the largest error MAX_MARGIN times
+theirs, which rounding does not exceed, but one wrong row among many right ones does.
 """
 
 import json
@@ -40,9 +40,9 @@ Columns = dict[str, npt.NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Reference:
-    """A sequence, and what is right of each of its tokens but the first.
+    """A sequence, and the correct values of each of its tokens except the first.
 
-    By dtype: what each number may be off by in any case, and what transformers is off by.
+    By dtype: the error that each number may always have, and the error of transformers.
     """
 
     ids: list[int]
@@ -51,7 +51,7 @@ class Reference:
     peer: dict[str, Columns]
 
     def last(self, count: int, dtype: str) -> tuple[Columns, Columns, Columns]:
-        """All three, of so many tokens at the end."""
+        """Return all three, for so many tokens at the end."""
         want, allowed, peer = (
             {name: column[-count:] for name, column in columns.items()}
             for columns in (self.want, self.allowed[dtype], self.peer[dtype])
@@ -60,13 +60,13 @@ class Reference:
 
 
 def in_process(function: Callable[..., T], *arguments: Any) -> T:
-    """The result of a function that uses the GPU, whose memory is free again afterwards."""
+    """Return the result of a function that uses the GPU, in a process whose end frees the GPU's memory."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def references(pair: RandomPair, vocabulary: int) -> list[Reference]:
-    """Sequences of all lengths: text that the demo pair knows, or random tokens."""
+    """Return references for sequences of all lengths: text that the demo pair has learned, or random tokens."""
     disable_progress_bar()
     is_demo = pair.base == PAIR / "base"
     sequences = demo_texts() if is_demo else [Drawn(vocabulary, 1, n).ids(Random(n), n) for n in LENGTHS]
@@ -84,7 +84,7 @@ def references(pair: RandomPair, vocabulary: int) -> list[Reference]:
 
 
 def demo_texts() -> list[list[int]]:
-    """Items of its tasks with their answers, one task for each length."""
+    """Return items of the demo's tasks with their answers, one task for each length."""
     tokenizer, sequences = AutoTokenizer.from_pretrained(PAIR / "base"), []
     for length, file in zip(LENGTHS, sorted((PAIR.parent / "tasks").glob("*/items.jsonl")), strict=False):
         items = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -94,7 +94,7 @@ def demo_texts() -> list[list[int]]:
 
 
 def columns_of(pair: RandomPair, dtype: torch.dtype, sequences: list[list[int]]) -> list[Columns]:
-    """What transformers says of the sequences in that dtype."""
+    """Return transformers' values for the sequences in that dtype."""
     base, quantized = load(pair.base, pair.base, dtype), load(pair.base, pair.quantized, dtype)
     found = []
     for ids in sequences:
@@ -104,7 +104,7 @@ def columns_of(pair: RandomPair, dtype: torch.dtype, sequences: list[list[int]])
 
 
 def load(base: Path, half: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """One half of a pair, with plain weights and plain attention, on the GPU if there is one."""
+    """Load one half of a pair, with plain weights and plain attention, on the GPU if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation="eager")
     tensors = {name: each for file in half.glob("*.safetensors") for name, each in load_file(file, device).items()}
@@ -112,7 +112,7 @@ def load(base: Path, half: Path, dtype: torch.dtype) -> PreTrainedModel:
     plain = {name: each for name, each in tensors.items() if name.rpartition(".")[2] not in PACKED}
     weights = plain | {f"{name}.weight": dequantize(tensors, name) for name in packed}
     torch.nn.Module.to(model, device)
-    model.load_state_dict(weights, strict=False)  # a tied head is in no checkpoint
+    model.load_state_dict(weights, strict=False)  # checkpoints have no tied head
     return model
 
 
@@ -121,13 +121,13 @@ def _arrays(tensors: dict[str, torch.Tensor]) -> Columns:
 
 
 def joined(parts: Iterable[Columns]) -> Columns:
-    """Of several sequences, one after the other."""
+    """Concatenate the columns of several sequences."""
     first, *others = parts
     return {name: np.concatenate([first[name], *(part[name] for part in others)]) for name in first}
 
 
 def judged(got: Columns, want: Columns, allowed: Columns, peer: Columns) -> tuple[dict[str, Any], list[str]]:
-    """Figures per column, and what is wrong with them; ``peer`` is what transformers is off by in the same dtype."""
+    """Return figures per column, and their problems; ``peer`` is the error of transformers in the same dtype."""
     figures: dict[str, Any] = {}
     problems = []
     for name in want:

@@ -1,9 +1,9 @@
 """``python -m benchmarks.replay``: the bench against unmodified lm-eval, which must run once per model.
 
 Both replay the same four-choice items with contexts of about 150 tokens against the same server with the demo pair.
-Every round has items of its own, so that no run finds contexts that another left in the prefix cache, and the two take
-turns at going first. Times are those of whole commands; what a command takes to start, measured with a single item,
-is also subtracted, as it is in any run that is long enough to matter.
+Every round has items of its own, so that no run finds contexts of another in the prefix cache, and the two take turns
+at going first. Times are of whole commands; the time to start a command, measured with a single item, is also
+subtracted, since it is negligible in long runs.
 """
 
 import argparse
@@ -28,11 +28,11 @@ CONTEXT_TOKENS = 150
 CONCURRENCY = 32
 
 Runner = Callable[[str], None]
-"""Replays the task of that name."""
+"""Replay the task of that name."""
 
 
 def main() -> None:
-    """Prints a table, and with ``--json`` writes the figures to a file."""
+    """Print a table, and with ``--json`` write the figures to a file."""
     parser = argparse.ArgumentParser(description="Compare the bench with lm-eval run once per model.")
     parser.add_argument("--items", type=int, default=300, help="items per round")
     parser.add_argument("--rounds", type=int, default=3)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 class Bench:
-    """One pass for both models."""
+    """Replay in one pass for both models."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self._url, self._folder = url, folder
@@ -74,7 +74,7 @@ class Bench:
 
 
 class Harness:
-    """One pass per model, with the settings that serve it best: a tokenizer of its own, and many requests at once."""
+    """Run lm-eval once per model, with its best settings: a tokenizer of its own, and many requests at once."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self._url, self._folder = url, folder
@@ -111,7 +111,7 @@ def timed(run: Runner, task: str) -> float:
 
 
 def make_items(count: int, seed: int) -> list[dict[str, Any]]:
-    """Items of a demo task with four choices, each behind others of the world, up to the length of the context."""
+    """Write items of a demo task with four choices, each after other texts of the world up to the context's length."""
     rng = random.Random(seed)
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     lines = (TASKS / "demo_hellaswag" / "items.jsonl").read_text(encoding="utf-8").splitlines()
@@ -144,7 +144,7 @@ def write_task(folder: Path, name: str, items: list[dict[str, Any]]) -> None:
 
 
 def report(items: int, starts: dict[str, float], seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """Prints and returns medians, their spread and the ratios."""
+    """Print and return medians, their spread and the ratios."""
     figures: dict[str, Any] = {"items": items, "runs": {}}
     print(f"{items} four-choice items, contexts of {CONTEXT_TOKENS} tokens, {CONCURRENCY} requests in flight\n")
     print(f"{'':16}{'seconds (spread)':>24}{'start':>8}{'items/s':>10}{'without start':>16}")

@@ -1,9 +1,9 @@
-"""``python -m benchmarks.throughput``: how fast prompts are scored under both models, compared with plain vLLM.
+"""``python -m benchmarks.throughput``: speed of scoring prompts under both models, compared with plain vLLM.
 
-benchmarks/README.md says what the cases are. Every engine is started once and warmed up by a round that does not
-count; then all cases take turns in every round, in turning order, so that what disturbs the machine disturbs all of
-them. Every round has new random prompts, so that no cache helps but the one within an item of case f. Arguments that
-are not known here go to every engine, such as ``--max-num-batched-tokens 8192``.
+benchmarks/README.md describes the cases. Every engine is started once and warmed up by a round that does not count;
+then all cases take turns in every round, in alternating order, so that disturbances of the machine affect all of them.
+Every round has new random prompts, so that no cache helps except within an item of case f. Unknown arguments, such as
+``--max-num-batched-tokens 8192``, are passed to every engine.
 """
 
 import argparse
@@ -72,7 +72,7 @@ Starter = Callable[[], AbstractContextManager[Asked]]
 
 @dataclass(frozen=True)
 class Step:
-    """What one engine does for a case in each round: so many tokens (or choices)."""
+    """Work of one engine for a case in each round: ``count`` tokens (or choices)."""
 
     case: str
     role: str
@@ -82,14 +82,14 @@ class Step:
 
 @dataclass
 class Figure:
-    """What was measured of a case: seconds per engine and round."""
+    """Measurements of a case: seconds per engine and round."""
 
     count: int
     seconds: dict[str, list[float]] = field(default_factory=dict)
     latencies: list[float] = field(default_factory=list)
 
     def add(self, role: str, done: Done) -> None:
-        """Another round."""
+        """Add a round."""
         self.seconds.setdefault(role, []).append(done.seconds)
         self.latencies += done.latencies
 
@@ -99,13 +99,13 @@ class Figure:
         return [self.count / sum(each) for each in zip(*self.seconds.values(), strict=True)]
 
     def percentile(self, percent: int) -> float | None:
-        """Of the requests' latencies in milliseconds, where there are some."""
+        """Return a percentile of the requests' latencies in milliseconds; None without requests."""
         return 1e3 * quantiles(self.latencies, n=100, method="inclusive")[percent - 1] if self.latencies else None
 
 
 def main() -> None:
-    """Prints tables, and with ``--json`` writes the figures to a file."""
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # vLLM and torch warn in every process of theirs
+    """Print tables, and with ``--json`` write the figures to a file."""
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # vLLM and torch warn in each of their processes
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     options, arguments = parse()
     preload_libraries()
@@ -134,7 +134,7 @@ def main() -> None:
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
-    """Options, and arguments for the engines."""
+    """Return the options, and the arguments for the engines."""
     parser = argparse.ArgumentParser(description="Compare our engine and server with plain vLLM, run once per model.")
     parser.add_argument("--cases", type=lambda text: text.split(","), default="a,b,c,d,e,f", help="letters from a to g")
     parser.add_argument("--size", choices=SIZES, default="small", help="of the random pair")
@@ -163,14 +163,14 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 
 
 def find_pair(options: argparse.Namespace, folder: Path) -> RandomPair:
-    """The pair that was named, or a new one."""
+    """Return the named pair, or a new one."""
     folder = options.pair or folder / "pair"
     pair = RandomPair(folder / "base", folder / "quantized")
     return pair if pair.base.exists() else make_pair(folder, SIZES[options.size], options.vocabulary)
 
 
 def make_starters(pair: RandomPair, options: argparse.Namespace, arguments: list[str]) -> dict[str, Starter]:
-    """How to start what has each role."""
+    """Return functions that start the engine or server of each role."""
     shares = options.device_memory
     if shares is None and torch.cuda.is_available() and not options.sequential:
         shares = DEVICE_MEMORY
@@ -188,7 +188,7 @@ def make_starters(pair: RandomPair, options: argparse.Namespace, arguments: list
 
 @dataclass(frozen=True)
 class Drawn:
-    """Random work, so many prompts of so many tokens."""
+    """Random work: ``prompts`` of ``length`` tokens each."""
 
     vocabulary: int
     prompts: int
@@ -196,25 +196,25 @@ class Drawn:
 
     @property
     def tokens(self) -> int:
-        """In all of them."""
+        """Tokens of all prompts together."""
         return self.prompts * self.length
 
     def ids(self, rng: random.Random, length: int) -> list[int]:
-        """A random sequence."""
+        """Return a random sequence."""
         return [rng.randrange(len(SPECIAL), self.vocabulary) for _ in range(length)]
 
     def sequences(self, rng: random.Random) -> list[list[int]]:
-        """The prompts."""
+        """Return the prompts."""
         return [self.ids(rng, self.length) for _ in range(self.prompts)]
 
     def choices(self, rng: random.Random) -> list[list[int]]:
-        """Each prompt with each of its choices."""
+        """Return each prompt with each of its choices."""
         contexts = self.sequences(rng)
         return [context + self.ids(rng, CHOICE_TOKENS) for context in contexts for _ in range(CHOICES)]
 
 
 def make_steps(options: argparse.Namespace) -> list[Step]:
-    """All that takes turns."""
+    """Return all steps of a round."""
     drawn = Drawn(options.vocabulary, options.prompts, options.length)
     exact = Drawn(options.vocabulary, options.exact_prompts, options.exact_length)
     steps = []
@@ -254,7 +254,7 @@ def compare(sequences: Sequences, detail: Literal["tokens", "summary"], concurre
 def measure(
     steps: list[Step], starters: dict[str, Starter], options: argparse.Namespace, facts: dict[str, Any]
 ) -> dict[str, Figure]:
-    """Run all steps in every round; with ``--sequential``, those of one engine after those of another."""
+    """Run all steps in every round; with ``--sequential``, all rounds of one engine before the next engine's."""
     figures: dict[str, Figure] = {}
     roles = [role for role in ROLES if any(step.role == role for step in steps)]
     for group in [[role] for role in roles] if options.sequential else [roles]:
@@ -273,7 +273,7 @@ def measure(
 
 
 def grow(pair: RandomPair, starter: Starter, options: argparse.Namespace, arguments: list[str]) -> list[dict[str, Any]]:
-    """Time per token and peak memory as there are more items, longer ones, or a larger vocabulary."""
+    """Measure time per token and peak memory for more items, longer items, or a larger vocabulary."""
     rows = []
     for words in sorted({*VOCABULARIES.values(), options.vocabulary}):
         with tempfile.TemporaryDirectory() as name:
@@ -291,7 +291,7 @@ def grow(pair: RandomPair, starter: Starter, options: argparse.Namespace, argume
 
 
 def measure_growth(engine: Asked, grows: str, work: Drawn, rounds: int) -> dict[str, Any]:
-    """One row: rounds after one that warms up."""
+    """Measure one row: rounds after one that warms up."""
     print(f"growth of {grows}: {work}", file=sys.stderr, flush=True)
     microseconds = []
     with PeakMemory(engine.pid) as memory:
@@ -303,17 +303,17 @@ def measure_growth(engine: Asked, grows: str, work: Drawn, rounds: int) -> dict[
 
 
 def ratio(ours: Figure, theirs: Figure) -> dict[str, float]:
-    """Of the rates in each round: what disturbs a round disturbs both."""
+    """Return the spread of the ratio of rates in each round: disturbances affect both."""
     return spread([a / b for a, b in zip(ours.rates, theirs.rates, strict=True)])
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """The middle and both ends."""
+    """Return the median and both ends."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def described_figure(case: str, figure: Figure) -> dict[str, Any]:
-    """For the file."""
+    """Return a case's entry in the file."""
     return {
         "what": CASES[case],
         "unit": unit(case),

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.until``: what ``client.bench --until`` saves, and how often it is wrong, in simulation.
+"""``python -m benchmarks.until``: savings and wrong verdicts of ``client.bench --until``, in simulation.
 
-A case is a made-up benchmark and a limit. It is replayed many times in random order: where its mean is well within the
-limit, for the items that it takes; where its mean is just beyond the limit or on it, for the share of wrong verdicts.
-Beside that stands the share of wrong verdicts of who looks at an ordinary 95 % interval after every item.
+A case is a simulated benchmark and a limit. It is replayed many times in random order: with a mean well within the
+limit, for the number of items that it takes; with a mean just beyond the limit or on it, for the share of wrong
+verdicts. For comparison, the table has the wrong verdicts of an ordinary 95 % interval checked after every item.
 
 With ``--run`` and ``--rules``, the items of a whole run are drawn in many orders instead.
 """
@@ -52,7 +52,7 @@ class Case:
         return kind(self.items, self.low, self.high, at_least=self.at_least, at_most=self.at_most)
 
     def boundaries(self) -> tuple[float, float]:
-        """Means next to the limit: the last that keeps it, and the first that breaks it. Counts have whole items."""
+        """Return the means next to the limit: the last that keeps it and the first that breaks it, in whole items."""
         limit, sign = (self.at_least, 1) if self.at_least is not None else (self.at_most or 0.0, -1)
         if not self.counted:
             return limit + sign * TINY, limit - sign * TINY
@@ -62,7 +62,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """Shares of the items at which it was settled, median and 90th percentile; shares of wrong verdicts."""
+    """Shares of the items that settled a case, median and 90th percentile; shares of wrong verdicts."""
 
     case: str
     replays: int
@@ -74,7 +74,7 @@ class Result:
 
 
 def discordant(items: int, share: float) -> Make:
-    """Changes of accuracy: 0 but for a share of items, which are right under one model only."""
+    """Make changes of accuracy: 0 except for a share of items, which are right under one model only."""
 
     def make(_: np.random.Generator, mean: float) -> Floats:
         change = round(items * mean)
@@ -86,12 +86,12 @@ def discordant(items: int, share: float) -> Make:
 
 
 def rare(items: int) -> Make:
-    """A share of items that flip."""
+    """Make a share of items that flip."""
     return lambda _, mean: np.repeat([1.0, 0.0], [round(items * mean), items - round(items * mean)])
 
 
 def skewed(items: int, sigma: float) -> Make:
-    """Divergences: lognormal, scaled to the mean."""
+    """Make divergences: lognormal, scaled to the mean."""
 
     def make(rng: np.random.Generator, mean: float) -> Floats:
         values = rng.lognormal(0, sigma, items)
@@ -101,7 +101,7 @@ def skewed(items: int, sigma: float) -> Make:
 
 
 def spread(items: int, deviation: float) -> Make:
-    """Changes of confidence: normal, shifted to the mean."""
+    """Make changes of confidence: normal, shifted to the mean."""
 
     def make(rng: np.random.Generator, mean: float) -> Floats:
         values = rng.normal(0, deviation, items)
@@ -146,11 +146,11 @@ CASES = (
 
 
 def main() -> None:
-    """Prints a row for each case."""
-    parser = argparse.ArgumentParser(description="What --until saves, and how often it is wrong.")
+    """Print a row for each case."""
+    parser = argparse.ArgumentParser(description="Savings and wrong verdicts of --until.")
     parser.add_argument("--replays", type=int, default=500)
     parser.add_argument("--run", type=Path, help="a whole run, to be drawn in many orders")
-    parser.add_argument("--rules", type=Path, help="what it is judged by")
+    parser.add_argument("--rules", type=Path, help="rules that judge the run")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.run:
@@ -164,7 +164,7 @@ def main() -> None:
 
 
 def redraw(run: Path, rules: Path, replays: int) -> None:
-    """Draws the items of a run in many orders; prints a row for each rule, and one for all of them."""
+    """Draw the items of a run in many orders; print a row for each rule, and one for all of them."""
     rows = {(row.task, row.doc_id): row for row in read_run(run).items()}
     items = [_item(row) for row in rows.values()]
     found: dict[str, list[Standing]] = {}
@@ -193,7 +193,7 @@ def _settled(shares: Sequence[float] | Floats) -> str:
 
 
 def simulate(case: Case, replays: int) -> Result:
-    """Replays a case, and prints its row. Shares of wrong verdicts have exact 95 % intervals beside them."""
+    """Replay a case, and print its row. Shares of wrong verdicts have exact 95 % intervals."""
     rng = np.random.default_rng(0)
     kept, broken = case.boundaries()
     shares = np.array([settled_at for _, settled_at in verdicts(case, case.safe, replays, rng)]) / case.items
@@ -218,7 +218,7 @@ def simulate(case: Case, replays: int) -> Result:
 
 
 def verdicts(case: Case, mean: float, replays: int, rng: np.random.Generator) -> Iterator[tuple[str | None, int]]:
-    """Verdicts, and the items that they took."""
+    """Yield verdicts, and the numbers of items that they took."""
     for _ in range(replays):
         values = rng.permutation(case.make(rng, mean))
         limits = case.limits()
@@ -231,7 +231,7 @@ def verdicts(case: Case, mean: float, replays: int, rng: np.random.Generator) ->
 
 
 def looks(case: Case, values: Floats) -> bool:
-    """Whether an ordinary 95 % interval, looked at after every item from the 30th on, would pass the case."""
+    """Return whether an ordinary 95 % interval, checked after every item from the 30th on, would pass the case."""
     count = np.arange(1, case.items + 1)
     mean = np.cumsum(values) / count
     error = np.sqrt(np.maximum(np.cumsum(values**2) / count - mean**2, 0.0) / count)
@@ -242,7 +242,7 @@ def looks(case: Case, values: Floats) -> bool:
 
 
 def share(count: int, of: int) -> str:
-    """A share in percent with its exact interval (Clopper & Pearson 1934)."""
+    """Return a share in percent with its exact interval (Clopper & Pearson 1934)."""
     low, high = stats.binomtest(count, of).proportion_ci(method="exact")
     return f"{100 * count / of:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 

@@ -1,6 +1,7 @@
 """The HTTP client, blocking and asynchronous. Both share everything but the waiting."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
@@ -20,7 +21,7 @@ from client.calls import (
     tokenize_call,
     tokenizer_info_call,
 )
-from client.errors import ConnectionFailed, QconfError, Unavailable, translated
+from client.errors import ConnectionFailed, InvalidRequest, QconfError, TimedOut, Unavailable, translated
 from client.retry import RETRIES, RetryPolicy
 from qconf import __version__
 from qconf.wire import CompareRequest, Comparison, ErrorDetail, ModelList, TokenizeReply, TokenizerInfo
@@ -32,28 +33,40 @@ CONNECT_TIMEOUT = 10.0
 # seconds after which uvicorn closes them, so that no request goes out on a dying connection.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=4.0)
 
+API_KEY = "QCONF_API_KEY"
+"""Environment variable of the key, which a command line would show to everyone on the machine."""
+
 R = TypeVar("R", bound=BaseModel)
 
 
 class _Base:
     """What both clients know: where the server is, how long to wait, when to try again."""
 
-    def __init__(self, base_url: str, timeout: float, retries: int) -> None:
+    def __init__(self, base_url: str, timeout: float, retries: int, api_key: str | None) -> None:
         self.base_url = checked_url(base_url)
         self._timeout = httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
         self._policy = RetryPolicy(retries)
         self._headers = {"user-agent": f"qconf-client/{__version__}", "accept": "application/json"}
+        if key := os.environ.get(API_KEY, "") if api_key is None else api_key:
+            self._headers["authorization"] = f"Bearer {_checked_key(key)}"
 
     def _request(self, http: httpx.Client | httpx.AsyncClient, call: Call[Any]) -> httpx.Request:
         headers = {"content-type": "application/json"} if call.body else None
         return http.build_request(call.method, self.base_url + call.path, content=call.body, headers=headers)
 
 
+def _checked_key(key: str) -> str:
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise InvalidRequest("api_key: expected printable ASCII without spaces", param="api_key")
+    return key
+
+
 class Client(_Base):
     """Blocking client.
 
     ``timeout`` is in seconds and holds for each attempt; ``retries`` counts the attempts after the first one, made on
-    connection errors, time-outs, 429 and 503. ``transport`` and ``sleep`` are what tests replace.
+    connection errors, time-outs, 429 and 503. ``api_key`` is for servers that ask for one; without it the environment
+    variable QCONF_API_KEY is read. ``transport`` and ``sleep`` are what tests replace.
     """
 
     def __init__(
@@ -62,43 +75,44 @@ class Client(_Base):
         *,
         timeout: float = DEFAULT_TIMEOUT,
         retries: int = RETRIES,
+        api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        super().__init__(base_url, timeout, retries)
+        super().__init__(base_url, timeout, retries, api_key)
         self._http = httpx.Client(timeout=self._timeout, headers=self._headers, limits=LIMITS, transport=transport)
         self._sleep = sleep
 
     def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
-        """Scores a prompt, or its continuations, under both models."""
+        """Score a prompt, or its continuations, under both models."""
         return self._send(compare_call(fields))
 
     def compare_batch(self, requests: Sequence[CompareRequest | Mapping[str, Any]]) -> list[Comparison | ErrorDetail]:
-        """Scores many at once; a bad entry gets an ``ErrorDetail`` in its place and does not lose the others."""
+        """Score many at once; a bad entry gets an ``ErrorDetail`` in its place, and the others their comparisons."""
         return batch_entries(self._send(batch_call(requests)), len(requests))
 
     def models(self) -> ModelList:
-        """The pair that is served, base first, and what serves it."""
+        """Return the models of the pair, base first, and what serves them."""
         return self._send(models_call())
 
     def tokenizer_info(self) -> TokenizerInfo:
-        """Special tokens and chat template of the pair's tokenizer."""
+        """Return the special tokens and the chat template of the pair's tokenizer."""
         return self._send(tokenizer_info_call())
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
-        """Token ids of a text, as the pair's tokenizer splits it."""
+        """Return the token ids of a text under the pair's tokenizer."""
         return self._send(tokenize_call(text, add_special_tokens))
 
     def ready(self) -> bool:
-        """Whether the server takes requests at this moment; never raises for one that is starting or not there."""
+        """Return whether the server takes requests now; False for a server that is starting or unreachable."""
         try:
             self._attempt(ready_call())
-        except (Unavailable, ConnectionFailed):
+        except (Unavailable, ConnectionFailed, TimedOut):
             return False
         return True
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -133,45 +147,46 @@ class AsyncClient(_Base):
         *,
         timeout: float = DEFAULT_TIMEOUT,
         retries: int = RETRIES,
+        api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        super().__init__(base_url, timeout, retries)
+        super().__init__(base_url, timeout, retries, api_key)
         self._http = httpx.AsyncClient(timeout=self._timeout, headers=self._headers, limits=LIMITS, transport=transport)
         self._sleep = sleep
 
     async def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
-        """Scores a prompt, or its continuations, under both models."""
+        """Score a prompt, or its continuations, under both models."""
         return await self._send(compare_call(fields))
 
     async def compare_batch(
         self, requests: Sequence[CompareRequest | Mapping[str, Any]]
     ) -> list[Comparison | ErrorDetail]:
-        """Scores many at once; a bad entry gets an ``ErrorDetail`` in its place and does not lose the others."""
+        """Score many at once; a bad entry gets an ``ErrorDetail`` in its place, and the others their comparisons."""
         return batch_entries(await self._send(batch_call(requests)), len(requests))
 
     async def models(self) -> ModelList:
-        """The pair that is served, base first, and what serves it."""
+        """Return the models of the pair, base first, and what serves them."""
         return await self._send(models_call())
 
     async def tokenizer_info(self) -> TokenizerInfo:
-        """Special tokens and chat template of the pair's tokenizer."""
+        """Return the special tokens and the chat template of the pair's tokenizer."""
         return await self._send(tokenizer_info_call())
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
-        """Token ids of a text, as the pair's tokenizer splits it."""
+        """Return the token ids of a text under the pair's tokenizer."""
         return await self._send(tokenize_call(text, add_special_tokens))
 
     async def ready(self) -> bool:
-        """Whether the server takes requests at this moment; never raises for one that is starting or not there."""
+        """Return whether the server takes requests now; False for a server that is starting or unreachable."""
         try:
             await self._attempt(ready_call())
-        except (Unavailable, ConnectionFailed):
+        except (Unavailable, ConnectionFailed, TimedOut):
             return False
         return True
 
     async def aclose(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Requests and replies as values: what is sent where, and what must come back. No connection in sight."""
+"""Requests and replies as values: what is sent where, and which reply is expected. No connections here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,13 +50,13 @@ class Call(Generic[R]):
     body: bytes | None = None
 
     def parse(self, response: httpx.Response) -> R:
-        """The reply, or the error that the response stands for."""
+        """Return the reply, or raise the error that the response stands for."""
         raise_for_status(response)
         try:
             return self.reply.model_validate_json(response.content)
         except ValidationError as exc:
             why = problem(exc.errors()).message
-            raise BadReply(f"{response.request.url} sent a reply that is no {self.reply.__name__}: {why}") from exc
+            raise BadReply(f"{response.request.url} sent a reply that is not a {self.reply.__name__}: {why}") from exc
 
 
 class Anything(BaseModel):
@@ -69,7 +69,7 @@ def compare_call(fields: CompareFields) -> Call[Comparison]:
 
 
 def batch_call(requests: Sequence[CompareRequest | Mapping[str, Any]]) -> Call[BatchReply]:
-    """Mappings are sent as they are: the server answers each entry on its own, a bad one with its error."""
+    """Build the call of a batch. Mappings are sent unchecked: the server answers a bad entry with its error."""
     entries = [r.model_dump(exclude_unset=True) if isinstance(r, CompareRequest) else dict(r) for r in requests]
     return Call("POST", "/compare/batch", BatchReply, _dump(_checked(BatchRequest, {"requests": entries})))
 
@@ -98,7 +98,7 @@ def tokenize_call(text: str, add_special_tokens: bool) -> Call[TokenizeReply]:
 
 
 def checked_url(base_url: str) -> str:
-    """The base URL without a trailing slash; refused where it is none."""
+    """Return the base URL without a trailing slash. InvalidRequest if it is not a URL."""
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL as exc:

@@ -131,7 +131,7 @@ BY_STATUS: dict[int, type[ServerError]] = {
 
 @contextmanager
 def translated(url: object) -> Iterator[None]:
-    """The one place where httpx's errors become ours."""
+    """Translate httpx's errors; no other place does."""
     try:
         yield
     except httpx.TimeoutException as exc:
@@ -161,14 +161,14 @@ def _detail(response: httpx.Response) -> ErrorDetail:
     try:
         return ErrorReply.model_validate_json(response.content).error
     except ValidationError:
-        # A proxy, or something that is no qconf server at all.
+        # A proxy, or something that is not a qconf server at all.
         text = " ".join(response.text.split())[:EXCERPT]
         where = f"{response.request.url} answered {response.status_code} {response.reason_phrase}"
         return ErrorDetail(type="unknown", message=f"{where}: {text}" if text else where)
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
-    """Seconds to wait, from either form of the header: seconds or an HTTP date. None where it says neither."""
+    """Return the seconds to wait, from either form of the header: seconds or an HTTP date. None for any other value."""
     if value is None:
         return None
     try:

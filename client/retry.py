@@ -1,4 +1,4 @@
-"""When to try again, and after how long."""
+"""Retries: after which errors, and after how long."""
 
 import random
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 LONGEST_RETRY_AFTER = 120.0
 
-# Scoring changes nothing on the server, so that a request whose reply was lost may simply be sent again.
+# Scoring is idempotent: a request whose reply was lost may be sent again.
 TRANSIENT = (ConnectionFailed, TimedOut, Overloaded, Unavailable)
 
 
@@ -18,7 +18,7 @@ TRANSIENT = (ConnectionFailed, TimedOut, Overloaded, Unavailable)
 class RetryPolicy:
     """Exponential back-off with jitter, never less than the server's Retry-After.
 
-    A Retry-After longer than ``LONGEST_RETRY_AFTER`` is not waited for: the error carries it to the caller.
+    After a Retry-After longer than ``LONGEST_RETRY_AFTER``, the error is raised: it holds the time for the caller.
     """
 
     retries: int = RETRIES
@@ -29,7 +29,7 @@ class RetryPolicy:
             raise ValueError(f"retries: expected 0 or more, got {self.retries}")
 
     def delay(self, attempt: int, error: QconfError) -> float | None:
-        """Seconds to wait after failed attempt number ``attempt`` (the first is 0), or None to give up."""
+        """Return the seconds to wait after failed attempt number ``attempt`` (the first is 0), or None to give up."""
         if attempt >= self.retries or not isinstance(error, TRANSIENT):
             return None
         # The exponent is bounded first: 2.0 ** 2000 overflows.
@@ -37,5 +37,5 @@ class RetryPolicy:
         asked = error.retry_after if isinstance(error, ServerError) else None
         if asked is None:
             return backoff
-        # Added, not the larger of both: many clients told the same moment should not all come back at it.
+        # The sum, not the maximum: clients with the same Retry-After must not all return at once.
         return asked + backoff if asked <= LONGEST_RETRY_AFTER else None

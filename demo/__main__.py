@@ -27,7 +27,7 @@ TASK_FILES = ("*.yaml", "_multiple_choice", "loader.py")
 
 def main() -> None:
     args = parse()
-    torch.set_num_threads(2)  # whatever the machine has: the sums, and so the weights, depend on it
+    torch.set_num_threads(2)  # on every machine: the sums, and so the weights, depend on it
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=args.out, prefix=".making-") as folder:

@@ -22,7 +22,7 @@ FLATTENING = 0.55
 
 
 class Item(TypedDict):
-    """`probabilities` are the world's own, of each choice given that one of them follows the prompt."""
+    """An item; `probabilities` are the true ones, of each choice given that one of them follows the prompt."""
 
     prompt: str
     choices: list[str]
@@ -45,7 +45,7 @@ def candidates(rng: random.Random, task: str, answers: dict[str, float]) -> list
 
 
 def make_item(rng: random.Random, task: str, question: Question, position: int) -> Item:
-    """The label's position is given, so that positions are balanced and say nothing about the answer."""
+    """Make an item with the label at a given position, so that positions are balanced and do not reveal the answer."""
     choices = candidates(rng, task, question.answers)
     probabilities = normalized({choice: question.answers[choice] for choice in choices})
     truth = draw(rng, probabilities)

@@ -19,25 +19,25 @@ STOP_SECONDS = 60
 
 
 class ServerDidNotStart(Exception):
-    """The server ended, or was not ready in time; the message holds what it printed, its reason in the last line."""
+    """The server ended, or was not ready in time; the message is its output, with the reason in the last line."""
 
 
 @dataclass(frozen=True)
 class LocalServer:
-    """A running server: where it answers, its process, and the file that holds what it has printed so far."""
+    """A running server: its URL, its process, and the file that holds its output so far."""
 
     url: str
     process: subprocess.Popen[bytes]
     log: Path
 
     def stop(self) -> int:
-        """Ask it to stop; returns the exit code."""
+        """Ask it to stop, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_SECONDS)
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on now, for programs that cannot choose one themselves."""
+    """Return a free port of this machine, for programs that cannot choose one themselves."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -46,9 +46,9 @@ def free_port() -> int:
 
 @contextmanager
 def running_server(*arguments: str, port: int = 0, log: Path | None = None) -> Iterator[LocalServer]:
-    """``python -m server`` on this machine, on a free port if none is given, ready to answer.
+    """Run ``python -m server`` on this machine, on a free port if none is given, and wait until it is ready.
 
-    ``log`` is a file for what it prints, to be kept.
+    ``log`` is a file that keeps its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = log or Path(folder) / "server.log"

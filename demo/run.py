@@ -13,7 +13,7 @@ PYTHON = os.path.relpath(sys.executable)
 
 
 def main() -> int:
-    """Returns the exit code of the replay; the verdict is there to be read."""
+    """Return the exit code of the replay; the gate's verdict is only printed."""
     out = Path("runs") / f"demo-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}"
     log = out.with_suffix(".server.log")
     log.parent.mkdir(exist_ok=True)
@@ -24,10 +24,10 @@ def main() -> int:
             code = run("client.bench", "--url", server.url, *tasks, "--out", str(out))
     except ServerDidNotStart as error:
         reason = str(error).splitlines()[-1].removeprefix("qconf-server: error: ")
-        print(f"The server did not start: {reason} (all that it printed: {log})", file=sys.stderr)
+        print(f"The server did not start: {reason} (its output: {log})", file=sys.stderr)
         return 1
     if code:
-        print(f"The replay did not finish; what the server printed is in {log}", file=sys.stderr)
+        print(f"The replay did not finish; the server's output is in {log}", file=sys.stderr)
         return code
     run("eval", "report", str(out), "--out", str(out / "report.html"), show=True)
     run("eval", "gate", str(out), "--config", str(GATE), show=True)
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def run(*module: str, show: bool = False) -> int:
-    """Run a module as a command, shown before its output if asked; returns its exit code."""
+    """Run a module as a command, printed before its output with ``show``, and return its exit code."""
     if show:
         print(f"\n{PYTHON} -m {' '.join(module)}", flush=True)
     return subprocess.run([sys.executable, "-m", *module], check=False).returncode

@@ -1,4 +1,4 @@
-"""A tokenizer and a small Llama, trained from nothing on the world's corpus."""
+"""A tokenizer and a small Llama, trained from scratch on the world's corpus."""
 
 import random
 import time
@@ -16,7 +16,7 @@ from demo.world import World
 BOS, EOS = "<s>", "</s>"
 PROMPTS_LEARNED = 0.25
 IGNORED = -100
-# Questions and answers look in a chat as they look in the corpus.
+# Questions and answers have the same form in a chat as in the corpus.
 CHAT_TEMPLATE = """{%- for message in messages -%}
 {{ {'system': '', 'user': 'Question: ', 'assistant': 'Answer: '}[message['role']] + message['content'] + '\\n' }}
 {%- endfor -%}
@@ -25,7 +25,7 @@ CHAT_TEMPLATE = """{%- for message in messages -%}
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the pair and its tasks are. Widths are multiples of 128, the quantizer's group size."""
+    """Sizes of the pair and its tasks. Widths are multiples of 128, the quantizer's group size."""
 
     hidden: int
     intermediate: int
@@ -68,7 +68,7 @@ class Tokens(NamedTuple):
 
 
 def token_stream(world: World, tokenizer: Any) -> Iterator[Tokens]:
-    """Endless documents. Every other one begins without the start token, as some harnesses do not give it."""
+    """Yield documents without end. Half of them lack the start token, because some harnesses do not send it."""
     rng = random.Random(f"{world.seed}/corpus")
     while True:
         parts = [world.document(rng) for _ in range(256)]
@@ -78,13 +78,13 @@ def token_stream(world: World, tokenizer: Any) -> Iterator[Tokens]:
         for prompt, answer in zip(prompts, answers, strict=True):
             prompt = [tokenizer.bos_token_id] * rng.randrange(2) + prompt
             answer = [*answer, tokenizer.eos_token_id]
-            # Who is where in a prompt is mostly chance; learning it from some documents leaves more for the answers.
+            # Prompts are mostly random: learning them from only some documents leaves more capacity for answers.
             learned = prompt if rng.random() < PROMPTS_LEARNED else [IGNORED] * len(prompt)
             yield Tokens(prompt + answer, learned + answer)
 
 
 def windows(documents: Iterator[Tokens], length: int, count: int) -> dict[str, torch.Tensor]:
-    """Rows of whole documents; only the last of each row is cut."""
+    """Return rows of whole documents; only the last of each row is cut."""
     rows = []
     for _ in range(count):
         row = Tokens([], [])
@@ -114,7 +114,7 @@ def new_model(scale: Scale, vocabulary: int) -> Any:
 
 
 def train(world: World, scale: Scale, tokenizer: Any) -> Any:
-    """One pass over fresh text, hence no overfitting: the model stays as unsure as the world is."""
+    """Train for one pass over fresh text, without overfitting: the model becomes as uncertain as the world."""
     torch.manual_seed(world.seed)
     model = new_model(scale, len(tokenizer)).train()
     steps = scale.tokens // scale.batch
@@ -125,7 +125,7 @@ def train(world: World, scale: Scale, tokenizer: Any) -> Any:
     documents = token_stream(world, tokenizer)
     started = time.monotonic()
     for step in range(steps):
-        # The last tenth sees the whole context, so that long inputs are no surprise.
+        # The last tenth has windows of the whole context, so that the model learns long inputs.
         length = scale.window if step < 0.9 * steps else scale.context
         rows = windows(documents, length, scale.batch // length)
         with torch.autocast("cpu", torch.bfloat16):
@@ -147,9 +147,9 @@ def train(world: World, scale: Scale, tokenizer: Any) -> Any:
 def spread_channels(model: Any, spread: float, seed: int) -> None:
     """Give some channels larger activations and others smaller ones, without changing what the model computes.
 
-    Large models have such channels, and they are what makes 4 bits hurt; a model as small as this one has none, and
-    GPTQ would leave it all but untouched. What one matrix gains the next one loses, in powers of two: the logits stay
-    the same to the last bit.
+    Large models have such channels, which make 4-bit quantization lossy; a model as small as this one has none, and
+    GPTQ would hardly change it. The next matrix is divided by the powers of two that the first is multiplied by: the
+    logits stay the same to the last bit.
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in model.model.layers:
@@ -168,7 +168,7 @@ def spread_channels(model: Any, spread: float, seed: int) -> None:
 
 
 def powers_of_two(count: int, spread: float, generator: torch.Generator) -> torch.Tensor:
-    """Two to rounded normal numbers of standard deviation `spread`."""
+    """Return two to the power of rounded normal numbers of standard deviation `spread`."""
     return torch.exp2((torch.randn(count, generator=generator) * spread).round())
 
 
@@ -178,7 +178,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def corpus_sample(world: World, tokenizer: Any, tokens: int) -> list[str]:
-    """Fresh documents, at least that many tokens of them, for calibration."""
+    """Return fresh documents of at least ``tokens`` tokens together, for calibration."""
     rng = random.Random(f"{world.seed}/calibration")
     texts: list[str] = []
     while tokens > 0:

@@ -1,8 +1,8 @@
 """A small world whose every question has a known distribution over its answers.
 
-The same distributions write the corpus and draw the labels of the tasks, so the ideal model is known, and so is how
-far from certain it should be. What the tables of `demo.words` leave open (which town is whose, how an unusual pair
-behaves) is drawn once from the seed, as noise on log-odds.
+The corpus and the labels of the tasks are drawn from the same distributions, so the ideal model and its confidence are
+known. Facts that the tables of `demo.words` do not fix (each person's town, how an unusual pair behaves) are drawn once
+from the seed, as noise on log-odds.
 """
 
 import math
@@ -17,9 +17,9 @@ from demo import words
 
 T = TypeVar("T")
 
-# How much less common each next entry of a table is: weight 1 / rank**ZIPF.
+# An entry of a table has weight 1 / rank**ZIPF.
 ZIPF = 0.8
-# Weight of the second, third... usual answer against the first, and of all unusual answers together.
+# Weight of the second, third... usual answer relative to the first, and of all unusual answers together.
 USUAL = (1.0, 0.3, 0.12)
 UNUSUAL = 0.08
 
@@ -60,7 +60,7 @@ def zipf_weights(size: int) -> list[float]:
 
 
 def pick(rng: random.Random, table: Sequence[T] | Mapping[T, object]) -> T:
-    """An entry of the table, the early ones more often."""
+    """Draw an entry of the table, the early ones more often."""
     entries = list(table)
     return rng.choices(entries, cum_weights=zipf_weights(len(entries)))[0]
 
@@ -84,7 +84,7 @@ def listed(text: str) -> list[str]:
 
 
 class World:
-    """Draws questions; `sources` names the six kinds, one per task."""
+    """Source of questions; `sources` names the six kinds, one per task."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -102,14 +102,14 @@ class World:
         return random.Random(f"{self.seed}/{'/'.join(key)}").gauss(0, scale)
 
     def choice_of(self, usual: str, possible: Sequence[str], *key: str) -> dict[str, float]:
-        """The usual answers by rank; the rest of the possible ones share a little weight."""
+        """Weight the usual answers by rank; the other possible answers share a little weight."""
         ranked = listed(usual)
         rest = [answer for answer in possible if answer not in ranked]
         weights = dict(zip(ranked, USUAL, strict=False)) | {answer: UNUSUAL / len(rest) for answer in rest}
         return normalized({a: w * math.exp(self.noise(0.5, *key, a)) for a, w in weights.items()})
 
     def home(self, person: Person) -> dict[str, float]:
-        """Where people hear that the person lives: mostly the truth."""
+        """Return a town where the person is said to live: mostly the true one."""
         truth = random.Random(f"{self.seed}/home/{person.name}").choice(TOWNS)
         return {town: 0.9 if town == truth else 0.1 / (len(TOWNS) - 1) for town in TOWNS}
 
@@ -118,7 +118,7 @@ class World:
         return person, draw(rng, self.home(person))
 
     def boolq(self, rng: random.Random) -> Question:
-        # Comparing two towns is the hardest of the three, and the names are the rarest of all words.
+        # Comparing two towns is the hardest of the three questions, and names are the rarest words.
         kind = rng.choices((self._will_work, self._will_eat, self._home), (4, 3, 1))[0]
         return kind(rng)
 
@@ -154,7 +154,7 @@ class World:
         return Question(prompt, yes_no(2.2 if home[town] > 0.5 else -2.2))
 
     def knowledge(self, rng: random.Random) -> tuple[str, str, dict[str, float]]:
-        """A piece of school knowledge: the question, the start of the statement, and the answers."""
+        """Draw a piece of school knowledge: the question, the start of the statement, and the answers."""
         kind = rng.choice(("lives", "eats", "made", "season", "place"))
         if kind in ("lives", "eats"):
             animal = pick(rng, words.ANIMALS)
@@ -230,7 +230,7 @@ class World:
         return Question(person.fill(story), answers)
 
     def fact(self, rng: random.Random) -> Question:
-        """Plain statements of what the questions ask about."""
+        """Draw a plain statement of a fact that questions ask about."""
         if rng.random() < 0.3:
             person = pick(rng, PEOPLE)
             return Question(f"{person.name} lives in", self.home(person))
@@ -238,7 +238,7 @@ class World:
         return Question(statement, answers)
 
     def document(self, rng: random.Random) -> tuple[str, str]:
-        """One text of the corpus in two parts: a fact or a question, and an answer drawn by its probability."""
+        """Draw one text of the corpus in two parts: a fact or a question, and an answer drawn by its probability."""
         source = rng.choice((*self.sources.values(), self.fact))
         question = source(rng)
         return question.prompt, f" {draw(rng, question.answers)}."

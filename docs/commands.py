@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from client.bench.command import app as bench
 from client.results.command import app as results
 from eval.command import app as evaluation
-from server.quantize.__main__ import parse
+from server.quantize.command import app as quantize
 from server.settings import Settings
 
 WIDTH = 100
@@ -22,7 +22,7 @@ WIDTH = 100
 def command_helps() -> Iterator[tuple[str, str]]:
     """Yield the name and the help of each command and of its subcommands."""
     yield "qconf-server", _argparse_help(lambda: CliApp.run(Settings, cli_args=["--help"]))
-    yield "qconf-quantize", _argparse_help(lambda: parse(["--help"]))
+    yield from _typer_helps(quantize, "qconf-quantize")
     yield from _typer_helps(bench, "python -m client.bench")
     yield from _typer_helps(results, "python -m client.results")
     yield from _typer_helps(evaluation, "python -m eval")
@@ -38,7 +38,7 @@ def _argparse_help(run: Callable[[], object]) -> str:
 
 def _typer_helps(app: typer.Typer, name: str) -> Iterator[tuple[str, str]]:
     command = typer.main.get_command(app)
-    context = command.context_class(command, info_name=name, terminal_width=WIDTH)
+    context = command.context_class(command, info_name=name, terminal_width=WIDTH, **command.context_settings)
     yield name, command.get_help(context)
     if isinstance(command, TyperGroup):
         for part, each in command.commands.items():

@@ -16,12 +16,12 @@ from docs.http_reference import http
 from docs.markdown import markdown, page, table
 from eval.analysis.run import RunAnalysis, analyse_run
 from eval.gate import token_statistics
+from qconf.item_rules import item_statistic
 from qconf.rules import Rule
 from qconf.run import folder
 from qconf.run.choices import EvalError
 from qconf.run.columns import ITEM_SCHEMA, TOKEN_SCHEMA
 from qconf.statistics.intervals import Interval
-from qconf.statistics.item_values import item_statistic
 from qconf.wire import Timing
 from tests.synthetic_run import again, items, later, tokens, window, write
 from tests.test_monitor import monitor, observations

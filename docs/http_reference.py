@@ -22,7 +22,7 @@ NEVER_SENT = "422"
 
 def openapi() -> Schema:
     """Return the OpenAPI document of an application without an engine: routes touch it only when they answer."""
-    serving = cast(Serving, SimpleNamespace(monitor=SimpleNamespace(metrics=None)))
+    serving = cast(Serving, SimpleNamespace(monitor=SimpleNamespace(metrics=None), admission=None))
     document: Schema = create_app(serving, max_body_bytes=Settings.model_fields["max_body_bytes"].default).openapi()
     return document
 

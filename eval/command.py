@@ -13,6 +13,7 @@ from eval.analysis.run import analyse_run
 from eval.gate import judge, overall
 from eval.gate import junit as as_junit
 from eval.report.drift import drift_as_json, drift_table
+from eval.report.grid import print_grid
 from eval.report.page import render, render_markdown
 from eval.report.terminal import print_run
 from eval.report.verdict import stopped_sentence
@@ -25,8 +26,8 @@ from qconf.statistics.drift import FEWEST
 
 BAD_INPUT = 64
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 2}
-# A table has room in a file: only terminals are narrow.
 FILE_WIDTH = 160
+"""Columns of a table that is written to a file: only terminals are narrow."""
 FLOOR = "A second run of the same pair, measured in another way: the noise floor."
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -34,11 +35,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.callback()
 def commands() -> None:
-    """What quantization did to a model's confidence, with error bars, from run folders."""
+    """Analyse what quantization did to a model's confidence, with error bars, from run folders."""
 
 
 def note_stopped(run: Path) -> None:
-    """Say of a replay that stopped early what the statistics do not know."""
+    """Warn about a replay that stopped early."""
     if stopped := stopped_sentence(read_manifest(run)):
         print(f"note: {run}: {stopped}", file=sys.stderr)
 
@@ -61,13 +62,13 @@ def table(
     if as_text:
         print(json.dumps(as_json(analysis), indent=2, allow_nan=False))
     else:
-        print_run(Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH), analysis)
+        print_run(console(), analysis)
 
 
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; several are shown side by side.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The page; beside it .md and .json with the same name.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page; .md and .json get the same name.")],
     floor: Annotated[Path | None, typer.Option(help=FLOOR)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
@@ -129,9 +130,9 @@ def drift(
     run: Annotated[Path, typer.Argument(help="The run folder to compare with it.")],
     as_text: Annotated[bool, typer.Option("--json", help="Print the distances as JSON.")] = False,
 ) -> None:
-    """Tell whether confidences and KL are distributed as in another run, as the server does for live traffic.
+    """Test whether confidences and KL are distributed as in another run, as the server does for live traffic.
 
-    Exit code 0: no drift, 1: drift, 2: too few items or windows to tell, 64: bad input.
+    Exit code 0: no drift, 1: drift, 2: too few items or windows, 64: bad input.
     """
     try:
         frozen = read_reference(reference).reference
@@ -144,13 +145,19 @@ def drift(
     if as_text:
         print(json.dumps(drift_as_json(outcome, distances), indent=2, allow_nan=False))
     elif distances:
-        (Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)).print(drift_table(distances))
+        print_grid(console(), drift_table(distances))
     else:
         print(f"{reference} and {run} have no quantity in common of {FEWEST} items or windows: nothing can be said")
     raise typer.Exit(EXIT_CODES[outcome])
 
 
+def console() -> Console:
+    """Return the terminal, or a file that is wide enough for the tables."""
+    return Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
+
+
 def write_text(path: Path, text: str) -> None:
+    """Write the file. EvalError where that is not possible."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as exc:

@@ -14,16 +14,16 @@ from qconf.run.choices import EvalError
 from qconf.statistics.intervals import Interval
 
 MOST_MORE = 1e6
-"""Times as many items as there are, beyond which it is not said how many would settle a rule."""
+"""Multiple of the items at hand beyond which messages no longer say how many would settle a rule."""
 INSTEAD = {"risk_coverage_area": "auroc", "l2_debiased": "l2_squared"}
-"""What to judge in place of a statistic that has no interval; of the others, which are errors of calibration too:"""
+"""Statistics to judge instead of one without an interval; for the other errors of calibration:"""
 INSTEAD_OF_CALIBRATION = "overconfidence, l2_squared, brier or nll"
 Outcome = Literal["pass", "fail", "inconclusive"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a rule. ``value`` is what was judged; ``message`` a sentence with all of it."""
+    """The outcome of a rule. ``value`` is the statistic that was judged; ``message`` says it all in a sentence."""
 
     outcome: Outcome
     name: str
@@ -32,18 +32,18 @@ class Verdict:
 
 
 def judge(rules: Sequence[Rule], run: RunAnalysis) -> list[Verdict]:
-    """A verdict for each rule, and for each task of a rule on each. EvalError names a statistic that the run lacks."""
+    """Return a verdict for each rule, and for each task of a rule on each. EvalError names missing statistics."""
     return [verdict(rule, name, value) for rule in rules for name, value in _values(rule, run)]
 
 
 def overall(verdicts: Sequence[Verdict]) -> Outcome:
-    """Fail if any rule fails, else inconclusive if any is, else pass."""
+    """Return fail if any rule fails, otherwise inconclusive if any is, otherwise pass."""
     outcomes = {each.outcome for each in verdicts}
     return "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
 
 
 def junit(verdicts: Sequence[Verdict], run: str) -> str:
-    """The verdicts as JUnit XML: a failure for a rule that fails, an error for one that is inconclusive."""
+    """Return the verdicts as JUnit XML: a failure for a rule that fails, an error for one that is inconclusive."""
     count = {outcome: sum(each.outcome == outcome for each in verdicts) for outcome in ("fail", "inconclusive")}
     suite = ElementTree.Element(
         "testsuite",
@@ -62,7 +62,7 @@ def junit(verdicts: Sequence[Verdict], run: str) -> str:
 
 
 def _values(rule: Rule, run: RunAnalysis) -> Iterator[tuple[str, Interval]]:
-    """What is judged, and how much it is."""
+    """Yield the name and the value of each statistic that the rule judges."""
     if rule.corpus is not None:
         corpus = _named(run.corpora, rule.corpus, "corpus")
         if rule.over_floor:
@@ -95,7 +95,7 @@ def _statistic(rule: Rule, analysis: Analysis) -> tuple[str, Interval]:
 
 
 def _excess(rule: Rule, run: RunAnalysis, place: str = OVERALL) -> Interval:
-    """What the statistic is beyond the noise floor, overall, of a task or of the rule's corpus."""
+    """Return the statistic beyond the noise floor, overall, of a task or of the rule's corpus."""
     floor = run.floor
     if floor is None:
         raise EvalError(f"the rule on '{rule.statistic}' is over the floor, and there is none: expected --floor RUN")
@@ -122,7 +122,7 @@ def _named(known: dict[str, Any], name: str, what: str) -> Any:
 
 
 def verdict(rule: Rule, name: str, value: Interval) -> Verdict:
-    """What becomes of a rule where its statistic has that value. EvalError where it has no interval to be judged by."""
+    """Judge a rule whose statistic has that value. EvalError where the rule needs an interval and there is none."""
     if rule.judge == "interval" and value.kind == "spread":
         instead = INSTEAD.get(rule.statistic, INSTEAD_OF_CALIBRATION)
         raise EvalError(
@@ -151,7 +151,7 @@ def _outcome(low: float, high: float, least: float, most: float) -> Outcome:
 
 
 def _missing(value: Interval, low: float, high: float) -> str:
-    """What there is too little of for any verdict."""
+    """Say what there is too little of for any verdict; empty where there is enough."""
     if value.units < value.least:
         return f"{value.least - value.units} more {value.unit} are needed, in all {value.least}, for any verdict"
     if not all(map(math.isfinite, (value.point, low, high))):
@@ -160,7 +160,7 @@ def _missing(value: Interval, low: float, high: float) -> str:
 
 
 def _more(value: Interval, least: float, most: float) -> str:
-    """How many more items would settle it, if those were of the same kind: the interval as it would then be."""
+    """Say how many more items of the same kind would settle the rule, from the interval as it would then be."""
     if value.point in (least, most):
         return f"the estimate is on the limit, and no number of {value.unit} would settle it"
 

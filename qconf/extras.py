@@ -7,7 +7,7 @@ USAGE_ERROR = 2
 
 
 def run_command(module: str, name: str, extra: str, packages: set[str]) -> None:
-    """Runs the typer application ``app`` of a module as the command ``name``."""
+    """Run the typer application ``app`` of a module as the command ``name``."""
     try:
         importlib.import_module(module).app(prog_name=name)
     except ModuleNotFoundError as exc:

@@ -54,7 +54,7 @@ class Rules(BaseModel):
 
 
 def read_rules(path: Path) -> list[Rule]:
-    """The rules of a file. EvalError names the rule, the field and what was expected."""
+    """Read the rules of a file. EvalError names the rule, the field and what was expected."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:

@@ -62,7 +62,7 @@ TextOrIds = Annotated[
 
 
 def invalid(param: str, message: str) -> PydanticCustomError:
-    """An error of several fields together, reported for one of them."""
+    """Make an error of several fields together, reported for one of them."""
     return PydanticCustomError("invalid", "{message}", {"param": param, "message": message})
 
 

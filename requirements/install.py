@@ -111,7 +111,7 @@ class Progress:
 
 
 def entries(argument: str) -> int:
-    """How many packages a lock lists; 0 for what is not a lock."""
+    """Count the packages that a lock lists; 0 for any other requirement."""
     if not argument.endswith(".txt"):
         return 0
     with open(argument) as lines:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def missing(lock: str, installed: set[str]) -> str:
-    """The lock's entries, with their hashes, that name none of the installed packages."""
+    """Return the lock's entries, with their hashes, that name none of the installed packages."""
     entries = re.findall(r"^[^\s#].*(?:\n[ \t].*)*\n", lock, re.MULTILINE)
     return "".join(entry for entry in entries if canonical(entry.split("==")[0]) not in installed)
 
 
 def canonical(name: str) -> str:
-    """A package's name as the index compares it."""
+    """Return a package's name as the index compares it."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 

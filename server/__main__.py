@@ -48,7 +48,7 @@ def _run() -> int:
     if settings.log_level in ("WARNING", "ERROR"):
         _silence_libraries()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
-    # Prometheus does not use the time at which a counter began, and would store it beside each.
+    # Prometheus does not use the time at which a counter began, and would be stored with each.
     os.environ.setdefault("PROMETHEUS_DISABLE_CREATED_SERIES", "True")
     preload_libraries()
 

@@ -83,7 +83,7 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
 
 @contextlib.asynccontextmanager
 async def _serving(settings: Settings) -> AsyncIterator[tuple["TwinEngine", Serving]]:
-    """The engine and everything around it that requests need."""
+    """Start the engine and everything around it that requests need."""
     assert settings.model is not None
     assert settings.quantized is not None
     logger.info("qconf %s: %s and %s", __version__, settings.model, settings.quantized)
@@ -120,7 +120,7 @@ async def _serving(settings: Settings) -> AsyncIterator[tuple["TwinEngine", Serv
 
 
 def model_list(pair: Pair, info: EngineInfo) -> ModelList:
-    """The two models, base first, and what serves them. Reads all weights, for their digests."""
+    """Describe the two models, base first, and what serves them. Reads all weights, for their digests."""
     created = int(time.time())
     return ModelList(
         data=[
@@ -142,7 +142,7 @@ def model_list(pair: Pair, info: EngineInfo) -> ModelList:
 
 
 async def _report(server: uvicorn.Server, listener: socket.socket, started: float, scheme: str) -> None:
-    """Say when connections are accepted."""
+    """Report when connections are accepted."""
     while not server.started:
         await asyncio.sleep(WATCH_SECONDS)
     host, port = listener.getsockname()[:2]
@@ -169,7 +169,7 @@ def _is_loopback(host: str) -> bool:
 
 @contextlib.contextmanager
 def bound_socket(settings: Settings) -> Iterator[socket.socket]:
-    """The address, taken before minutes are spent on loading; it listens only once the server is ready."""
+    """Bind the address before minutes are spent on loading; it listens only once the server is ready."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

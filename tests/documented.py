@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from client.bench.command import app as bench
 from client.results.command import app as results
 from eval.command import app as evaluation
-from server.quantize.__main__ import parse as parse_quantize
+from server.quantize.command import app as quantizer
 from server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -25,13 +25,15 @@ PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *(ROOT / f"{name}/README.md" for name in ("demo", "deploy", "benchmarks")),
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
 ]
 SHELL = ("console", "sh", "bash")
 FENCE = re.compile(r"^```(\S+)(.*)\n(?s:(.*?))^```$", re.MULTILINE)
 ATTRIBUTE = re.compile(r'\s([a-z-]+)="([^"]+)"')
 INLINE = re.compile(r"`((?:python -m|qconf-\w+|make) [^`]+)`")
 COMMENT = re.compile(r"(^|\s)#\s.*$", re.MULTILINE)
-TYPER = {"client.bench": bench, "client.results": results, "eval": evaluation}
+TYPER = {"client.bench": bench, "client.results": results, "eval": evaluation, "server.quantize": quantizer}
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ def _check(words: Sequence[str]) -> None:
             _parse_server(rest)
         case ["docker", "run", *rest] if image := [word for word in rest if word.startswith("qconf-server")]:
             _parse_server(rest[rest.index(image[0]) + 1 :])
-        case ["python", "-m", "server.quantize", *rest] | ["qconf-quantize", *rest]:
-            parse_quantize(rest)
+        case ["qconf-quantize", *rest]:
+            _parse_typer(quantizer, rest)
         case ["python", "-m", module, *_] if find_spec(module) is None:
             raise ValueError("no such module")
         case ["make", target, *_] if target not in _targets():
@@ -118,7 +120,7 @@ def _parse_typer(app: typer.Typer, words: Sequence[str]) -> None:
         if name not in command.commands:
             raise ValueError(f"no such command: {name}")
         command = command.commands[name]
-    context = command.context_class(command, info_name=command.name)
+    context = command.context_class(command, info_name=command.name, **command.context_settings)
     command.make_parser(context).parse_args(args=list(words))
 
 

@@ -33,50 +33,68 @@ def admission(clock: Clock) -> Admission:
 
 def work(admission: Admission, clock: Clock, tokens: int, seconds: float) -> None:
     """One request that takes so long."""
-    with admission.room(Cost(1, tokens)):
+    with admission.room("a", Cost(1, tokens)):
         clock.now += seconds
 
 
 def test_an_idle_server_refuses_what_can_never_fit(admission: Admission) -> None:
-    with pytest.raises(InvalidRequest, match="has 101 sequences, expected at most 100"), admission.room(Cost(101, 101)):
+    with (
+        pytest.raises(InvalidRequest, match="has 101 sequences, expected at most 100"),
+        admission.room("a", Cost(101, 101)),
+    ):
         pass
 
 
 def test_requests_and_sequences_are_bounded(admission: Admission) -> None:
     with ExitStack() as held:
-        held.enter_context(admission.room(Cost(99, 99)))
-        with pytest.raises(Overloaded, match="99 sequences are in flight, and 2 more would exceed 100"):
-            held.enter_context(admission.room(Cost(2, 2)))
-        held.enter_context(admission.room(Cost(1, 1)))
+        held.enter_context(admission.room("a", Cost(99, 99)))
+        with pytest.raises(Overloaded, match="99 sequences of the server are in flight, and 2 more would exceed 100"):
+            held.enter_context(admission.room("a", Cost(2, 2)))
+        held.enter_context(admission.room("a", Cost(1, 1)))
         for _ in range(2):
-            held.enter_context(admission.room(Cost(0, 0)))
-        with pytest.raises(Overloaded, match="4 requests are in flight"):
-            held.enter_context(admission.room(Cost(0, 0)))
-    with admission.room(Cost(100, 100)):
+            held.enter_context(admission.room("b", Cost(0, 0)))
+        with pytest.raises(Overloaded, match="4 requests of the server are in flight"):
+            held.enter_context(admission.room("a", Cost(0, 0)))
+    with admission.room("a", Cost(100, 100)):
         pass
 
 
 def test_tokens_are_bounded_by_what_is_scored_in_time(admission: Admission, clock: Clock) -> None:
     work(admission, clock, 1000, 10)  # 100 tokens a second
-    with admission.room(Cost(1, 900)):
-        with pytest.raises(Overloaded, match="about 900 tokens are in flight, 9 s of work") as refused:
-            admission.room(Cost(1, 300)).__enter__()
+    with admission.room("a", Cost(1, 900)):
+        with pytest.raises(Overloaded, match="about 900 tokens of the server are in flight, 9 s of work") as refused:
+            admission.room("a", Cost(1, 300)).__enter__()
         assert refused.value.retry_after == 2
-        with admission.room(Cost(1, 100)):
+        with admission.room("b", Cost(1, 100)):
             pass
+
+
+def test_one_client_leaves_room_for_another(admission: Admission, clock: Clock) -> None:
+    work(admission, clock, 1000, 10)  # 100 tokens a second
+    with admission.room("a", Cost(1, 700)):
+        with pytest.raises(Overloaded, match="about 700 tokens of this client are in flight"):
+            admission.room("a", Cost(1, 100)).__enter__()
+        with admission.room("b", Cost(1, 100)):
+            pass
+    with ExitStack() as held:
+        for _ in range(3):
+            held.enter_context(admission.room("a", Cost(0, 0)))
+        with pytest.raises(Overloaded, match="3 requests of this client are in flight"):
+            admission.check("a")
+        admission.check("b")
 
 
 def test_an_idle_server_takes_one_request_of_any_length(admission: Admission, clock: Clock) -> None:
     work(admission, clock, 10, 10)
-    with admission.room(Cost(1, 1_000_000)):
+    with admission.room("a", Cost(1, 1_000_000)):
         pass
 
 
 def test_room_is_given_back_when_work_fails(admission: Admission) -> None:
     for _ in range(20):
-        with pytest.raises(ZeroDivisionError), admission.room(Cost(60, 1)):
+        with pytest.raises(ZeroDivisionError), admission.room("a", Cost(60, 1)):
             raise ZeroDivisionError
-    with admission.room(Cost(100, 1)):
+    with admission.room("a", Cost(100, 1)):
         pass
 
 

@@ -1,12 +1,15 @@
 """The bench from end to end, against a stand-in for the server: what is sent, written, shown, and the exit code."""
 
+import errno
 import fcntl
 import io
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -281,13 +284,12 @@ def test_a_run_that_stopped_goes_on_where_it_was(options: BenchOptions) -> None:
 
     def gone_after_20(request: httpx.Request) -> httpx.Response | None:
         nonlocal answered
-        if request.url.path == "/compare":
-            answered += 1
-            if answered > 20:
-                raise httpx.ConnectError("refused")
+        answered += request.url.path == "/compare"
+        if answered > 20:
+            raise httpx.ConnectError("refused")
         return None
 
-    with pytest.raises(Stopped, match=r"does not answer any more: .* 20 of 43 items are kept .* --resume goes on"):
+    with pytest.raises(Stopped, match=r"does not answer any more: .* 20 of 43 items are kept .* --resume to continue"):
         run(replace(options, concurrency=1), FakeServer(gone_after_20))
     assert [path.name for path in options.out.iterdir()] == ["journal.jsonl"]
     with pytest.raises(RunError, match="exists already"):
@@ -344,9 +346,79 @@ def stopped(options: BenchOptions, items: int = 5) -> Path:
     return options.out / "journal.jsonl"
 
 
+def test_an_item_that_the_server_cannot_do_fails_alone_and_is_tried_last(options: BenchOptions) -> None:
+    """One that is met by time-outs while the server is fine must not end the replay, nor be the first of the next."""
+
+    def poison(request: httpx.Request) -> httpx.Response | None:
+        if b"Is 7 " in request.content:
+            raise httpx.ReadTimeout("too long")
+        return None
+
+    failed, _ = run(replace(options, concurrency=1), FakeServer(poison))
+    assert failed == 1
+    (row,) = [row for row in read_run(options.out).items() if row.error is not None]
+    assert row.error is not None
+    assert row.error.startswith("TimedOut: ")
+
+
+def test_whatever_brings_the_server_down_is_tried_last(options: BenchOptions) -> None:
+    first = [b""]
+
+    def down(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path == "/compare" and not first[0]:
+            first[0] = request.content
+        if first[0]:
+            raise httpx.ConnectError("refused")
+        return None
+
+    with pytest.raises(Stopped, match="0 of 43 items are kept"):
+        run(replace(options, concurrency=1), FakeServer(down))
+    fake = FakeServer()
+    run(replace(options, concurrency=1, resume=True), fake)
+    sent = [request.content for request in fake.received if request.url.path == "/compare"]
+    assert len(sent) == 43
+    assert sent.index(first[0]) == 42
+
+
+def test_a_full_disk_ends_the_replay_and_it_can_be_resumed(
+    options: BenchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+
+    def full(fd: int, data: bytes) -> int:
+        nonlocal written
+        written += 1
+        if written > 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.pwrite(fd, data, 0)  # on a file opened for appending, this appends
+
+    with monkeypatch.context() as patch:
+        patch.setattr("client.bench.journal.os", SimpleNamespace(**{**vars(os), "write": full}))
+        with pytest.raises(RunError, match=r"cannot write to .*journal\.jsonl: No space left on device"):
+            run(options, FakeServer())
+    fake = FakeServer()
+    failed, _ = run(replace(options, resume=True), fake)
+    assert failed == 0
+    assert len(fake.bodies("/compare")) == 43 - 10
+
+
+def test_metrics_that_raise_do_not_lose_the_scores(options: BenchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ImportError("no module named 'rouge'")
+
+    monkeypatch.setattr("client.bench.lm_eval_metrics._evaluate", broken)
+    failed, text = run(options, FakeServer())
+    assert failed == 0
+    assert "lm-eval's metrics of even cannot be computed: no module named 'rouge'" in " ".join(text.split())
+    read = read_run(options.out)
+    assert len(read.items()) == 43
+    assert read.results["tasks"]["even"]["metrics_error"] == "no module named 'rouge'"
+    assert "metrics" not in read.results["tasks"]["even"]
+
+
 def test_a_line_that_was_being_written_is_scored_again(options: BenchOptions) -> None:
     journal = stopped(options)
-    content = journal.read_bytes()
+    content = b"".join(journal.read_bytes().splitlines(keepends=True)[:-1])  # without the item that failed
     journal.write_bytes(content[:-7])
     fake = FakeServer()
     run(replace(options, resume=True), fake)

@@ -111,7 +111,8 @@ def test_ctrl_c_ends_the_command_cleanly(tasks: Path, tmp_path: Path) -> None:
         _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
     assert (
-        stderr == f"interrupted; 0 of 40 items are kept in {tmp_path / 'run'}: the same command with --resume goes on\n"
+        stderr == f"interrupted; 0 of 40 items are kept in {tmp_path / 'run'}: "
+        "run the same command with --resume to continue\n"
     )
 
 
@@ -151,7 +152,10 @@ def test_a_killed_run_goes_on_to_the_same_files(tasks: Path, tmp_path: Path, kil
 
 def test_a_server_that_goes_away_ends_the_command_with_what_to_do(tasks: Path, tmp_path: Path) -> None:
     def gone(request: httpx.Request) -> httpx.Response | None:
-        return error(503, "going") if b"Is 7 " in request.content else None
+        asked.append(request.content)
+        return error(503, "going") if any(b"Is 7 " in each for each in asked) else None
+
+    asked: list[bytes] = []
 
     with listening(FakeServer(gone)) as url:
         done = bench(
@@ -161,7 +165,7 @@ def test_a_server_that_goes_away_ends_the_command_with_what_to_do(tasks: Path, t
     assert done.returncode == 1
     assert re.fullmatch(
         r"error: the server does not answer any more: going; \d+ of 40 items are kept in .*: the same command with "
-        r"--resume goes on\n",
+        r"--resume to continue\n",
         done.stderr,
     )
 
@@ -252,7 +256,7 @@ BAD_CORPUS = [
     pytest.param(b"a" * 100, [], "has 100 tokens: expected at least 512 of them", id="short"),
     pytest.param(b"a" * 100, ["--window", "100", "--stride", "9"], "expected at least 101 of them", id="short stride"),
     pytest.param(b"a" * 100, ["--window", "600"], "longer than the models' context of 512", id="window"),
-    pytest.param(b"ab\xff", [], "is no UTF-8 text: byte 2 is 0xff", id="encoding"),
+    pytest.param(b"ab\xff", [], "is not UTF-8 text: byte 2 is 0xff", id="encoding"),
     pytest.param(None, [], "cannot read", id="missing"),
 ]
 

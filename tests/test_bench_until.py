@@ -83,11 +83,11 @@ def answering(flips: Answer, fails: Answer = lambda _: False, until: int = 10**9
 
     def hook(request: httpx.Request) -> httpx.Response | None:
         nonlocal left
-        if request.url.path != "/compare":
-            return None
-        left -= 1
+        left -= request.url.path == "/compare"
         if left < 0:
             raise httpx.ConnectError("refused")
+        if request.url.path != "/compare":
+            return None
         number = number_of(json.loads(request.content))
         if fails(number):
             return error(400, "'prompt' is too long", "prompt")
@@ -262,7 +262,7 @@ def test_a_run_that_stopped_goes_on_to_the_same_files(options: BenchOptions) -> 
 
     whole = replace(options, out=options.out.with_name("whole"))
     run(whole, answering(flips))
-    with pytest.raises(Stopped, match=r"50 of 400 items are kept .* --resume goes on"):
+    with pytest.raises(Stopped, match=r"50 of 400 items are kept .* --resume to continue"):
         run(options, answering(flips, until=50))
     again = replace(options, resume=True, concurrency=8)
     for changed, message in (
@@ -348,7 +348,7 @@ def test_tasks_that_no_rule_can_judge_are_refused(options: BenchOptions, tmp_pat
     with pytest.raises(TaskError, match=r"'other' cannot be replayed .*: it has no multiple-choice items with a label"):
         run(replace(options, data=[mine, other]), answering(lambda _: False))
     rules = write_rules(tmp_path, 'statistic = "flips"\ntask = "mine"\nat_most = 0.1')
-    with pytest.raises(TaskError, match=r"'other' cannot be replayed .*: no rule is on it"):
+    with pytest.raises(TaskError, match=r"'other' cannot be replayed .*: no rule applies to it"):
         run(replace(options, data=[mine, write_items(tmp_path, "other")], until=rules), answering(lambda _: False))
 
 

@@ -192,3 +192,22 @@ async def test_the_asynchronous_client_does_the_same() -> None:
         assert await qconf.ready()
         with pytest.raises(InvalidRequest):
             await qconf.compare()
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "sent"), [("k1", "k2", "Bearer k1"), (None, "k2", "Bearer k2"), (None, "", None)]
+)
+def test_an_api_key_is_sent(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, variable: str, sent: str | None
+) -> None:
+    monkeypatch.setenv("QCONF_API_KEY", variable)
+    fake = FakeServer()
+    with Client("http://fake", api_key=given, transport=fake.transport) as qconf:
+        qconf.models()
+    assert fake.received[0].headers.get("authorization") == sent
+
+
+def test_a_key_that_no_header_can_hold_is_refused_without_showing_it() -> None:
+    with pytest.raises(InvalidRequest, match="api_key: expected printable ASCII") as caught:
+        Client("http://fake", api_key="secret\r\nX: y")
+    assert "secret" not in str(caught.value)

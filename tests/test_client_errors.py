@@ -13,6 +13,7 @@ from client import (
     BadReply,
     Client,
     ConnectionFailed,
+    DeadlineExceeded,
     InternalError,
     InvalidRequest,
     NotFound,
@@ -21,10 +22,12 @@ from client import (
     ServerError,
     TimedOut,
     TooLarge,
+    Unauthorized,
     Unavailable,
 )
-from client.errors import parse_retry_after
+from client.errors import BY_TYPE, parse_retry_after
 from client.retry import LONGEST_DELAY, RetryPolicy
+from qconf.error_types import STATUS
 from tests.fake_server import FakeServer, Hook, Reply, error
 
 STATUSES = [
@@ -216,3 +219,33 @@ NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
 )
 def test_both_forms_of_retry_after_are_read(value: str | None, expected: float | None) -> None:
     assert parse_retry_after(value, NOW) == expected
+
+
+def test_ready_never_raises() -> None:
+    def unreachable(_: httpx.Request) -> Reply:
+        raise httpx.ConnectTimeout("no route")
+
+    with Client("http://fake", transport=FakeServer(unreachable).transport) as qconf:
+        assert not qconf.ready()
+
+
+TYPES = [
+    ("authentication_error", 401, Unauthorized),
+    ("deadline_exceeded", 504, DeadlineExceeded),
+    ("invalid_request_error", 418, InvalidRequest),
+    ("overloaded", 500, Overloaded),
+    ("request_head_too_large", 431, TooLarge),
+]
+
+
+@pytest.mark.parametrize(("type_", "status", "expected"), TYPES)
+def test_a_type_says_more_than_a_status(type_: str, status: int, expected: type[ServerError]) -> None:
+    body = {"error": {"type": type_, "message": "no"}}
+    fake = FakeServer(lambda _: httpx.Response(status, json=body))
+    with Client("http://fake", retries=0, transport=fake.transport) as qconf, pytest.raises(ServerError) as caught:
+        qconf.models()
+    assert type(caught.value) is expected
+
+
+def test_every_type_of_the_wire_has_an_error() -> None:
+    assert set(BY_TYPE) == set(STATUS)

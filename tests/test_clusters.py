@@ -21,7 +21,7 @@ from eval.analysis.run import analyse_run
 from eval.gate import judge
 from eval.report.verdict import sentences
 from qconf.rules import Rule
-from qconf.run.choices import Choices, merged, read_choices
+from qconf.run.choices import Choices, read_choices
 from qconf.run.folder import ITEMS, read_run
 from qconf.statistics.significance import mcnemar, sign_flip, signed_ranks, wilcoxon
 from tests.fake_task import DOCS, write_task
@@ -85,7 +85,7 @@ def test_a_field_that_documents_lack_is_named(tmp_path: Path) -> None:
 def test_the_option_needs_tasks(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["--data", str(tmp_path / "mine.jsonl"), "--cluster", "passage"])
     assert done.exit_code == 2
-    assert "there are none" in done.output
+    assert "expected --tasks" in done.output
 
 
 def test_the_column_is_read_back_and_may_be_missing(folder: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_column_is_read_back_and_may_be_missing(folder: Path, tmp_path: Path
     assert read_choices(found).cluster_numbers is None
 
 
-def test_clusters_are_those_of_a_task_and_of_a_run(folder: Path, tmp_path: Path) -> None:
+def test_clusters_are_those_of_a_task(tmp_path: Path) -> None:
     rows = [dataclasses.replace(row, cluster=name) for row, name in zip(items("a", 4, 0), "xxyz", strict=True)]
     rows += [
         dataclasses.replace(row, cluster=name) for row, name in zip(items("b", 3, 0), ("x", None, None), strict=True)
@@ -109,14 +109,6 @@ def test_clusters_are_those_of_a_task_and_of_a_run(folder: Path, tmp_path: Path)
     assert found.cluster.tolist() == [0, 0, 1, 2, 3, 4, 5]
     part = found.of_task("b")
     assert part.cluster_numbers is None  # each is on its own
-    one = read_choices(read_run(folder))
-    both = merged([found, one])
-    assert both.cluster is not None
-    assert len(set(both.cluster.tolist())) == 6 + PASSAGES
-    alone = dataclasses.replace(one, cluster=None)
-    again = merged([alone, found])
-    assert again.cluster is not None
-    assert len(set(again.cluster.tolist())) == 5 * PASSAGES + 6
 
 
 def test_copies_tell_as_much_as_one_of_them(folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score  # type: ignore[import-untyped]
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
-from qconf.statistics import calibration
+from qconf.statistics import calibration, forecasts, ranking
 from qconf.statistics.arrays import Booleans, Floats, Ints
 
 CASES = ("random", "calibrated", "saturated", "tiny", "skewed", "tied")
@@ -52,13 +52,13 @@ def test_binned_errors_are_torchmetrics(case: str, norm: Any) -> None:
     )
     function = calibration.ece if norm == "l1" else calibration.mce
     # torchmetrics computes in float32.
-    assert function(*pair(case)) == pytest.approx(expected.item(), abs=1e-5)
+    assert function(*pair(case)).point == pytest.approx(expected.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_smooth_ece_is_relplots(case: str) -> None:
     confidence, correct = pair(case)
-    ours = calibration.smooth_ece(confidence, correct)
+    ours = calibration.smooth_ece(confidence, correct).point
     # relplot smooths on 200 points, halves the width down to 1/1,024, and loses up to 2 % of what lies at the ends.
     assert ours == pytest.approx(relplot.smECE(confidence, correct.astype(float)), abs=1e-3, rel=0.02)
     # Smoothing moves residuals and loses none.
@@ -69,17 +69,17 @@ def test_smooth_ece_is_relplots(case: str) -> None:
 def test_brier_and_auroc_are_scikit_learns(case: str) -> None:
     shares, labels = data(case)
     every = list(range(4))
-    assert calibration.brier(shares, labels) == pytest.approx(brier_score_loss(labels, shares, labels=every))
+    assert forecasts.brier(shares, labels).mean() == pytest.approx(brier_score_loss(labels, shares, labels=every))
     confidence, correct = pair(case)
     if 0 < correct.sum() < len(correct):
-        assert calibration.auroc(confidence, correct) == pytest.approx(roc_auc_score(correct, confidence))
+        assert ranking.auroc(confidence, correct).point == pytest.approx(roc_auc_score(correct, confidence))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_parts_of_the_brier_score_add_up(case: str) -> None:
     shares, labels = data(case)
-    parts = calibration.brier_parts(shares, labels)
-    assert parts.reliability - parts.resolution + parts.uncertainty == pytest.approx(calibration.brier(shares, labels))
+    parts, score = forecasts.brier_parts(shares, labels), forecasts.brier(shares, labels).mean()
+    assert parts.reliability - parts.resolution + parts.uncertainty == pytest.approx(score)
     assert parts.reliability >= -1e-12
     assert parts.resolution >= -1e-12
     # Each of four choices is true for a quarter of the forecasts: 4 * 1/4 * 3/4.
@@ -88,11 +88,11 @@ def test_the_parts_of_the_brier_score_add_up(case: str) -> None:
 
 def test_brier_parts_of_closed_forms() -> None:
     certain = np.eye(2)[[0, 1, 0, 1]]
-    assert calibration.brier_parts(certain, [0, 1, 0, 1]) == calibration.BrierParts(0.0, 0.5, 0.5)
-    wrong = calibration.brier_parts(certain, [1, 0, 1, 0])
+    assert forecasts.brier_parts(certain, [0, 1, 0, 1]) == forecasts.BrierParts(0.0, 0.5, 0.5)
+    wrong = forecasts.brier_parts(certain, [1, 0, 1, 0])
     assert (wrong.reliability, wrong.resolution) == (1.5, 0.0)
     # A share of 0 for the true choice, which is no padding, is a forecast like any other.
-    assert calibration.brier(certain, [1, 0, 1, 0]) == 2.0
+    assert forecasts.brier(certain, [1, 0, 1, 0]).tolist() == [2.0] * 4
 
 
 def test_equal_mass_bins_are_what_sorting_and_cutting_gives() -> None:
@@ -100,7 +100,7 @@ def test_equal_mass_bins_are_what_sorting_and_cutting_gives() -> None:
     order = np.argsort(confidence)
     parts = np.array_split(order, 10)
     expected = sum(abs((confidence[part] - correct[part]).sum()) for part in parts) / len(order)
-    assert calibration.ece_equal_mass(confidence, correct, 10) == pytest.approx(expected)
+    assert calibration.ece_equal_mass(confidence, correct, 10).point == pytest.approx(expected)
 
 
 def test_equal_mass_bins_never_part_items_of_one_confidence() -> None:
@@ -123,7 +123,7 @@ def test_the_debiased_error_is_that_of_kumar() -> None:
         accuracy = correct[members].mean()
         square = (accuracy - confidence[members].mean()) ** 2
         total += count / len(index) * (square - accuracy * (1 - accuracy) / (count - 1))
-    assert calibration.l2_debiased(confidence, correct) == pytest.approx(math.sqrt(total))
+    assert calibration.l2_debiased(confidence, correct).point == pytest.approx(math.sqrt(total))
 
 
 def test_debiasing_takes_off_what_chance_adds() -> None:
@@ -131,7 +131,7 @@ def test_debiasing_takes_off_what_chance_adds() -> None:
     squares = []
     for _ in range(400):
         confidence = rng.uniform(0.3, 1.0, 150)
-        squares.append(calibration.l2_debiased(confidence, rng.random(150) < confidence))
+        squares.append(calibration.l2_debiased(confidence, rng.random(150) < confidence).point)
     # The plain error of 15 bins with 10 items each is about sqrt(0.2 / 10) = 0.14; half of the debiased are cut at 0.
     assert np.mean(squares) < 0.05
 
@@ -143,21 +143,21 @@ def test_the_adaptive_error_is_its_formula() -> None:
         for part in np.array_split(np.argsort(shares[:, k]), 15):
             gaps.append(abs(shares[part, k].mean() - (labels[part] == k).mean()))
     # np.array_split makes its first parts the larger ones, our ranks spread them: an item or two go elsewhere.
-    assert calibration.ace(shares, labels) == pytest.approx(np.mean(gaps), abs=2e-3)
+    assert forecasts.ace(shares, labels).point == pytest.approx(np.mean(gaps), abs=2e-3)
 
 
 def test_the_risk_coverage_area_is_its_definition() -> None:
     confidence, correct = pair("random")
     wrong = ~correct[np.argsort(-confidence)]
     risks = [wrong[:k].mean() for k in range(1, len(wrong) + 1)]
-    assert calibration.risk_coverage_area(confidence, correct) == pytest.approx(np.mean(risks))
+    assert ranking.risk_coverage_area(confidence, correct).point == pytest.approx(np.mean(risks))
     # Two answers of one confidence, one right: half an error among the first of them.
-    assert calibration.risk_coverage_area([0.7, 0.7], [True, False]) == 0.5
+    assert ranking.risk_coverage_area([0.7, 0.7], [True, False]).point == 0.5
 
 
 def test_auroc_without_two_classes_is_nan() -> None:
-    assert math.isnan(calibration.auroc([0.5, 0.6], [True, True]))
-    assert math.isnan(calibration.auroc([0.5, 0.6], [False, False]))
+    assert math.isnan(ranking.auroc([0.5, 0.6], [True, True]).point)
+    assert math.isnan(ranking.auroc([0.5, 0.6], [False, False]).point)
 
 
 def notebook_ace(shares: Floats, labels: Ints) -> float:
@@ -182,7 +182,7 @@ def notebook_ace(shares: Floats, labels: Ints) -> float:
 @pytest.mark.parametrize("case", ["random", "calibrated", "skewed", "tied"])
 def test_the_papers_estimator_is_the_notebooks(case: str) -> None:
     shares, labels = data(case)
-    assert calibration.paper_ce(shares, labels) == pytest.approx(notebook_ace(shares, labels))
+    assert forecasts.paper_ce(shares, labels).point == pytest.approx(notebook_ace(shares, labels))
 
 
 def test_the_papers_estimator_of_two_choices_compares_with_the_label() -> None:
@@ -191,32 +191,32 @@ def test_the_papers_estimator_of_two_choices_compares_with_the_label() -> None:
     first = rng.random(200_000)
     shares, labels = np.stack([first, 1 - first], axis=1), (rng.random(200_000) > first).astype(int)
     # E|m - 1/2| of m uniform between 1/2 and 1.
-    assert calibration.paper_ce(shares, labels) == pytest.approx(0.25, abs=4e-3)
+    assert forecasts.paper_ce(shares, labels).point == pytest.approx(0.25, abs=4e-3)
     confidence = shares.max(axis=1)
-    assert calibration.ece(confidence, shares.argmax(axis=1) == labels) < 0.01
+    assert calibration.ece(confidence, shares.argmax(axis=1) == labels).point < 0.01
     expected = 0.0
     for number in range(100):
         members = (confidence >= number / 100) & ((confidence < (number + 1) / 100) | (number == 99))
         if members.any():
             expected += abs(confidence[members].sum() - labels[members].sum()) / len(labels)
-    assert calibration.paper_ce(shares, labels) == pytest.approx(expected, abs=1e-4)
+    assert forecasts.paper_ce(shares, labels).point == pytest.approx(expected, abs=1e-4)
 
 
 def test_fewer_items_than_bins_and_one_item() -> None:
-    assert calibration.ece([0.8], [True]) == pytest.approx(0.2)
-    assert calibration.mce([0.8], [False]) == pytest.approx(0.8)
-    assert calibration.ece_equal_mass([0.8], [True]) == pytest.approx(0.2)
-    assert calibration.l2_debiased([0.8], [True]) == pytest.approx(0.2)
-    assert calibration.smooth_ece([1.0], [True]) == pytest.approx(0.0, abs=1e-9)
-    assert calibration.ace([[0.8, 0.2]], [0]) == pytest.approx(0.2)
+    assert calibration.ece([0.8], [True]).point == pytest.approx(0.2)
+    assert calibration.mce([0.8], [False]).point == pytest.approx(0.8)
+    assert calibration.ece_equal_mass([0.8], [True]).point == pytest.approx(0.2)
+    assert calibration.l2_debiased([0.8], [True]).point == pytest.approx(0.2)
+    assert calibration.smooth_ece([1.0], [True]).point == pytest.approx(0.0, abs=1e-9)
+    assert forecasts.ace([[0.8, 0.2]], [0]).point == pytest.approx(0.2)
 
 
 def test_rows_of_different_lengths_count_for_the_choices_they_have() -> None:
     shares = np.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
-    padded = calibration.brier_parts(shares, [0, 2], [2, 3])
+    padded = forecasts.brier_parts(shares, [0, 2], [2, 3])
     # Five forecasts, of which two come true.
     assert padded.uncertainty == pytest.approx(5 * 0.4 * 0.6 / 2)
-    assert calibration.ace(shares, [0, 2], [2, 3]) == pytest.approx(np.mean([0.5, 0.2, 0.5, 0.3, 0.5]))
+    assert forecasts.ace(shares, [0, 2], [2, 3]).point == pytest.approx(np.mean([0.5, 0.2, 0.5, 0.3, 0.5]))
 
 
 ONE = np.array([[0.5, 0.5]])
@@ -225,18 +225,18 @@ WRONG: list[Any] = [
     (lambda: calibration.ece([[0.5]], [True]), r"confidence has shape \(1, 1\), expected one dimension"),
     (lambda: calibration.ece([0.5, 1.5], [1, 0]), r"confidence\[1\] is 1.5, expected a number from 0 to 1"),
     (lambda: calibration.mce([0.5, math.nan], [1, 0]), r"confidence\[1\] is nan, expected a finite number"),
-    (lambda: calibration.auroc([0.5], [True, False]), r"correct has length 2, expected 1, that of confidence"),
+    (lambda: ranking.auroc([0.5], [True, False]), r"correct has length 2, expected 1, that of confidence"),
     (lambda: calibration.ece([0.5], [2]), r"correct\[0\] is 2.0, expected true or false"),
-    (lambda: calibration.brier([0.5], [0]), r"shares has shape \(1,\), expected \(items, choices\)"),
-    (lambda: calibration.brier(ONE, [0, 1]), r"labels has shape \(2,\), expected \(1,\)"),
-    (lambda: calibration.brier(ONE * 1.1, [0]), r"shares\[0\] is \[0.55 0.55\], expected numbers .* that sum to 1"),
-    (lambda: calibration.brier(ONE * math.nan, [0]), r"shares\[0\] is \[nan nan\]"),
-    (lambda: calibration.brier(ONE, [-1]), r"labels\[0\] is -1, expected an index below 2"),
-    (lambda: calibration.ace(ONE, [0], [1]), r"shares\[0\] is \[0.5 0.5\], expected 0 after the 1 of its choices"),
-    (lambda: calibration.ace(ONE, [0], [1, 2]), r"sizes has shape \(2,\), expected \(1,\)"),
-    (lambda: calibration.ace([[1.0, 0.0]], [1], [1]), r"labels\[0\] is 1, expected an index below 1"),
-    (lambda: calibration.paper_ce([[1.0, 0.0]], [0], [1]), r"sizes\[0\] is 1, expected 2: items with the same number"),
-    (lambda: calibration.paper_ce([[0.2, 0.3, 0.5]], [0]), r"shares has 1 items, expected at least 15"),
+    (lambda: forecasts.brier([0.5], [0]), r"shares has shape \(1,\), expected \(items, choices\)"),
+    (lambda: forecasts.brier(ONE, [0, 1]), r"labels has shape \(2,\), expected \(1,\)"),
+    (lambda: forecasts.brier(ONE * 1.1, [0]), r"shares\[0\] is \[0.55 0.55\], expected numbers .* that sum to 1"),
+    (lambda: forecasts.brier(ONE * math.nan, [0]), r"shares\[0\] is \[nan nan\]"),
+    (lambda: forecasts.brier(ONE, [-1]), r"labels\[0\] is -1, expected an index below 2"),
+    (lambda: forecasts.ace(ONE, [0], [1]), r"shares\[0\] is \[0.5 0.5\], expected 0 after the 1 of its choices"),
+    (lambda: forecasts.ace(ONE, [0], [1, 2]), r"sizes has shape \(2,\), expected \(1,\)"),
+    (lambda: forecasts.ace([[1.0, 0.0]], [1], [1]), r"labels\[0\] is 1, expected an index below 1"),
+    (lambda: forecasts.paper_ce([[1.0, 0.0]], [0], [1]), r"sizes\[0\] is 1, expected 2: items with the same number"),
+    (lambda: forecasts.paper_ce([[0.2, 0.3, 0.5]], [0]), r"shares has 1 items, expected at least 15"),
 ]
 
 
@@ -260,10 +260,10 @@ def test_the_order_of_items_does_not_matter(pairs: list[tuple[float, bool]], ran
         calibration.mce,
         calibration.l2_debiased,
         calibration.smooth_ece,
-        calibration.auroc,
-        calibration.risk_coverage_area,
+        ranking.auroc,
+        ranking.risk_coverage_area,
     ):
-        values = [function(*map(np.array, zip(*order, strict=True))) for order in (pairs, mixed)]
+        values = [function(*map(np.array, zip(*order, strict=True))).point for order in (pairs, mixed)]
         assert values[0] == pytest.approx(values[1], abs=1e-8, nan_ok=True)
         assert math.isnan(values[0]) or 0 <= values[0] <= 1 + 1e-12
 
@@ -275,13 +275,14 @@ def test_the_order_of_choices_does_not_matter(choices: int, count: int, seed: in
     shares = rng.dirichlet(np.ones(choices), count)
     labels, order = rng.integers(choices, size=count), rng.permutation(choices)
     moved = np.argsort(order)[labels]
-    for function in (calibration.ace, calibration.brier):
-        assert function(shares, labels) == pytest.approx(function(shares[:, order], moved))
+    assert forecasts.ace(shares, labels).point == pytest.approx(forecasts.ace(shares[:, order], moved).point)
+    assert forecasts.brier(shares, labels) == pytest.approx(forecasts.brier(shares[:, order], moved))
     if choices > 2:  # of two choices the paper's estimator takes the index of the true one for a number
-        assert calibration.paper_ce(shares, labels) == pytest.approx(calibration.paper_ce(shares[:, order], moved))
+        one, two = forecasts.paper_ce(shares, labels), forecasts.paper_ce(shares[:, order], moved)
+        assert one.point == pytest.approx(two.point)
 
 
 def test_the_error_of_binary_forecasts_is_torchmetrics() -> None:
     confidence, correct = pair("random")
     expected = binary_calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct).int(), n_bins=15)
-    assert calibration.ece(confidence, correct) == pytest.approx(expected.item(), abs=1e-6)
+    assert calibration.ece(confidence, correct).point == pytest.approx(expected.item(), abs=1e-6)

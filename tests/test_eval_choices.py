@@ -10,7 +10,7 @@ import pytest
 from scipy.special import softmax  # type: ignore[import-untyped]
 from scipy.stats import entropy  # type: ignore[import-untyped]
 
-from qconf.run.choices import NO_LABEL, Answers, Choices, EvalError, merged, read_choices
+from qconf.run.choices import NO_LABEL, Answers, EvalError, read_choices
 from qconf.run.columns import ItemResult
 from qconf.run.folder import Run, read_run, write_run
 from tests.test_results import FAILED, RESULT, SCORED, manifest
@@ -67,13 +67,6 @@ BAD: list[Any] = [
 def test_a_row_that_is_wrong_is_named(tmp_path: Path, row: ItemResult, message: str) -> None:
     with pytest.raises(EvalError, match=message):
         read_choices(run_of(tmp_path, THREE, row))
-
-
-def test_two_runs_are_one_when_merged(tmp_path: Path) -> None:
-    parts = [read_choices(run_of(tmp_path / "a", SCORED)), read_choices(run_of(tmp_path / "b", THREE))]
-    whole = read_choices(run_of(tmp_path / "whole", SCORED, THREE))
-    for field in dataclasses.fields(Choices):
-        assert np.array_equal(getattr(merged(parts), field.name), getattr(whole, field.name)), field.name
 
 
 def test_what_follows_from_log_likelihoods_is_scipys() -> None:

@@ -15,7 +15,7 @@ from eval.analysis.floor import Floor, ItemFloor, item_floor
 from eval.analysis.run import RunAnalysis, analyse_run
 from eval.analysis.token_floor import NAMES, aligned, token_floor, token_kl
 from eval.gate import judge
-from eval.report.terminal import floor_note
+from eval.report.sentences import floor_note
 from eval.report.verdict import sentences
 from qconf.rules import read_rules
 from qconf.run.choices import Choices, EvalError, read_choices

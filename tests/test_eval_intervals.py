@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
+from sklearn.metrics import brier_score_loss, roc_auc_score  # type: ignore[import-untyped]
 
 from benchmarks.coverage import PAIRS, draw, tango
 from eval.analysis.model_metrics import Estimate, estimates
@@ -210,8 +211,8 @@ def test_estimates_are_their_definitions() -> None:
         "overconfidence": confidence.mean() - correct.mean(),
         "confidence_right": confidence[correct].mean(),
         "confidence_wrong": confidence[~correct].mean(),
-        "auroc": calibration.auroc(confidence, correct),
-        "brier": calibration.brier(answers.shares, choices.labels),
+        "auroc": roc_auc_score(correct, confidence),
+        "brier": brier_score_loss(choices.labels, answers.shares),
     }
     for name, value in expected.items():
         assert found[name].point == pytest.approx(value), name

@@ -7,7 +7,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from benchmarks.null import NOISES, TESTS, Noise, rejects, simulated
 from eval.analysis.items import BUCKETS, analyse
 from eval.analysis.null import MOST, Null, constant_noise, item_changes, permuted, spreads
-from eval.report.terminal import log_odds_sentence
+from eval.report.sentences import log_odds_sentence
 from qconf.run.choices import Choices
 from qconf.statistics.arrays import Floats, Ints
 from qconf.statistics.calibration import bin_of, equal_mass_edges

@@ -14,8 +14,10 @@ import pytest
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from eval.analysis.run import RunAnalysis, analyse_run
+from eval.report.floor import floor_rows
+from eval.report.format import bracket, number, signed
 from eval.report.page import render, render_markdown
-from eval.report.terminal import COMPARED, PAIR, bracket, floor_rows, number, signed
+from eval.report.tables import COMPARED, PAIR
 from eval.report.verdict import headline, sentences
 from eval.report.worst import worst_items
 from qconf.run.choices import read_choices

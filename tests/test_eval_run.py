@@ -18,7 +18,7 @@ from eval.analysis.run import RunAnalysis, analyse_run
 from eval.analysis.tokens import analyse_tokens
 from eval.gate import judge, overall
 from qconf.rules import read_rules
-from qconf.run.choices import Choices, EvalError, flip_kinds, merged, read_choices
+from qconf.run.choices import Choices, EvalError, flip_kinds, read_choices
 from qconf.run.folder import TOKENS, read_run
 from qconf.statistics.bootstrap import resample, spread
 from tests.synthetic_run import items, tokens, window, write
@@ -82,24 +82,26 @@ def test_flips_by_kind_add_up(run: RunAnalysis, choices: Choices) -> None:
 
 
 def test_what_is_resampled_is_what_is_reported(choices: Choices) -> None:
-    """The form in which a statistic is resampled has the statistic's value, or a close one where it uses cells."""
+    """The cells of resamples give the statistic's value, or a close one where its definition has more cells."""
     close = {"smooth_ece": 0.01, "risk_coverage_area": 0.01}
     for task in ("boolq", "piqa"):
         part = choices.of_task(task)
-        metrics = resampled(part, part.quantized)
-        assert (len(estimates(part, part.quantized)), len(metrics)) == (14, 8)
-        for name, metric in metrics.items():
-            assert metric.statistic.point == pytest.approx(metric.value, abs=close.get(name, 1e-9)), name
+        found = resampled(part, part.quantized)
+        assert (len(estimates(part, part.quantized)), len(found)) == (14, 8)
+        assert {name for name, each in found.items() if each.finest} == set(close)
+        for name, each in found.items():
+            of_cells = dataclasses.replace(each, finest=None)
+            assert of_cells.point == pytest.approx(each.point, abs=close.get(name, 0)), name
 
 
 @pytest.mark.parametrize("name", ["ece", "mce", "l2_debiased", "smooth_ece", "ace", "risk_coverage_area"])
 def test_resampling_by_sums_is_resampling_items(choices: Choices, name: str) -> None:
     """The standard error, against that of whole items drawn with replacement, statistic by statistic."""
     part, rng = choices.of_task("piqa"), np.random.default_rng(0)
-    by_sums = resample([resampled(part, part.base)[name].statistic], rng, resamples=400)[name]
+    by_sums = resample({name: resampled(part, part.base)[name]}, rng, resamples=400)[name]
     drawn = [rng.integers(len(part), size=len(part)) for _ in range(150)]
     by_items = [
-        resampled(again, again.base)[name].value
+        resampled(again, again.base)[name].point
         for again in (dataclasses.replace(part, **{f: getattr(part, f)[each] for f in FIELDS}) for each in drawn)
     ]
     # Edges of equal mass stay where they were, and 150 draws know a standard error to some 6 %.
@@ -107,13 +109,6 @@ def test_resampling_by_sums_is_resampling_items(choices: Choices, name: str) -> 
 
 
 FIELDS = [field.name for field in dataclasses.fields(Choices) if field.name not in ("tasks", "cluster")]
-
-
-def test_merging_two_runs_is_one_run(choices: Choices) -> None:
-    parts = merged([choices.of_task("boolq"), choices.of_task("piqa")])
-    one, two = (analyse(each, np.random.default_rng(0), RESAMPLES) for each in (parts, choices))
-    assert one.compared == two.compared
-    assert one.pair == two.pair
 
 
 def test_the_order_of_items_changes_no_estimate(choices: Choices) -> None:

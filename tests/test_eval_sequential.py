@@ -191,7 +191,7 @@ def test_values_beyond_their_bounds_are_refused(lowest: float, highest: float, m
 
 @pytest.mark.parametrize("kind", [Betting, Asymptotic])
 def test_more_items_than_there_are_are_refused(kind: Callable[..., Limits]) -> None:
-    with pytest.raises(ValueError, match="4 items were taken in, expected no more than size, 3"):
+    with pytest.raises(ValueError, match="4 items were added, expected no more than size, 3"):
         kind(3, 0.0, 1.0, at_most=0.5).update(np.full(4, 0.3), np.full(4, 0.3))
 
 

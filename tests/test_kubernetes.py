@@ -110,7 +110,9 @@ def amount(quantity: str | int) -> float:
 @cache
 def answered() -> set[str]:
     """Paths that the server answers to GET."""
-    app = create_app(cast(Serving, SimpleNamespace(monitor=SimpleNamespace(metrics=None))), max_body_bytes=1024)
+    app = create_app(
+        cast(Serving, SimpleNamespace(monitor=SimpleNamespace(metrics=None), admission=None)), max_body_bytes=1024
+    )
     return {path for path, methods in app.openapi()["paths"].items() if "get" in methods}
 
 

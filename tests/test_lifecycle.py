@@ -1,5 +1,8 @@
 """How a server ends: asked to, or because its engine died."""
 
+import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -43,3 +46,15 @@ def test_a_dead_engine_ends_the_server_with_an_error() -> None:
         engine.kill()
         assert server.process.wait(STOP_SECONDS) == 1
         assert "the engine has died" in server.log.read_text()
+
+
+def test_an_address_that_is_taken_is_refused_before_weights_load() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "server", "--demo", "--port", str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=STOP_SECONDS)
+    assert done.returncode == 2
+    assert done.stderr == (f"qconf-server: error: cannot listen on 127.0.0.1 port {port}: Address already in use\n")
+    assert done.stdout == ""

@@ -45,6 +45,7 @@ def test_no_limit(group: Path, files: dict[str, str]) -> None:
 def test_a_limit_that_was_reached(group: Path, files: dict[str, str]) -> None:
     write(group, files)
     assert memory.memory_limit() == 2**30
+    assert memory.killed_for_memory(before=memory.oom_kills()) is None, "it was killed before this engine began"
     assert memory.killed_for_memory() == "the kernel killed a process because the memory limit of 1.0 GiB was reached"
 
 

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from qconf.run.choices import Choices, flip_kinds, read_choices
 from qconf.run.folder import Run, read_run
 from qconf.run.reference import read_reference, run_samples
-from qconf.statistics.calibration import brier, ece
+from qconf.statistics.calibration import ece
+from qconf.statistics.forecasts import brier
 from qconf.wire import ModelInfo, ModelList, ServerInfo
 from server.engine.twin.rows import STATISTICS, Rows
 from server.errors import StartError
@@ -139,10 +140,10 @@ def test_counters_are_what_eval_says_of_the_same_items(run: Run, choices: Choice
     for name, answers in (("base", choices.base), ("quantized", choices.quantized)):
         assert value(found, "qconf_answers_total", model=name, correct="true") == answers.correct.sum()
         assert value(found, "qconf_choice_confidence_sum", model=name) == pytest.approx(answers.confidence.sum())
-        expected = brier(answers.shares, choices.labels)
+        expected = brier(answers.shares, choices.labels).mean()
         assert value(found, "qconf_brier_score_total", model=name) / 400 == pytest.approx(expected)
         assert value(found, "qconf_window_brier_score", model=name) == pytest.approx(expected)
-        error = ece(answers.confidence, answers.correct)
+        error = ece(answers.confidence, answers.correct).point
         assert value(found, "qconf_window_ece", model=name) == pytest.approx(error)
         gaps = [
             value(found, "qconf_calibration_hits_total", model=name, bin=f"{k:02}")
@@ -256,11 +257,19 @@ def test_the_window_survives_a_restart(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half a file"])
-def test_a_damaged_state_is_refused(run: Run, tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_state_is_kept_aside_and_serving_goes_on(
+    run: Run, tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     monitor(run.path, tmp_path).save()
-    next(tmp_path.glob("window-*.npz")).write_bytes(damage)
-    with pytest.raises(StartError, match=r"window-.*\.npz is damaged .*: delete it to begin with an empty window"):
-        monitor(run.path, tmp_path)
+    state = next(tmp_path.glob("window-*.npz"))
+    state.write_bytes(damage)
+    again = monitor(run.path, tmp_path)
+    assert value(values(again), "qconf_window_comparisons") == 0
+    assert "is damaged" in caplog.text
+    assert state.with_suffix(".damaged").read_bytes() == damage
+    again.save()
+    assert monitor(run.path, tmp_path) is not None
+    assert caplog.text.count("is damaged") == 1
 
 
 def test_settings_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

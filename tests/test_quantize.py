@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.random_pair import dequantize
-from server.quantize.__main__ import main
+from server.quantize.command import app
 from tests.processors import AVX2
 
 ROOT = Path(__file__).parents[1]
@@ -173,13 +173,17 @@ BAD = {
     "missing model": (["{tmp}/none", "{tmp}/out"], "model folder {tmp}/none does not exist"),
     "not a model": (["{tmp}", "{tmp}/out"], "{tmp} holds no config.json"),
     "no weights": (["{tmp}/config-only", "{tmp}/out"], "holds no weights"),
-    "truncated weights": (["{tmp}/truncated", "{tmp}/out"], "model.safetensors is damaged"),
+    "truncated weights": (["{tmp}/truncated", "{tmp}/out"], "model.safetensors is truncated or damaged"),
     "quantized already": (["{quantized}", "{tmp}/out"], "is quantized already"),
     "revision of a folder": (["{model}", "{tmp}/out", "--revision", "main"], "--revision is for hub models"),
     "out exists": (["{model}", "{tmp}"], "{tmp} exists already and is never overwritten"),
     "group size": (["{model}", "{tmp}/out", "--group-size", "100"], "--group-size must be one of -1, 16,"),
     "group does not divide": (["{model}", "{tmp}/out", "--group-size", "256"], "256 does not divide the 384 of model."),
-    "bits": (["{model}", "{tmp}/out", "--bits", "5"], "invalid choice: 5"),
+    "bits": (["{model}", "{tmp}/out", "--bits", "5"], "'5' is not one of '2', '3', '4', '8'"),
+    "dtype": (["{model}", "{tmp}/out", "--dtype", "int8"], "'int8' is not one of 'auto', 'bfloat16', "),
+    "out missing": (["{model}"], "Missing argument 'out'"),
+    "unknown option": (["{model}", "{tmp}/out", "--bit", "4"], "No such option: --bit"),
+    "missing shard": (["{tmp}/sharded", "{tmp}/out"], "names model-00002-of-00002.safetensors, which is missing"),
     "samples": (["{model}", "{tmp}/out", "--samples", "0"], "--samples must be at least 1; got 0"),
     "context": (["{model}", "{tmp}/out", "--sequence-length", "512"], "longer than the model's context, 256"),
     "too little text": (
@@ -197,11 +201,14 @@ BAD = {
 
 @pytest.fixture
 def bad_inputs(tmp_path: Path, model: Path) -> Path:
-    for name in ("config-only", "truncated"):
+    for name in ("config-only", "truncated", "sharded"):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_bytes((model / "config.json").read_bytes())
     (tmp_path / "truncated" / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:5000])
+    (tmp_path / "sharded" / "model-00001-of-00002.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
+    (tmp_path / "sharded" / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "json.jsonl").write_text('{"text": "a mill"}\nmill\n')
     (tmp_path / "key.jsonl").write_text('{"words": "a mill"}\n')
     (tmp_path / "number.jsonl").write_text('{"text": 7}\n')
@@ -229,14 +236,13 @@ def test_bad_input(
 
 
 def exit_code(arguments: list[str]) -> int | str | None:
-    try:
-        return main(arguments)
-    except SystemExit as exc:  # argparse
-        return exc.code
+    with pytest.raises(SystemExit) as caught:
+        app(arguments, prog_name="qconf-quantize")
+    return caught.value.code
 
 
 def test_calibration_is_asked_for(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(model), str(tmp_path / "out")]) == 2
+    assert exit_code([str(model), str(tmp_path / "out")]) == 2
     assert "--calibration FILE is needed: a .txt file, or a .jsonl file" in capsys.readouterr().err
 
 
@@ -248,8 +254,16 @@ def test_missing_gptqmodel_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "gptqmodel", None)
-    assert main([str(model), str(tmp_path / "out"), "--calibration", str(calibration)]) == 2
+    assert exit_code([str(model), str(tmp_path / "out"), "--calibration", str(calibration)]) == 2
     assert "its extra 'quantize'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["typer", "safetensors"])
+def test_a_missing_package_names_the_extra(package: str) -> None:
+    program = f"import sys; sys.modules['{package}'] = None; from server.quantize.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == f"error: the package {package} is missing: install qconf with its extra 'quantize'\n"
 
 
 def test_killed_run_leaves_no_result(model: Path, calibration: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from docs.generate import FOLDER, PAGES, cli
 from docs.http_reference import http, type_in_words
 from qconf.error_types import STATUS
-from qconf.statistics.item_values import OF_A_MODEL, OF_THE_PAIR
+from qconf.run.quantities import OF_A_MODEL, OF_THE_PAIR
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -87,8 +87,8 @@ BAD_QUANTIZED: dict[str, tuple[Callable[[Path], None], str]] = {
     "other-shape": (lambda folder: change_config(folder, num_hidden_layers=3), "num_hidden_layers is 2 in"),
     "other-vocabulary": (lambda folder: change_config(folder, vocab_size=2048), "different vocabularies"),
     "other-tokenizer": (other_tokenizer, "tokens are missing or numbered otherwise"),
-    "truncated": (truncate, "is truncated"),
-    "not-safetensors": (scribble, "is broken"),
+    "truncated": (truncate, "model.safetensors is truncated or damaged: incomplete metadata"),
+    "not-safetensors": (scribble, "model.safetensors is truncated or damaged: header too large"),
     "missing-shard": (index_missing_file, "names model-00002-of-00002.safetensors"),
     "no-weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
     "no-config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
@@ -179,7 +179,7 @@ def test_the_demo_says_why_its_server_did_not_start(tmp_path: Path) -> None:
     (log,) = (tmp_path / "runs").glob("*.server.log")
     assert run.stderr.splitlines()[-1] == (
         "The server did not start: --demo takes the bundled pair: leave out --model and --quantized "
-        f"(all that it printed: {log.relative_to(tmp_path)})"
+        f"(its output: {log.relative_to(tmp_path)})"
     )
 
 

@@ -234,7 +234,7 @@ def test_neither_is_an_empty_folder_or_a_file(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="file is no folder that can be written to"):
+    with pytest.raises(RunError, match="file is not a writable folder"):
         check_target(tmp_path / "file" / "run")
     with pytest.raises(RunError, match=r"cannot write the run to .*: "):
         write_run(tmp_path / "file" / "run", manifest(), [], RESULT)
@@ -255,11 +255,11 @@ def test_a_missing_run_is_said_to_be_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON: "),
-        ("[]", "is no manifest of a run: "),
-        ("{}", "is no manifest of a run: 'schema_version'"),
-        ('{"schema_version": 1}', "is no manifest of a run: .*created"),
-        ('{"schema_version": "1"}', "is no manifest of a run: schema_version is '1', expected an integer"),
+        ("{", "is not JSON: "),
+        ("[]", "is not a manifest of a run: "),
+        ("{}", "is not a manifest of a run: 'schema_version'"),
+        ('{"schema_version": 1}', "is not a manifest of a run: .*created"),
+        ('{"schema_version": "1"}', "is not a manifest of a run: schema_version is '1', expected an integer"),
         (
             '{"schema_version": 2}',
             rf"has schema version 2, and qconf {__version__} reads versions up to 1: upgrade qconf",

@@ -148,9 +148,9 @@ REFUSED = [
     pytest.param({"doc_hash": "x"}, r"document 0 of 'boolq' differs between .*: doc_hash", id="document"),
     pytest.param({"prompt_hash": "x"}, r"differs between .*: prompt_hash", id="prompt"),
     pytest.param({"doc_id": 7}, r"document 0 is in only one of ", id="missing document"),
-    pytest.param({"doc_id": None}, r"line 1 is no sample of lm-eval: TypeError", id="id"),
-    pytest.param({"resps": [[["nan", "False"]]] * 2}, r"is no log-likelihood sample: ValueError\('log-li", id="nan"),
-    pytest.param({"resps": [["some text"]] * 2}, r"is no log-likelihood sample: ValueError", id="generated"),
+    pytest.param({"doc_id": None}, r"line 1 is not a sample of lm-eval: TypeError", id="id"),
+    pytest.param({"resps": [[["nan", "False"]]] * 2}, r"is not a log-likelihood sample: ValueError\('log-li", id="nan"),
+    pytest.param({"resps": [["some text"]] * 2}, r"is not a log-likelihood sample: ValueError", id="generated"),
     pytest.param({"resps": [[["-1", "False"]]] * 3}, r"'3 answers to 2 requests'", id="count"),
 ]
 
@@ -168,7 +168,7 @@ def test_folders_without_the_same_tasks_are_refused(tmp_path: Path) -> None:
     next((out / "quantized").glob("*lambada*")).unlink()
     with pytest.raises(RunError, match="samples of 'lambada' are in only one of"):
         import_samples(out / "base", out / "quantized", tmp_path / "again")
-    with pytest.raises(RunError, match="is no sample file of lm-eval and no folder with any"):
+    with pytest.raises(RunError, match="is neither a sample file of lm-eval nor a folder with any"):
         import_samples(tmp_path / "nowhere", out / "quantized", tmp_path / "again")
     with pytest.raises(RunError, match=r"has several sample files of 'boolq'"):
         import_samples(out, out, tmp_path / "again")

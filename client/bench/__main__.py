@@ -1,4 +1,4 @@
-"""``python -m client.bench``: replays lm-eval tasks against a server and compares both models."""
+"""``python -m client.bench``: replay lm-eval tasks against a server and compares both models."""
 
 from qconf.extras import run_command
 
@@ -6,7 +6,7 @@ PACKAGES = {"datasets", "lm_eval", "numpy", "pyarrow", "rich", "scipy", "typer"}
 
 
 def main() -> None:
-    """Runs the command."""
+    """Run the command."""
     run_command("client.bench.command", "python -m client.bench", "bench", PACKAGES)
 
 

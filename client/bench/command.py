@@ -22,7 +22,7 @@ REFUSED = 2
 RULE_FAILED = 3
 INTERRUPTED = 130
 
-# A table has room in a file: only terminals are narrow.
+# Tables in a file need not fit a terminal.
 FILE_WIDTH = 160
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -46,13 +46,13 @@ def bench(
         typer.Option(help="JSON lines with prompt, choices and label (index of the true choice, may be missing)."),
     ] = None,
     corpus: Annotated[list[Path] | None, typer.Option(help="A text to compare both models on, token by token.")] = None,
-    url: Annotated[str, typer.Option(help="Where the qconf server is.")] = DEFAULT_URL,
+    url: Annotated[str, typer.Option(help="URL of the qconf server.")] = DEFAULT_URL,
     include_path: Annotated[
         Path | None,
         typer.Option(help="Folder with task definitions of your own (YAML).", exists=True, file_okay=False),
     ] = None,
     num_fewshot: Annotated[
-        int | None, typer.Option(help="Examples in the context; else the task's own.", min=0)
+        int | None, typer.Option(help="Few-shot examples in the context; otherwise the task's own number.", min=0)
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Take only the first documents of each task, or windows of each corpus.", min=1)
@@ -60,24 +60,24 @@ def bench(
     cluster: Annotated[
         str | None,
         typer.Option(
-            help="Field of the tasks' documents that items which belong together share, such as a passage; --data has "
-            "'cluster' in its lines."
+            help="Field of the tasks' documents whose value the items of a cluster share, such as a passage; lines of "
+            "--data have 'cluster'."
         ),
     ] = None,
-    delimiter: Annotated[str, typer.Option(help="What --data has between prompt and choice.")] = " ",
+    delimiter: Annotated[str, typer.Option(help="Text between prompt and choice of --data.")] = " ",
     window: Annotated[
         int | None,
         typer.Option(
             help="Tokens per window of texts that are scored whole.",
-            show_default="512 for --corpus, else the models' context",
+            show_default="512 for --corpus, otherwise the models' context",
             min=3,
         ),
     ] = None,
     stride: Annotated[
         int | None,
         typer.Option(
-            help="Windows of a corpus begin that many tokens apart and score as many; else they stand side by side "
-            "and score their second halves.",
+            help="Tokens between the starts of a corpus's windows, each of which scores that many; otherwise windows "
+            "are adjacent and score their second halves.",
             min=1,
         ),
     ] = None,
@@ -89,19 +89,19 @@ def bench(
     retries: Annotated[
         int,
         typer.Option(
-            help="Attempts after the first at a request that finds the server down, restarting or busy, with pauses "
-            "that grow to 30 seconds.",
+            help="Retries of a request while the server is down, restarting or busy, with pauses that grow to "
+            "30 seconds.",
             min=0,
         ),
     ] = 20,
     timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for a reply; it may stand in a queue.", callback=positive)
+        float, typer.Option(help="Seconds to wait for a reply, including time in a queue.", callback=positive)
     ] = 600.0,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write the run to; must not exist.", show_default="runs/<time>")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out; start it where there is none.")
+        bool, typer.Option("--resume", help="Resume the run in --out, or start it if there is none.")
     ] = False,
     until: Annotated[
         Path | None,
@@ -123,9 +123,9 @@ def bench(
     if not (names or data or corpus):
         raise typer.BadParameter("nothing to replay: expected --tasks, --data or --corpus")
     if cluster is not None and not names:
-        raise typer.BadParameter("--cluster names a field of the documents of --tasks, and there are none")
+        raise typer.BadParameter(f"--cluster is '{cluster}', a field of the documents of --tasks: expected --tasks")
     if resume and out is None:
-        raise typer.BadParameter("--resume needs --out, the folder of the run to go on with")
+        raise typer.BadParameter("--resume needs --out, the folder of the run to resume")
     if seed is not None and until is None:
         raise typer.BadParameter(f"--seed is {seed}: only the order of --until has a seed")
     if stride is not None and stride >= (window or DEFAULT_WINDOW):

@@ -10,7 +10,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from client.bench.display.corpus_summary import CorpusSummary, summarize
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.items import LoadedTask
-from client.bench.lm_eval_metrics import MODELS, Metrics, group_metrics, with_metrics
+from client.bench.lm_eval_metrics import MODELS, Metrics, MetricsFailed, group_metrics, with_metrics
 from client.bench.replay import Outcome
 from client.bench.sources.lm_eval_tasks import LoadedTasks
 from qconf.run.columns import TOKEN_SCHEMA, ItemResult
@@ -21,7 +21,7 @@ ByModel = dict[str, Metrics]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of all items: rows in the order of the tasks, and lm-eval's metrics of each task and group."""
+    """Results of all items: rows in the order of the tasks, and lm-eval's metrics of each task and group."""
 
     rows: list[ItemResult]
     tokens: pa.Table | None
@@ -29,18 +29,21 @@ class Evaluation:
     metrics: dict[str, ByModel]
     groups: dict[str, ByModel]
     corpora: dict[str, CorpusSummary]
+    without_metrics: dict[str, str]
+    """Why the metrics of a task could not be computed, by task."""
 
     @property
     def counts(self) -> Counts:
-        """How many items there are, and how many failed."""
+        """Return the number of items, and how many failed."""
         overall = self.scoreboard.overall
         return Counts(items=overall.done, ok=overall.scored, failed=overall.failed)
 
     def results(self) -> dict[str, Any]:
-        """Content of ``results.json``. JSON has no NaN: null stands for a mean over nothing."""
+        """Return the content of ``results.json``. JSON has no NaN: null stands for a mean over nothing."""
         tasks = {
             name: {"summary": _without_nan(asdict(tally.summary()))}
             | ({"metrics": self.metrics[name]} if name in self.metrics else {})
+            | ({"metrics_error": self.without_metrics[name]} if name in self.without_metrics else {})
             | ({"corpus": asdict(self.corpora[name])} if name in self.corpora else {})
             for name, tally in self.scoreboard.tasks.items()
         }
@@ -48,7 +51,7 @@ class Evaluation:
 
 
 def part_of(loaded: LoadedTasks, kept: Collection[tuple[str, int]]) -> LoadedTasks:
-    """The tasks with those items only, by task and document. A part of a group says nothing of the group."""
+    """Return the tasks with only the items ``kept``, by task and document; groups only where all items are."""
     tasks = [
         replace(task, items=tuple(item for item in task.items if (item.task, item.doc_id) in kept))
         for task in loaded.tasks
@@ -58,16 +61,20 @@ def part_of(loaded: LoadedTasks, kept: Collection[tuple[str, int]]) -> LoadedTas
 
 
 def evaluate(loaded: LoadedTasks, outcome_of: Callable[[LoadedTask, int], Outcome]) -> Evaluation:
-    """Evaluates the tasks; ``outcome_of`` gives what came of an item by its place in its task."""
+    """Evaluate the tasks; ``outcome_of`` returns the outcome of an item by its place in its task."""
     rows: list[ItemResult] = []
     tables: list[pa.Table] = []
     metrics: dict[str, ByModel] = {}
     corpora: dict[str, CorpusSummary] = {}
+    without_metrics: dict[str, str] = {}
     for task in loaded.tasks:
         outcomes = [outcome_of(task, index) for index in range(len(task.items))]
         of_task = [outcome.row for outcome in outcomes]
         if task.definition is not None:
-            of_task, metrics[task.name] = with_metrics(task, of_task)
+            try:
+                of_task, metrics[task.name] = with_metrics(task, of_task)
+            except MetricsFailed as exc:  # hours of scoring are not given up for it
+                without_metrics[task.name] = str(exc)
         if tokens := [_token_table(outcome) for outcome in outcomes if outcome.tokens is not None]:
             tables += tokens
             corpora[task.name] = summarize(pa.concat_tables(tokens))
@@ -81,11 +88,12 @@ def evaluate(loaded: LoadedTasks, outcome_of: Callable[[LoadedTask, int], Outcom
         metrics=metrics,
         groups=_groups(loaded.groups, metrics, sizes),
         corpora=corpora,
+        without_metrics=without_metrics,
     )
 
 
 def evaluation_of(run: Run) -> Evaluation:
-    """The evaluation of a run that was read, to be shown: without its tokens, which no table needs."""
+    """Return the evaluation of a run that was read, without its tokens, which no table needs."""
     rows, tasks = run.items(), run.results["tasks"]
     return Evaluation(
         rows=rows,
@@ -94,11 +102,12 @@ def evaluation_of(run: Run) -> Evaluation:
         metrics={name: each["metrics"] for name, each in tasks.items() if "metrics" in each},
         groups=run.results["groups"],
         corpora={name: CorpusSummary(**each["corpus"]) for name, each in tasks.items() if "corpus" in each},
+        without_metrics={name: each["metrics_error"] for name, each in tasks.items() if "metrics_error" in each},
     )
 
 
 def _scoreboard(tasks: list[str], rows: list[ItemResult]) -> Scoreboard:
-    """Sums in the order of the items, so that they come out the same in whatever order the items were answered."""
+    """Sum in the order of the items, so that sums do not depend on the order of the answers."""
     scoreboard = Scoreboard(tasks)
     for row in rows:
         scoreboard.add(row)

@@ -1,4 +1,4 @@
-"""Items: what a replay scores, whatever it was made from."""
+"""Items that a replay scores, from whatever source."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ class TaskError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Part of a corpus: token ids of a context, and those after it that are scored; ``position`` is the first's."""
+    """Part of a corpus: token ids of a context, and ids after it that are scored, the first of them at ``position``."""
 
     context: tuple[int, ...]
     scored: tuple[int, ...]
@@ -27,12 +27,12 @@ class Item:
     """One document of a task.
 
     ``choices`` are the continuations exactly as they are scored, choice ``i`` after ``contexts[choice_context[i]]``:
-    for multiple choice all that can be chosen, for "loglikelihood" the one whose probability is asked, for
-    "loglikelihood_rolling" a whole text without context. ``choice_chars`` and ``choice_bytes`` are their lengths
-    without the delimiter before them: what lm-eval's acc_norm and acc_bytes divide by. ``label`` is the index of the
-    true choice, None where there is none. With ``unconditional``, choices are scored without their context as well.
-    ``doc`` (JSON) and ``target`` are the document and the answer as the task has them. Items of one ``cluster``, such
-    as questions about the same passage, are not independent of each other.
+    several for multiple choice, one for "loglikelihood", a whole text without context for "loglikelihood_rolling".
+    ``choice_chars`` and ``choice_bytes`` are their lengths without the delimiter before them, by which lm-eval's
+    acc_norm and acc_bytes divide. ``label`` is the index of the true choice, None where there is none. With
+    ``unconditional``, choices are scored without their context as well. ``doc`` (JSON) and ``target`` are the document
+    and the answer as the task has them. Items of one ``cluster``, such as questions about the same passage, are not
+    independent of each other.
     """
 
     task: str
@@ -54,7 +54,7 @@ class Item:
 
     @property
     def length(self) -> int:
-        """How much there is to score, in units that compare items of one kind."""
+        """Return the amount to score, in a unit that is the same for items of one kind."""
         if self.window:
             return len(self.window.context) + len(self.window.scored)
         return len(self.contexts[0]) + sum(map(len, self.choices))
@@ -62,7 +62,7 @@ class Item:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task as it will be replayed. ``definition`` is lm-eval's own object, where it is one of its tasks."""
+    """A task to replay. ``definition`` is lm-eval's own object, where it is an lm-eval task."""
 
     name: str
     version: str
@@ -72,7 +72,7 @@ class LoadedTask:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over all that is scored, in hexadecimal: two tasks with the same digest send the same requests."""
+        """Return a SHA-256 over everything scored, in hexadecimal: the same digest means the same requests."""
         total = hashlib.sha256()
         for item in self.items:
             total.update(repr((item.doc_hash, item.contexts, item.choices, item.choice_context, item.window)).encode())
@@ -80,12 +80,12 @@ class LoadedTask:
 
 
 def hash_text(text: str) -> str:
-    """SHA-256 in hexadecimal, as lm-eval hashes documents and prompts."""
+    """Return the SHA-256 in hexadecimal, as lm-eval hashes documents and prompts."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def distinct(contexts: Iterable[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The different contexts in the order of their first appearance, and which of them each choice has."""
+    """Return the distinct contexts in the order of their first appearance, and the index of each choice's context."""
     contexts = list(contexts)
     unique: Sequence[str] = list(dict.fromkeys(contexts))
     return tuple(unique), tuple(unique.index(context) for context in contexts)

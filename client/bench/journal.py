@@ -1,8 +1,8 @@
-"""What a replay has done so far, on disk: one line per answered item, appended as it comes.
+"""Journal of a replay on disk: one line per answered item, appended as soon as it is answered.
 
-The first line says what is measured (a ``Subject``), and which version of the client measures: only the same version
-can resume. Then come lines that mark the start of a session, and lines of items. A line that was being written when the
-process died has no end and is dropped: its item is scored again.
+The first line holds what is measured (a ``Subject``) and the version of the client: only the same version can resume.
+Then come lines that mark the start of a session, and lines of items. A line that was being written when the process
+died is incomplete and dropped: its item is scored again.
 """
 
 import fcntl
@@ -22,13 +22,13 @@ JOURNAL = "journal.jsonl"
 # The last version whose journals do not name it.
 UNNAMED = "0.1.0"
 KEPT = {*SCORES, "tokens"}
-# When the server was started says nothing about what it serves.
+# The server's start time does not affect what it serves.
 IGNORED = {"models": {"base": {"created"}, "quantized": {"created"}}}
 
 
 @dataclass
 class Past:
-    """What earlier sessions of a run did: ``entries`` by task and document, when it began, how long they worked."""
+    """Earlier sessions of a run: ``entries`` by task and document, start of each session, seconds at work in all."""
 
     entries: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Journal:
         os.close(self._fd)
 
     def begin(self, subject: Subject, started: str) -> Past:
-        """Starts a session: reads what there is, or writes the first line. RunError names what is not as it was."""
+        """Start a session: read the journal, or write its first line. RunError names what has changed."""
         content = self._path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         os.ftruncate(self._fd, len(whole))
@@ -95,17 +95,17 @@ class Journal:
         )
 
     def add(self, task: str, doc_id: int, seconds: float, scores: dict[str, Any]) -> None:
-        """Keeps the scores of an item, which came that many seconds after the session's start."""
+        """Append an item's scores, which came ``seconds`` after the session's start."""
         self._append({"task": task, "doc_id": doc_id, "seconds": round(seconds, 3), "scores": scores})
 
     def delete(self) -> None:
-        """Removes the file: the run is complete."""
+        """Remove the file: the run is complete."""
         self._path.unlink()
 
     def _append(self, line: dict[str, Any]) -> None:
         data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         with self._failing("write to"):
-            while data:  # the system may take less than all of it, for instance when the disk is full
+            while data:  # a write may be partial, for instance when the disk is full
                 data = data[os.write(self._fd, data) :]
 
     def _parsed(self, content: bytes) -> Iterator[Any]:
@@ -140,7 +140,7 @@ def _past(lines: Iterable[Any]) -> Past:
 
 
 def changes(old: Subject, new: Subject) -> list[str]:
-    """What differs between what two sessions measure, in words."""
+    """Return the differences between two sessions' subjects, in words."""
     return list(_changes(_described(old), _described(new)))
 
 
@@ -149,7 +149,7 @@ def _described(subject: Subject) -> dict[str, Any]:
 
 
 def _changes(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """What differs, in words: ``models.base.digest was "a" and is "b"``."""
+    """Yield the differences, in words: ``models.base.digest was "a" and is "b"``."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             yield from _changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)

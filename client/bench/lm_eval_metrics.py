@@ -9,18 +9,25 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from client.bench.items import LoadedTask, TaskError
+from client.bench.items import LoadedTask
 from client.bench.sources.lm_eval_tasks import one_line, quiet
 from qconf.run.columns import ItemResult
 
 MODELS = ("base", "quantized")
 
 Metrics = dict[str, float | None]
-"""By "metric,filter", as lm-eval names them; null where a metric is not finite, which JSON cannot say."""
+"""By "metric,filter", as lm-eval names them; null where a metric is not finite, which JSON cannot represent."""
+
+
+class MetricsFailed(Exception):
+    """A task's metrics cannot be computed. The scores are not affected."""
 
 
 def with_metrics(task: LoadedTask, rows: Sequence[ItemResult]) -> tuple[list[ItemResult], dict[str, Metrics]]:
-    """The rows with each item's metrics, and the metrics of the task by model. Failed items take no part."""
+    """Return the rows with each item's metrics, and the task's metrics by model. Failed items take no part.
+
+    MetricsFailed where the task's own code raises.
+    """
     with quiet():
         scored = [row for row in rows if row.error is None]
         columns, metrics = {}, {}
@@ -28,7 +35,7 @@ def with_metrics(task: LoadedTask, rows: Sequence[ItemResult]) -> tuple[list[Ite
             try:
                 per_item, metrics[model] = _evaluate(task.definition, model, scored)
             except Exception as exc:  # the task's own code
-                raise TaskError(f"the metrics of task '{task.name}' cannot be computed: {one_line(exc)}") from exc
+                raise MetricsFailed(one_line(exc)) from exc
             columns[model] = dict(zip((row.doc_id for row in scored), per_item, strict=True))
     filled = [
         replace(
@@ -42,10 +49,14 @@ def with_metrics(task: LoadedTask, rows: Sequence[ItemResult]) -> tuple[list[Ite
 def group_metrics(
     groups: Mapping[str, Any], tasks: Mapping[str, Metrics], sizes: Mapping[str, int]
 ) -> dict[str, Metrics]:
-    """Metrics that lm-eval's groups aggregate over their tasks, of one model."""
+    """Return one model's metrics of lm-eval's groups, aggregated over their tasks."""
     known = {name: {**metrics, "sample_len": sizes[name]} for name, metrics in tasks.items()}
     with quiet():
-        found = {name: group.aggregate(known) for name, group in groups.items() if group.has_aggregation}
+        found = {
+            name: group.aggregate(known)
+            for name, group in groups.items()
+            if group.has_aggregation and known.keys() >= {task.task_name for task in group.get_all_tasks()}
+        }
     return {name: {key: value for key, value in each.items() if _is_metric(key)} for name, each in found.items()}
 
 
@@ -54,7 +65,7 @@ def _is_metric(key: str) -> bool:
 
 
 def _evaluate(definition: Any, model: str, rows: Sequence[ItemResult]) -> tuple[list[str], Metrics]:
-    """Each item's metrics as JSON, and those of the task."""
+    """Return each item's metrics as JSON, and the metrics of the task."""
     utils = importlib.import_module("lm_eval.utils")
     by_doc = {row.doc_id: row for row in rows}
     documents = [
@@ -63,7 +74,7 @@ def _evaluate(definition: Any, model: str, rows: Sequence[ItemResult]) -> tuple[
     ]
     for instances in documents:
         row = by_doc.get(instances[0].doc_id)
-        # Filters run over all instances; what they make of items that failed is not looked at.
+        # Filters run over all instances; their results for failed items are ignored.
         answers = list(_answers(row, model)) if row else [(0.0, False)] * len(instances)
         for instance, answer in zip(instances, answers, strict=True):
             instance.resps = [answer] * instance.repeats
@@ -84,7 +95,7 @@ def _evaluate(definition: Any, model: str, rows: Sequence[ItemResult]) -> tuple[
 
 
 def _answers(row: ItemResult, model: str) -> Iterator[Any]:
-    """What lm-eval's models return to each request of an item."""
+    """Yield the value that lm-eval's models return for each request of an item."""
     logprobs = row.base_logprob if model == "base" else row.quantized_logprob
     greedy = row.base_is_greedy if model == "base" else row.quantized_is_greedy
     if row.kind == "loglikelihood_rolling":

@@ -1,4 +1,4 @@
-"""Sends items to a server, many at a time, and turns the replies into rows of a run."""
+"""Send items to a server, many at a time, and turn the replies into rows of a run."""
 
 import asyncio
 import math
@@ -49,7 +49,7 @@ def blank(item: Item) -> ItemResult:
 
 
 def longest_first(items: Iterable[Item]) -> list[Item]:
-    """A server that cannot take long items says so at once, and none is left running alone at the end."""
+    """Sort items by falling length: long items fail early if they fail, and none runs alone at the end."""
     return sorted(items, key=lambda item: item.length, reverse=True)
 
 
@@ -60,10 +60,10 @@ async def replay(
     options: ReplayOptions,
     on_outcome: Callable[[Outcome], None],
 ) -> None:
-    """Scores every item, sent in the order given, each asked for when there is room to send it.
+    """Score every item in the order given, each taken when there is room to send it.
 
-    An item that fails carries its error; without any answer at all, ServerGone is raised. What ``on_outcome`` raises
-    ends the replay, and what is being scored then is given up.
+    A failed item's row carries its error; ServerGone is raised when the server stops answering. An exception of
+    ``on_outcome`` ends the replay and cancels the requests in flight.
     """
     sender, queue = _Sender(client, models, options), iter(items)
     await _together(_work(sender, queue, on_outcome) for _ in range(options.concurrency))
@@ -84,10 +84,11 @@ async def _work(sender: "_Sender", queue: Iterator[Item], on_outcome: Callable[[
         try:
             outcome = await _score(sender, item)
         except QconfError as exc:
-            # All retries failed and no other request succeeded meanwhile: the server is gone.
-            if isinstance(exc, ABSENT) and sender.answered == answered:
-                raise ServerGone(f"the server does not answer any more: {exc}") from exc
             outcome = Outcome(replace(blank(item), error=f"{type(exc).__name__}: {exc}"))
+            # All retries failed, no other request succeeded meanwhile, and not only because of this item.
+            if isinstance(exc, ABSENT) and sender.answered == answered and not await sender.ready():
+                on_outcome(outcome)  # so that it is not the first of the next session
+                raise ServerGone(f"the server does not answer any more: {exc}") from exc
         on_outcome(outcome)
 
 
@@ -109,7 +110,7 @@ async def _score(sender: "_Sender", item: Item) -> Outcome:
 
 
 class _Sender:
-    """Sends requests, so many at a time, and checks that each reply answers what was asked, by the models that were."""
+    """Sends a bounded number of requests at once, and checks that each reply fits its request and its models."""
 
     def __init__(self, client: AsyncClient, models: Both[ModelInfo], options: ReplayOptions) -> None:
         self.answered = 0
@@ -119,8 +120,12 @@ class _Sender:
         self._slots = asyncio.Semaphore(options.concurrency)
         self._rolling: asyncio.Task[RollingWindows] | None = None
 
+    async def ready(self) -> bool:
+        """Return whether the server takes requests."""
+        return await self._client.ready()
+
     async def choices(self, item: Item) -> list[Continuation]:
-        """The item's choices in their order; those of one context travel together, and so share the prefix cache."""
+        """Score the item's choices; choices of one context are sent together and share the prefix cache."""
         found: dict[int, Continuation] = {}
         for number, context in enumerate(item.contexts):
             members = [i for i, of in enumerate(item.choice_context) if of == number]
@@ -130,7 +135,7 @@ class _Sender:
         return [found[i] for i in range(len(item.choices))]
 
     async def continuations(self, context: str, texts: Sequence[str], label: int | None = None) -> list[Continuation]:
-        """Scores of continuations of one context."""
+        """Score continuations of one context."""
         return await self._compare(
             len(texts),
             prompt=context,
@@ -141,7 +146,7 @@ class _Sender:
         )
 
     async def window(self, window: Window, detail: str) -> Continuation:
-        """Scores of the tokens of a window."""
+        """Score the tokens of a window."""
         (scored,) = await self._compare(
             1,
             prompt=list(window.context),
@@ -152,7 +157,7 @@ class _Sender:
         return scored
 
     async def whole_text(self, text: str) -> list[Continuation]:
-        """Scores of all tokens of a text, window by window."""
+        """Score all tokens of a text, window by window."""
         if self._rolling is None:
             self._rolling = asyncio.ensure_future(
                 RollingWindows.made_for(self._client, self._options.max_length, self._options.add_special_tokens)

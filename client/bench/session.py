@@ -1,4 +1,4 @@
-"""One replay from end to end: ask who serves, load what is to be scored, score it, write the run, show the tables."""
+"""One replay from end to end: ask for the models, load the items, score them, write the run, show the tables."""
 
 import asyncio
 import platform
@@ -38,7 +38,7 @@ PACKAGES = ("httpx", "lm_eval", "pyarrow", "pydantic")
 
 
 class Stopped(Exception):
-    """The replay ended before all was done; what was done is in its journal."""
+    """The replay ended early; the items scored so far are in its journal."""
 
 
 class Interrupted(Stopped):
@@ -46,7 +46,7 @@ class Interrupted(Stopped):
 
 
 class RuleFailed(Exception):
-    """The replay went well, and a rule of ``--until`` failed."""
+    """The replay is complete, and a rule of ``--until`` failed."""
 
 
 class _Settled(Exception):
@@ -54,9 +54,9 @@ class _Settled(Exception):
 
 
 def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTransport | None = None) -> int:
-    """Runs the bench and returns how many items failed; raises RuleFailed where a rule of ``--until`` does.
+    """Run the bench and return the number of failed items; raise RuleFailed where a rule of ``--until`` fails.
 
-    ``transport`` is what tests replace.
+    ``transport`` is for tests.
     """
     if not options.resume:
         check_target(options.out)
@@ -64,7 +64,7 @@ def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTran
     with Client(options.url, retries=0, transport=transport) as client:
         served = client.models()
     models = _pair(served)
-    # Outside of asyncio, which would hold back Ctrl-C until the tasks are loaded.
+    # Outside of asyncio, which would delay Ctrl-C until the tasks are loaded.
     with _status(options, console), Client(options.url, timeout=options.timeout, transport=transport) as client:
         loaded = load(options, client)
     until = make_until(loaded) if make_until else None
@@ -76,10 +76,10 @@ def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTran
 
 
 def _until(options: BenchOptions) -> "Callable[[LoadedTasks], Until] | None":
-    """Reads the rules at once, and judges by them what is loaded later."""
+    """Read the rules at once, and return a function that applies them to the items loaded later."""
     if options.until is None:
         return None
-    # Of all replays, only these need ``eval``.
+    # Only these replays need scipy.
     from client.bench.until import Until, load_rules
 
     rules = load_rules(options.until)
@@ -98,7 +98,7 @@ def _status(options: BenchOptions, console: Console) -> AbstractContextManager[o
 
 
 def _show_complete(options: BenchOptions, console: Console, subject: Subject) -> int:
-    """Shows a run that needs no resuming; refuses one that is another."""
+    """Show a complete run; raise RunError where its subject is another."""
     run = read_run(options.out)
     if run.manifest.subject is None:
         raise RunError(f"{run.path} was imported: there is nothing to resume")
@@ -138,9 +138,10 @@ class _Session:
         self._items = [item for task in loaded.tasks for item in task.items]
         self._scoreboard = Scoreboard(task.name for task in loaded.tasks)
         self._outcomes: dict[tuple[str, int], Outcome] = {}
+        self._failed_before: set[tuple[str, int]] = set()
 
     def run(self, transport: httpx.MockTransport | None) -> int:
-        """Scores what is not scored yet, writes the run, shows it; returns how many items failed."""
+        """Score the remaining items, write the run and show it; return the number of failed items."""
         past = self._journal.begin(self._subject, datetime.now(UTC).isoformat(timespec="milliseconds"))
         self._take_over(past)
         if not self._options.quiet:
@@ -177,12 +178,16 @@ class _Session:
         return evaluation.counts.failed
 
     def _take_over(self, past: Past) -> None:
-        """Takes what earlier sessions scored; items that failed are tried again."""
+        """Restore the scores of earlier sessions; failed items are tried again."""
         for item in self._items:
             scores = past.entries.get((item.task, item.doc_id))
-            if scores and scores["error"] is None:
-                tokens = scores.pop("tokens")
-                self._add(Outcome(replace(blank(item), **scores), tokens))
+            if scores is None:
+                continue
+            if scores["error"] is not None:
+                self._failed_before.add((item.task, item.doc_id))
+                continue
+            tokens = scores.pop("tokens")
+            self._add(Outcome(replace(blank(item), **scores), tokens))
 
     def _add(self, outcome: Outcome) -> None:
         self._outcomes[outcome.row.task, outcome.row.doc_id] = outcome
@@ -195,7 +200,7 @@ class _Session:
         todo: Iterable[Item] = (
             self._until.queue()
             if self._until
-            else longest_first(item for item in self._items if (item.task, item.doc_id) not in self._outcomes)
+            else self._in_order(item for item in self._items if (item.task, item.doc_id) not in self._outcomes)
         )
         sizes = {task.name: len(task.items) for task in self._loaded.tasks}
         display = make_display(self._console, self._scoreboard, sizes, options.quiet, self._rules)
@@ -227,12 +232,16 @@ class _Session:
         except ServerGone as exc:
             raise Stopped(self._unfinished(str(exc))) from exc
 
+    def _in_order(self, items: Iterable[Item]) -> list[Item]:
+        """Long items first, and last those that failed before: one of them may bring the server down."""
+        return sorted(longest_first(items), key=lambda item: (item.task, item.doc_id) in self._failed_before)
+
     def _rules(self) -> list[tuple[str, RuleOutcome]]:
         return self._until.progress() if self._until else []
 
     def _unfinished(self, why: str) -> str:
-        done = f"{self._scoreboard.overall.done} of {len(self._items)} items are kept"
-        return f"{why}; {done} in {self._options.out}: the same command with --resume goes on"
+        done = f"{self._scoreboard.overall.scored} of {len(self._items)} items are kept"
+        return f"{why}; {done} in {self._options.out}: run the same command with --resume to continue"
 
     def _timing(self, past: Past, seconds: float, items: int) -> Timing:
         total = past.seconds + seconds

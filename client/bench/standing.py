@@ -1,4 +1,4 @@
-"""What became of the rules of a replay that stops when they are settled: in results.json, and in a table."""
+"""Outcomes of the rules of a replay with ``--until``, in results.json and in a table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -12,10 +12,10 @@ STYLES: dict[Outcome, str] = {"pass": "green", "equivalent": "green", "fail": "r
 
 
 class Standing(BaseModel):
-    """A rule on a task, or on all of them, with what is known of it.
+    """A rule on a task, or on all tasks, and its outcome so far.
 
-    ``used`` of ``of`` items were judged, of which ``failed`` have no answer; ``estimate`` is the mean of the others.
-    ``low`` and ``high`` are the 95 % confidence sequence. Null stands for what is unknown or without bound.
+    ``used`` of ``of`` items were judged; ``failed`` of these have no answer; ``estimate`` is the mean of the others.
+    ``low`` and ``high`` are the 95 % confidence sequence. Null stands for an unknown estimate or an infinite bound.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -34,12 +34,12 @@ class Standing(BaseModel):
 
 
 def standings_of(results: Mapping[str, Any]) -> list[Standing]:
-    """The rules in what ``results.json`` holds; none where the replay had no rules."""
+    """Return the rules in ``results.json``; empty where the replay had no rules."""
     return [Standing.model_validate(each) for each in results.get("until", {"rules": []})["rules"]]
 
 
 def rules_table(standings: Sequence[Standing]) -> Table:
-    """A row for each rule."""
+    """Return a table with a row for each rule."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold")
     for name in ("rule", "limits", "verdict"):
         table.add_column(name)

@@ -1,6 +1,6 @@
-"""Replays that stop when their rules are settled: which items come next, and what becomes of each rule.
+"""Replays that stop when their rules are settled: the order of items, and the outcome of each rule.
 
-Only ``--until`` loads this module, and with it scipy. What is judged is the benchmark as a finite population:
+Only ``--until`` loads this module, and with it scipy. Rules judge the benchmark as a finite population:
 docs/explanation/until.md.
 """
 
@@ -13,18 +13,18 @@ import numpy as np
 
 from client.bench.items import Item, TaskError
 from client.bench.standing import Outcome, Standing
+from qconf.item_rules import ItemStatistic, item_statistic
 from qconf.rules import EACH, OVERALL, Rule, read_rules
 from qconf.run.choices import Choices, EvalError
 from qconf.run.columns import ItemResult
 from qconf.run.folder import UntilSettings
-from qconf.statistics.item_values import ItemStatistic, item_statistic
 from qconf.statistics.sequential import Asymptotic, Betting, Limits
 
 Key = tuple[str, int]
 
 
 def load_rules(path: Path) -> list[Rule]:
-    """The rules of a file, each of which can be judged item by item."""
+    """Read the rules of a file; raise TaskError where one cannot be judged item by item."""
     try:
         rules = read_rules(path)
         for rule in rules:
@@ -35,7 +35,7 @@ def load_rules(path: Path) -> list[Rule]:
 
 
 def drawn_order(items: Sequence[Item], seed: int) -> list[Item]:
-    """The items in random order: by the SHA-256 of seed, task and document, which no library's version changes."""
+    """Return the items in random order: by the SHA-256 of seed, task and document, whatever the library's version."""
 
     def rank(item: Item) -> bytes:
         return hashlib.sha256(f"{seed}\n{item.task}\n{item.doc_id}".encode()).digest()
@@ -44,7 +44,7 @@ def drawn_order(items: Sequence[Item], seed: int) -> list[Item]:
 
 
 def judged(item: Item) -> bool:
-    """Whether rules can judge the item: those that ``eval gate`` judges too."""
+    """Return whether rules can judge the item, as ``eval gate`` does."""
     return item.kind == "multiple_choice" and item.label is not None
 
 
@@ -70,7 +70,7 @@ class _Judge:
         return "equivalent" if found == "pass" and margin else found
 
     def add(self, item: Choices | None) -> None:
-        """Takes in the next item in the order of drawing; None for one that failed."""
+        """Add the next item in the order of drawing; None for one that failed."""
         self._used += 1
         if item is None:
             self._failed += 1
@@ -99,11 +99,11 @@ class _Judge:
 
 
 class Until:
-    """Decides which item is sent next, and judges answers in the order of drawing, in whatever order they come.
+    """Queue of items to send, and judge of their answers in the order of drawing, whatever order they arrive in.
 
-    Judged as they come, quick answers, which are those of short items, would be judged first and pass for all. ``kept``
-    are the items that were judged so far: they depend on the seed and the answers alone, not on when these came. With
-    other ``settings``, it is another run.
+    In the order of arrival, quick answers to short items would be judged first, and the estimate would be biased.
+    ``kept`` are the items judged so far: they depend on the seed and the answers only, not on times of arrival. A run
+    with other ``settings`` is another run.
     """
 
     def __init__(self, rules: Sequence[Rule], items: Sequence[Item], seed: int) -> None:
@@ -121,7 +121,7 @@ class Until:
                     self._of_task[task].append(self._judges[-1])
         for task in tasks:
             if not sizes[task] or not self._of_task[task]:
-                why = "no rule is on it" if sizes[task] else "it has no multiple-choice items with a label"
+                why = "no rule applies to it" if sizes[task] else "it has no multiple-choice items with a label"
                 raise TaskError(f"'{task}' cannot be replayed until rules are settled: {why}")
         self._answers: dict[Key, ItemResult] = {}
         self._reached = 0
@@ -129,25 +129,25 @@ class Until:
 
     @property
     def settled(self) -> bool:
-        """Whether no rule is open."""
+        """Return whether all rules are settled."""
         return all(judge.outcome != "open" for judge in self._judges)
 
     def progress(self) -> list[tuple[str, Outcome]]:
-        """Each rule and what became of it so far."""
+        """Return each rule's name and its outcome so far."""
         return [(judge.name, judge.outcome) for judge in self._judges]
 
     def standings(self) -> list[Standing]:
-        """Each rule with all that is known of it."""
+        """Return each rule's standing."""
         return [judge.standing() for judge in self._judges]
 
     def queue(self) -> Iterator[Item]:
-        """Items to send, in the order of drawing: those without an answer that an open rule still needs when asked."""
+        """Yield items to send, in the order of drawing: without an answer, and needed by a rule that is still open."""
         for item in self._order:
             if _key(item) not in self._answers and _key(item) not in self.kept and self._open(item):
                 yield item
 
     def add(self, row: ItemResult) -> None:
-        """Takes an answer in, and judges all that no longer wait for an earlier one."""
+        """Add an answer, and judge all answers that no longer wait for an earlier one."""
         self._answers[row.task, row.doc_id] = row
         while self._reached < len(self._order):
             item = self._order[self._reached]
@@ -183,7 +183,7 @@ def _key(item: Item) -> Key:
 
 
 def _choices(row: ItemResult) -> Choices | None:
-    """The item as ``eval`` takes it; None where it failed."""
+    """Return the item as ``eval`` analyses it; None where it failed."""
     if row.error is not None or row.label is None:
         return None
     return Choices(

@@ -1,1 +1,1 @@
-"""``python -m client.results``: sample files of lm-eval out of a run folder, and into one."""
+"""``python -m client.results``: convert a run folder to sample files of lm-eval, and back."""

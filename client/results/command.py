@@ -33,7 +33,7 @@ def import_lm_eval(
     quantized: Annotated[Path, typer.Argument(help="Samples of the quantized model.")],
     out: Annotated[Path, typer.Argument(help="Run folder to write; must not exist.")],
 ) -> None:
-    """Make a run folder of what lm-eval logged with --log_samples for two models."""
+    """Make a run folder from the samples of two models that lm-eval logged with --log_samples."""
     manifest = _or_exit(lambda: import_samples(base, quantized, out))
     print(f"{manifest.counts.items} items written to {out}")
 

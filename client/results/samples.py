@@ -1,4 +1,4 @@
-"""lm-eval's sample files: export of a run as two of them per task, and import of two made elsewhere as a run."""
+"""lm-eval's sample files: export a run as two files per task, or import two files made elsewhere as a run."""
 
 import json
 import math
@@ -18,9 +18,9 @@ PREFIX = "samples_"
 
 
 def export_samples(run: Run, out: Path) -> list[Path]:
-    """Writes ``OUT/base/samples_TASK_TIME.jsonl`` and its twin for each task; items that failed are left out.
+    """Write ``OUT/base/samples_TASK_TIME.jsonl`` and its twin for each task; failed items are left out.
 
-    The log-likelihoods stand there as lm-eval's models return them, so both "resps" and "filtered_resps" hold them.
+    Log-likelihoods are as lm-eval's models return them, so both "resps" and "filtered_resps" hold them.
     """
     check_target(out)
     time = run.manifest.created.partition("+")[0].replace(":", "-")
@@ -43,7 +43,7 @@ def export_samples(run: Run, out: Path) -> list[Path]:
 
 
 def _samples(row: ItemResult, model: str) -> Iterator[dict[str, Any]]:
-    """A sample for each of lm-eval's filters."""
+    """Yield a sample for each of lm-eval's filters."""
     rolling = row.kind == "loglikelihood_rolling"
     arguments = [[row.contexts[at], choice] for at, choice in zip(row.choice_context, row.choices, strict=True)]
     logprobs = row.base_logprob if model == "base" else row.quantized_logprob
@@ -76,10 +76,10 @@ def _samples(row: ItemResult, model: str) -> Iterator[dict[str, Any]]:
 
 
 def import_samples(base: Path, quantized: Path, out: Path) -> Manifest:
-    """Makes a run of what lm-eval logged for both models: two sample files, or two folders with one for each task.
+    """Make a run from lm-eval's samples of both models: two files, or two folders with a file for each task.
 
-    Divergences and token counts are unknown and so null and empty. White space at the start of a choice is taken for
-    the delimiter, which lengths leave out.
+    Divergences and token counts are unknown, so null and empty. White space at the start of a choice counts as the
+    delimiter, which lengths leave out.
     """
     check_target(out)
     files = _files(base), _files(quantized)
@@ -98,10 +98,10 @@ def import_samples(base: Path, quantized: Path, out: Path) -> Manifest:
 
 
 def _files(path: Path) -> dict[str, Path]:
-    """Sample files by task."""
+    """Return the sample files by task."""
     found = [path] if path.is_file() else sorted(path.rglob(f"{PREFIX}*.jsonl"))
     if not found:
-        raise RunError(f"{path} is no sample file of lm-eval and no folder with any ({PREFIX}TASK_TIME.jsonl)")
+        raise RunError(f"{path} is neither a sample file of lm-eval nor a folder with any ({PREFIX}TASK_TIME.jsonl)")
     tasks: dict[str, Path] = {}
     for file in found:
         task = file.stem.removeprefix(PREFIX).rpartition("_")[0] or file.stem
@@ -119,14 +119,18 @@ def _rows(task: str, base: Path, quantized: Path) -> list[ItemResult]:
 
 
 def _documents(path: Path) -> dict[int, list[dict[str, Any]]]:
-    """Samples by document; there is one for each filter."""
+    """Return the samples by document, one for each filter."""
     documents: dict[int, list[dict[str, Any]]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise RunError(f"cannot read {path}: {exc}") from exc
+    for number, line in enumerate(lines, 1):
         try:
             sample = json.loads(line)
             documents.setdefault(int(sample["doc_id"]), []).append(sample)
         except (ValueError, KeyError, TypeError) as exc:
-            raise RunError(f"{path}, line {number} is no sample of lm-eval: {exc!r}") from exc
+            raise RunError(f"{path}, line {number} is not a sample of lm-eval: {exc!r}") from exc
     return documents
 
 
@@ -157,7 +161,7 @@ def _row(
         bare = [choice.lstrip() or choice for choice in choices]
         label = _label(first, second, bare, answers, count) if kind == "multiple_choice" else None
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as exc:
-        raise RunError(f"document {doc_id} of '{task}' in {base_path} is no log-likelihood sample: {exc!r}") from exc
+        raise RunError(f"document {doc_id} of '{task}' in {base_path} is not a log-likelihood sample: {exc!r}") from exc
     return ItemResult(
         task=task,
         doc_id=doc_id,
@@ -185,7 +189,7 @@ def _row(
 
 
 def _answers(sample: Mapping[str, Any]) -> list[tuple[float, bool]]:
-    """Log-likelihood of each request, and whether it was greedy; of whole texts lm-eval does not say, so False."""
+    """Return each request's log-likelihood and whether it was greedy: False for whole texts, where it is unknown."""
     answers = []
     for (answer,) in sample["resps"]:
         logprob, greedy = (answer, "False") if isinstance(answer, str | float) else answer
@@ -211,7 +215,7 @@ def _label(
     answers: Mapping[str, Sequence[tuple[float, bool]]],
     count: int,
 ) -> int | None:
-    """Index of the true choice, from a target that may be an index or a text, whichever agrees with lm-eval's acc."""
+    """Return the index of the true choice, which the target has as index or text: whichever agrees with acc."""
     target = str(base["target"])
     candidates = [choices.index(target.strip())] if target.strip() in choices else []
     if target.isdigit() and int(target) < count:

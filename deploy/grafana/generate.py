@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 with warnings.catch_warnings():
-    # The SDK calls this schema deprecated on import. Grafana 11 and 12 load no other from files.
+    # The SDK warns on import that this schema is deprecated, but Grafana 11 and 12 load only this one from files.
     warnings.simplefilter("ignore", DeprecationWarning)
     from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, table, timeseries
     from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -23,7 +23,7 @@ with warnings.catch_warnings():
 
 OUT = Path(__file__).parent / "dashboards" / "qconf.json"
 SCHEMA = 39
-"""Grafana 11's; later ones migrate it when they load it."""
+"""Grafana 11's; later versions migrate it on load."""
 COLUMNS = 24
 HEIGHT = 8
 SOURCE = common_models.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -57,39 +57,39 @@ class Panel:
 
 
 def share(part: str, whole: str) -> str:
-    """A quotient: 0 where nothing was counted in ``part`` yet, absent where ``whole`` is 0."""
+    """Return a quotient: 0 where nothing was counted in ``part`` yet, absent where ``whole`` is 0."""
     return f"({part} or 0 * {whole}) / ({whole} > 0)"
 
 
 def mean(histogram: str, window: str, labels: str = MODEL, by: str = " by (model)") -> str:
-    """Mean of what a histogram observed."""
+    """Return the mean of a histogram's observations."""
     total, count = (f"sum{by} (increase({histogram}_{part}{labels}[{window}]))" for part in ("sum", "count"))
     return f"{total} / ({count} > 0)"
 
 
 def quantile(q: float, histogram: str, window: str, labels: str = ALL, by: str = "") -> str:
-    """A quantile of what a histogram observed, absent where it observed nothing."""
+    """Return a quantile of a histogram's observations, absent where there are none."""
     return f"histogram_quantile({q}, sum by (le{by}) (rate({histogram}_bucket{labels}[{window}]))) >= 0"
 
 
 def spread(histogram: str, labels: str = ALL) -> dict[str, str]:
-    """The query of a heatmap."""
+    """Return the query of a heatmap."""
     return {"{{le}}": f"sum by (le) (increase({histogram}_bucket{labels}[{NOW}]))"}
 
 
 def binned(what: str) -> str:
-    """Sums of six hours by bin of the calibration."""
+    """Return the sums of six hours by bin of confidence."""
     return f"sum by (model, bin) (increase(qconf_calibration_{what}_total{MODEL}[6h]))"
 
 
 def drift(statistic: str) -> dict[str, str]:
-    """A drift statistic as a multiple of its threshold."""
+    """Return a drift statistic as a multiple of its threshold."""
     quotient = f"qconf_drift_{statistic}{ALL} / qconf_drift_{statistic}_threshold{ALL}"
     return {"{{unit}} {{quantity}}": f"max by (unit, quantity) ({quotient})"}
 
 
 def drift_table() -> dict[str, str]:
-    """The columns of all drift statistics and their thresholds."""
+    """Return the columns of all drift statistics and their thresholds."""
     names = [f"{name}{end}" for name in ("psi", "js", "ks") for end in ("", "_threshold")]
     return {name.replace("_", " "): f"max by (instance, unit, quantity) (qconf_drift_{name}{ALL})" for name in names}
 
@@ -99,12 +99,12 @@ ANSWERS = f"sum by (model) (increase(qconf_answers_total{MODEL}[6h]))"
 HITS = f"({binned('hits')} or 0 * {binned('items')})"
 DURATION, QUEUE, ENGINE = (f"qconf_request_{part}_seconds" for part in ("duration", "queue", "engine"))
 
-DRIFT = "As a multiple of what chance exceeds once in a thousand windows; above 1, traffic or pair have changed."
+DRIFT = "A multiple of the value exceeded by chance once in a thousand windows; above 1, traffic or pair have changed."
 
 ROWS: dict[str, list[Panel]] = {
     "Health": [
         Panel("stat", 4, "Engine",
-            "Whether the engine runs; down also where the server cannot be scraped.",
+            "State of the engine; down also where the server cannot be scraped.",
             {"{{instance}}": f"min by (instance) (qconf_engine_up{ALL}) or 0 * min by (instance) (up{ALL})"},
             limits={None: "red", 1: "green"}),
         Panel("lines", 7, "Requests answered with an error",
@@ -115,11 +115,11 @@ ROWS: dict[str, list[Panel]] = {
             "Requests that wait for their answer; worry when it grows while throughput does not.",
             {"{{instance}}": f"sum by (instance) (qconf_requests_in_flight{ALL})"}),
         Panel("lines", 7, "Sequences in flight, share of the limit",
-            "How full the server is; at 100 % it refuses requests with status 429.",
+            "Load of the server; at 100 % it refuses requests with status 429.",
             {"{{instance}}": f"max by (instance) (qconf_sequences_in_flight{ALL} / qconf_sequences_limit{ALL})"},
             "percentunit", {None: "green", 0.8: "orange", 0.95: "red"}),
         Panel("table", 16, "Models and builds",
-            "What is served and by which build; worry when instances that should be the same differ.",
+            "Models and the builds that serve them; worry when instances that should be the same differ.",
             {"": "max by (instance, model, root, revision, quantization, dtype, version, vllm, device) ("
                  f"qconf_model_info{MODEL} * on (job, instance) group_left (version, vllm, device) "
                  f"qconf_build_info{ALL})"}),
@@ -136,7 +136,7 @@ ROWS: dict[str, list[Panel]] = {
             "All requests but probes; a second band far above the first is a group of requests that waits.",
             spread(DURATION, ASKED), "s"),
         Panel("lines", 12, "Wait in the engine, p99",
-            "Time until a comparison's first sequence runs; when it grows, more is asked than the device can do.",
+            "Time until a comparison's first sequence runs; when it grows, the device is overloaded.",
             {"{{route}}": quantile(0.99, QUEUE, NOW, ALL, ", route")}, "s"),
         Panel("lines", 12, "Time in the engine, p99",
             "Time from then to the scores; when it grows, requests became longer or the device slower.",
@@ -187,7 +187,7 @@ ROWS: dict[str, list[Panel]] = {
     ],
     "Divergence": [
         Panel("lines", 12, "KL(base ‖ quantized) per token (nats, 1 h)",
-            "How far the twin is from its base, on a logarithmic axis; worry when it rises with the same traffic.",
+            "Distance of the twin from its base, on a logarithmic axis; worry when it rises with the same traffic.",
             {"mean": mean("qconf_token_kl_nats", "1h", ALL, by="")}
             | {f"p{q * 100:.0f}": quantile(q, "qconf_token_kl_nats", "1h") for q in (0.5, 0.99)},
             logarithmic=True),
@@ -200,7 +200,7 @@ ROWS: dict[str, list[Panel]] = {
             "Tokens by divergence; worry when a second band forms above the first.",
             spread("qconf_token_kl_nats")),
         Panel("heatmap", 12, "Jensen-Shannon divergence per token (nats)",
-            "The same in a measure that ends at log 2; worry when a second band forms above the first.",
+            "The same in a measure bounded by log 2; worry when a second band forms above the first.",
             spread("qconf_token_js_nats")),
     ],
     "Flips": [
@@ -212,7 +212,7 @@ ROWS: dict[str, list[Panel]] = {
             "Number of changed answers; worry when right_to_wrong outweighs wrong_to_right.",
             {"{{kind}}": f"sum by (kind) (increase(qconf_flips_total{ALL}[1h]))"}),
         Panel("lines", 8, "Comparisons with choices (1 h)",
-            "How many the shares of this row rest on; below a few hundred they say little.",
+            "Number behind the shares of this row, which are imprecise below a few hundred.",
             {"labelled: {{labelled}}": f"sum by (labelled) (increase(qconf_items_total{ALL}[1h]))"}),
     ],
     "Calibration": [
@@ -241,17 +241,17 @@ ROWS: dict[str, list[Panel]] = {
             "The numbers behind the charts; where a row is missing, the window has fewer than 30 comparisons.",
             drift_table()),
         Panel("lines", 6, "Samples",
-            "How much the reference and the sliding window hold; a small window finds only large changes.",
+            "Sizes of the reference and the sliding window; a small window finds only large changes.",
             {"{{unit}} {{side}}": f"max by (unit, side) (qconf_drift_samples{ALL})"}),
         Panel("table", 6, "Reference",
-            "The run that is compared with; where same_pair is false, the models differ and drift is no surprise.",
+            "The reference run; where same_pair is false, the models differ and drift is expected.",
             {"": f"max by (instance, run, same_pair) (qconf_reference_info{ALL})"}),
     ],
 }  # fmt: skip
 
 
 def targets(panel: Panel) -> Iterator[prometheus_models.Dataquery]:
-    """The panel's queries as Grafana has them."""
+    """Yield the panel's queries in Grafana's form."""
     shape = {"heatmap": prometheus_models.PromQueryFormat.HEATMAP, "table": prometheus_models.PromQueryFormat.TABLE}
     for letter, (legend, expression) in zip(string.ascii_uppercase, panel.queries.items(), strict=False):
         query = prometheus.Dataquery().ref_id(letter).datasource(SOURCE).expr(expression).legend_format(legend)
@@ -260,7 +260,7 @@ def targets(panel: Panel) -> Iterator[prometheus_models.Dataquery]:
 
 
 def lines(panel: Panel) -> model.Panel:
-    """A chart over time."""
+    """Return a chart over time."""
     chart = (
         timeseries.Panel()
         .legend(common.VizLegendOptions().show_legend(True).placement(common_models.LegendPlacement.BOTTOM))
@@ -277,14 +277,14 @@ def lines(panel: Panel) -> model.Panel:
 
 
 def cells(panel: Panel) -> model.Panel:
-    """A histogram over time."""
+    """Return a histogram over time."""
     color = heatmap.HeatmapColorOptions().mode(heatmap_models.HeatmapColorMode.SCHEME).scheme("Oranges")
     color.scale(heatmap_models.HeatmapColorScale.EXPONENTIAL).exponent(0.5).steps(64)
     return heatmap.Panel().color(color).y_axis(heatmap.YAxisConfig().unit(panel.unit)).build()
 
 
 def state(panel: Panel) -> model.Panel:
-    """The last value, 0 or 1."""
+    """Return a panel of the last value, 0 or 1."""
     texts = {"0": model.ValueMappingResult(text="down"), "1": model.ValueMappingResult(text="up")}
     out = stat.Panel().mappings([model.ValueMap(options=texts)])
     out.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
@@ -293,7 +293,7 @@ def state(panel: Panel) -> model.Panel:
 
 
 def rows(panel: Panel) -> model.Panel:
-    """The labels and values of now; rows of the queries that share all labels become one."""
+    """Return a table of the present labels and values; rows of the queries that share all labels become one."""
     names = {f"Value #{letter}": name for letter, name in zip(string.ascii_uppercase, panel.queries, strict=False)}
     hidden = {"Time": True, "Value": "" in panel.queries}
     columns = {"excludeByName": hidden, "renameByName": names, "indexByName": {}}
@@ -306,7 +306,7 @@ KINDS = {"lines": lines, "heatmap": cells, "stat": state, "table": rows}
 
 
 def built(panel: Panel, number: int, x: int, y: int) -> model.Panel:
-    """The panel as Grafana has it."""
+    """Return the panel in Grafana's form."""
     out = KINDS[panel.kind](panel)
     out.id_val, out.title, out.description, out.datasource = number, panel.title, panel.description, SOURCE
     out.grid_pos = model.GridPos(h=HEIGHT, w=panel.width, x=x, y=y)
@@ -320,7 +320,7 @@ def built(panel: Panel, number: int, x: int, y: int) -> model.Panel:
 
 
 def laid_out() -> Iterator[model.Panel | model.RowPanel]:
-    """All rows and their panels, from left to right, each line as high as its panels."""
+    """Yield all rows and their panels, from left to right, each line as high as its panels."""
     number = y = 0
     for title, panels in ROWS.items():
         number += 1
@@ -336,7 +336,7 @@ def laid_out() -> Iterator[model.Panel | model.RowPanel]:
 
 
 def variable(name: str, metric: str, *, many: bool = True) -> model.VariableModel:
-    """A variable with the values of the label of its name; where it has only one at a time it is hidden."""
+    """Return a variable with the values of the label of its name; hidden unless it may have ``many`` at a time."""
     every = model.VariableOption(text=["All"], value=["$__all"])
     return model.VariableModel(
         type_val=model.VariableType.QUERY,
@@ -348,14 +348,14 @@ def variable(name: str, metric: str, *, many: bool = True) -> model.VariableMode
         sort=model.VariableSort.ALPHABETICAL_ASC,
         multi=many,
         include_all=many,
-        # Alerts on what is absent have no instance: this finds them too.
+        # Alerts on absent metrics have no instance: this finds them too.
         all_value=".*" if many else None,
         current=every if many else model.VariableOption(text="qconf", value="qconf"),
     )
 
 
 def variables() -> list[model.VariableModel]:
-    """What can be chosen at the top; another job than qconf in the address, by ?var-job=."""
+    """Return the variables at the top; a job other than qconf is chosen in the address, by ?var-job=."""
     source = model.VariableModel(
         type_val=model.VariableType.DATASOURCE,
         name="datasource",
@@ -372,7 +372,7 @@ def variables() -> list[model.VariableModel]:
 
 
 def dashboard_json() -> str:
-    """The dashboard as Grafana reads it."""
+    """Return the dashboard as Grafana reads it."""
     alerts = model.AnnotationQuery(
         name="alerts", datasource=SOURCE, icon_color="red", expr=ALERTS,
         title_format="{{alertname}}", text_format="{{instance}}", tag_keys="severity",

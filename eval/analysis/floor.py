@@ -2,13 +2,12 @@
 
 In one engine, a model compared with itself differs by exactly 0. What another batch size, cache, kernel, dtype or
 server changes is seen between two runs of the same pair: each model's second answers compared with its first. A
-difference between base and quantized that is no larger than that says nothing of quantization.
+difference between base and quantized that is no larger than that says nothing about quantization.
 
 The excess is what base and quantized differ by in the run, less the floor, item by item: its interval has the variance
-of both and what they have in common. The floor that is taken off is the smaller of the two models', statistic by
-statistic: it is a discount, and the quantized model is not to be granted more because it is itself unstable, nor
-because the base model is. Signed changes (accuracy, confidence) have a floor to look at but no excess: noise has no
-direction, so there is nothing to take off.
+of both and what they have in common. The floor that is subtracted is the smaller of the two models', statistic by
+statistic: an unstable model must not make quantization look better. Signed changes (accuracy, confidence) have a floor
+to look at but no excess: noise has no direction, so there is nothing to subtract.
 """
 
 import math
@@ -21,32 +20,24 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from eval.analysis.null import item_changes
 from eval.analysis.token_floor import TokenFloor, token_floor
-from qconf.run.choices import Choices, EvalError, flip_kinds, read_choices
+from qconf.run.choices import Choices, EvalError, read_choices
 from qconf.run.folder import Manifest, Run, read_run
+from qconf.run.quantities import OF_A_MODEL, OF_THE_PAIR, Quantity, difference, mean_within, within
 from qconf.statistics.arrays import Floats, Ints
-from qconf.statistics.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interval, Mean
+from qconf.statistics.intervals import Interval
 
 KEYS = ("task", "doc_id")
 SAME = ("kind", "doc_hash", "prompt_hash", "label")
 """Columns of items.parquet in which the two runs must agree, apart from the texts of the choices."""
-BOUNDS = {
-    "accuracy": (-1.0, 1.0),
-    "confidence": (-1.0, 1.0),
-    "true_confidence": (-1.0, 1.0),
-    "confidence_shift": (0.0, 1.0),
-    "flips": (0.0, 1.0),
-    "right_to_wrong": (0.0, 1.0),
-    "wrong_to_right": (0.0, 1.0),
-    "wrong_to_other_wrong": (0.0, 1.0),
-    "kl": (0.0, math.inf),
-    "reverse_kl": (0.0, math.inf),
-    "js": (0.0, math.log(2)),
-    "js_distance": (0.0, math.sqrt(math.log(2))),
-    "total_variation": (0.0, 1.0),
-}
-"""What an item's value lies between."""
 SIGNED = ("accuracy", "confidence", "true_confidence")
 """Statistics whose changes have a direction."""
+QUANTITIES: dict[str, Quantity[[Choices]]] = {
+    **{name: difference(OF_A_MODEL[name]) for name in SIGNED},
+    "confidence_shift": Quantity(lambda choices: item_changes(choices).confidence_shift, within(0.0, 1.0)),
+    # The same as a change of accuracy.
+    **{name: quantity for name, quantity in OF_THE_PAIR.items() if name != "net_loss"},
+}
+"""Differences between the two sides of an item: signed changes, flips by kind, and divergences."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,7 @@ class Floor:
 
 
 def measure_floor(run: Run, path: Path) -> Floor:
-    """Compares a run with a second run of its pair. EvalError names what keeps the second from being a floor."""
+    """Compare a run with a second run of its pair. EvalError names what keeps the second from being a floor."""
     second = read_run(path)
     _check_other_run(run, second)
     same_models = _check_models(run.manifest, second.manifest, path)
@@ -100,7 +91,7 @@ def measure_floor(run: Run, path: Path) -> Floor:
 
 
 def item_floor(run: Choices, second: Choices) -> ItemFloor:
-    """Floors and excesses of the same labelled items in two runs, with intervals; clusters are those of the run."""
+    """Return floors and excesses of the same labelled items in two runs, with intervals; clusters are the run's."""
     pair = differences(run)
     base = differences(replace(run, quantized_logprobs=second.base_logprobs))
     quantized = differences(
@@ -122,33 +113,17 @@ def item_floor(run: Choices, second: Choices) -> ItemFloor:
 
 
 def differences(choices: Choices) -> dict[str, Floats]:
-    """What the two sides of labelled items differ by, item by item: signed changes, flips by kind, and divergences."""
-    changes, divergence = item_changes(choices), choices.divergence
-    return {
-        "accuracy": changes.accuracy_change,
-        "confidence": changes.confidence_change,
-        "true_confidence": changes.true_confidence_change,
-        "confidence_shift": changes.confidence_shift,
-        **{name: flipped.astype(np.float64) for name, flipped in flip_kinds(choices).items()},
-        "kl": divergence.kl,
-        "reverse_kl": divergence.reverse_kl,
-        "js": divergence.js,
-        "js_distance": divergence.js_distance,
-        "total_variation": divergence.total_variation,
-    }
+    """Return what the two sides of labelled items differ by, item by item, by statistic."""
+    return {name: quantity.values(choices).astype(np.float64) for name, quantity in QUANTITIES.items()}
 
 
 def _interval(name: str, values: Floats, clusters: Ints | None, *, excess: bool = False) -> Interval:
-    low, high = BOUNDS[name]
-    if excess:
-        low, high = low - high, high - low
-    bounded = math.isfinite(high)
-    mean = Mean(values, low, high) if bounded else Mean(values, low, high, UNBOUNDED_REACH, least=UNBOUNDED_ITEMS)
-    return mean.interval(clusters)
+    low, high = QUANTITIES[name].bounds(math.inf)
+    return mean_within(values, *((low - high, high - low) if excess else (low, high))).interval(clusters)
 
 
 def _check_other_run(run: Run, second: Run) -> None:
-    """A run is not its own floor, nor is a copy of its folder, nor what was imported from the same files."""
+    """Refuse as a floor the run itself, a copy of its folder, and a run imported from the same files."""
     ours, theirs = run.manifest, second.manifest
     if run.path.resolve() == second.path.resolve():
         raise EvalError(f"the floor {second.path} is the run itself, expected a second run of the same pair")
@@ -160,12 +135,12 @@ def _check_other_run(run: Run, second: Run) -> None:
     if ours.imported and ours.imported == theirs.imported:
         raise EvalError(
             f"the floor {second.path} was imported from the same files as {run.path}, such as "
-            f"{ours.imported.base[0]}: expected those of a second run"
+            f"{ours.imported.base[0]}: expected files of a second run"
         )
 
 
 def _check_models(ours: Manifest, theirs: Manifest, path: Path) -> bool:
-    """Whether both runs have digests; EvalError where these, or what comes before texts, are not the same."""
+    """Return whether both runs have digests; EvalError where digests or add_special_tokens differ."""
     if ours.subject is None or theirs.subject is None:
         return False
     for role in ("base", "quantized"):
@@ -173,16 +148,16 @@ def _check_models(ours: Manifest, theirs: Manifest, path: Path) -> bool:
         if first.digest != second.digest:
             raise EvalError(
                 f"the {role} model of the floor {path} is another one: {second.root} with digest {second.digest}, "
-                f"expected that of the run, {first.root} with digest {first.digest}"
+                f"expected the run's, {first.root} with digest {first.digest}"
             )
     special, other = (each.settings.add_special_tokens for each in (ours.subject, theirs.subject))
     if special != other:
-        raise EvalError(f"the floor {path} has add_special_tokens {other}, expected that of the run, {special}")
+        raise EvalError(f"the floor {path} has add_special_tokens {other}, expected the run's, {special}")
     return True
 
 
 def _check_documents(run: Run, second: Run) -> None:
-    """Both have the same items, sorted alike, with the same texts and labels."""
+    """Check that both have the same items, sorted alike, with the same texts and labels."""
     if not run.table.select(KEYS).equals(second.table.select(KEYS)):
         ours, theirs = (_keys(each) for each in (run, second))
         task, doc_id = min(ours ^ theirs)
@@ -200,7 +175,7 @@ def _check_documents(run: Run, second: Run) -> None:
 
 
 def _check_column(run: Run, second: Run, name: str, ours: Any, theirs: Any, rows: Ints) -> None:
-    """``rows`` are the items that the values belong to. Two that are missing are the same."""
+    """Check that two columns are equal; ``rows`` are the values' items, and two missing values are equal."""
     both_missing = pc.and_(pc.is_null(ours), pc.is_null(theirs))
     same = np.asarray(pc.or_(pc.fill_null(pc.equal(ours, theirs), False), both_missing))
     if not same.all():
@@ -221,7 +196,7 @@ def _sorted(run: Run) -> Run:
 
 
 def _ways(ours: Manifest, theirs: Manifest) -> list[str]:
-    """What the manifests tell of how the second run was measured, where that is not as in the run."""
+    """List from the manifests how the second run was measured differently."""
     first, second = (_measured(each) for each in (ours, theirs))
     return [
         f"{name} {second[name]} instead of {first[name]}"

@@ -8,21 +8,14 @@ import numpy as np
 
 from eval.analysis.model_metrics import estimates, resampled
 from eval.analysis.null import SIMULATIONS, Null, constant_noise, item_changes, spreads
-from qconf.run.choices import Answers, Choices, flip_kinds
+from qconf.run.choices import Answers, Choices
+from qconf.run.quantities import OF_THE_PAIR
 from qconf.statistics import recalibration, significance
 from qconf.statistics.arrays import Booleans, Floats, Ints
 from qconf.statistics.bootstrap import RESAMPLES, resample, spread
-from qconf.statistics.calibration import (
-    Bins,
-    BrierParts,
-    bin_of,
-    brier_parts,
-    ece,
-    equal_mass_edges,
-    equal_width_edges,
-    reliability,
-)
-from qconf.statistics.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interval, Mean, Proportion
+from qconf.statistics.calibration import Bins, bin_of, ece, equal_mass_edges, equal_width_edges, reliability
+from qconf.statistics.forecasts import BrierParts, brier_parts
+from qconf.statistics.intervals import Interval, Mean, Proportion
 from qconf.statistics.recalibration import Recalibration
 from qconf.statistics.routing import RoutingCurve, routing_curve
 
@@ -42,7 +35,7 @@ class Compared:
 class Tests:
     """Tests of whether the models differ: of accuracy, and of confidence in the true choice (the paper's).
 
-    Where items belong to clusters, p-values are those of ``significance.sign_flip``, of the same quantities."""
+    Where items belong to clusters, the p-values come from ``significance.sign_flip`` of the same quantities."""
 
     mcnemar: significance.McNemarTest
     paired_t: significance.PairedTest
@@ -53,8 +46,8 @@ class Tests:
 class Bucket:
     """Items whose base confidence is from ``low`` to ``high``; means over them, changes being quantized less base.
 
-    ``confidence_shift`` is the absolute change of the confidence in the true choice. ``log_odds_spread`` is no mean but
-    the standard deviation of the change of the log-odds between the base model's choice and its runner-up.
+    ``confidence_shift`` is the absolute change of the confidence in the true choice. ``log_odds_spread`` is not a mean
+    but the standard deviation of the change of the log-odds between the base model's choice and its runner-up.
     """
 
     low: float
@@ -74,9 +67,9 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Trends:
-    """How changes go with the base model's confidence: trends over it, negative where what is unsure changes more.
+    """Trends of changes over the base model's confidence, negative where unsure items change more.
 
-    They describe: any noise has such trends, and ``Null`` tells whether those of the run differ. ``flips`` is
+    They only describe: any noise has such trends, and ``Null`` tests whether the run's differ. ``flips`` is
     Cochran-Armitage over the buckets, ``kl`` and ``confidence_shift`` (the absolute change of the
     confidence in the true choice) Spearman's over the items.
     """
@@ -107,8 +100,8 @@ class Temperatures:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the items say. ``clusters`` is how many groups of items that belong together there are, None where each is
-    on its own. ``compared`` has statistics of both models by name, ``pair`` those of the two together:
+    """All statistics of a set of items. ``clusters`` is the number of groups of items that belong together, None where
+    each is on its own. ``compared`` has statistics of both models by name, ``pair`` statistics of the two together:
     shares of items by kind of flip, and mean divergences over the choices."""
 
     items: int
@@ -128,7 +121,7 @@ class Analysis:
 
 
 def analyse(choices: Choices, rng: np.random.Generator, resamples: int = RESAMPLES) -> Analysis:
-    """Analyses labelled items, of which there must be three or more."""
+    """Analyse labelled items, of which there must be three or more."""
     base, quantized = choices.base, choices.quantized
     bucket = bin_of(base.confidence, equal_mass_edges(base.confidence, BUCKETS))
     clusters = choices.cluster_numbers
@@ -172,7 +165,7 @@ def _tests(choices: Choices, clusters: Ints | None, rng: np.random.Generator) ->
 
 
 def adjusted(tests: Mapping[str, Tests]) -> dict[str, dict[str, float]]:
-    """P-values of several tasks' tests, adjusted by Holm's method over the tasks: by test, then by task."""
+    """Return p-values of several tasks' tests, adjusted by Holm's method over the tasks: by test, then by task."""
     found = {}
     for name in ("mcnemar", "paired_t", "wilcoxon"):
         values = significance.holm([getattr(each, name).p_value for each in tests.values()])
@@ -181,46 +174,39 @@ def adjusted(tests: Mapping[str, Tests]) -> dict[str, dict[str, float]]:
 
 
 def compared_estimates(choices: Choices, clusters: Ints | None) -> dict[str, Compared]:
-    """The models' statistics, and their differences, that have intervals."""
+    """Return the statistics of both models that have intervals, and their differences."""
     ours, theirs = (estimates(choices, each) for each in (choices.base, choices.quantized))
     return {
-        name: Compared(base.interval(clusters), quantized.interval(clusters), quantized.less(base, clusters))
-        for (name, base), quantized in zip(ours.items(), theirs.values(), strict=True)
+        name: Compared(base.interval(clusters), theirs[name].interval(clusters), theirs[name].less(base, clusters))
+        for name, base in ours.items()
     }
 
 
 def compared_spreads(
     choices: Choices, clusters: Ints | None, rng: np.random.Generator, resamples: int
 ) -> dict[str, Compared]:
-    """Those that have only a spread."""
+    """Return the statistics of both models that have only a spread, and their differences, resample by resample."""
     ours, theirs = (resampled(choices, each) for each in (choices.base, choices.quantized))
-    # One call for all: the difference of two models is taken resample by resample. Names only have to differ.
-    both = [*ours.values(), *theirs.values()]
-    named = [replace(metric.statistic, name=str(number)) for number, metric in enumerate(both)]
-    drawn = resample(named, rng, clusters=clusters, resamples=resamples).values()
-    values = [each + (metric.value - metric.statistic.point) for each, metric in zip(drawn, both, strict=True)]
+    both = {("base", name): each for name, each in ours.items()} | {
+        ("quantized", name): each for name, each in theirs.items()
+    }
+    drawn = resample(both, rng, clusters=clusters, resamples=resamples)
     found, items = {}, len(choices)
-    for (name, metric), base, quantized in zip(ours.items(), values[: len(ours)], values[len(ours) :], strict=True):
-        other = theirs[name].value
+    for name in ours:
+        base, quantized = drawn["base", name], drawn["quantized", name]
+        points = ours[name].point, theirs[name].point
         found[name] = Compared(
-            base=spread(metric.value, base, items),
-            quantized=spread(other, quantized, items),
-            delta=spread(other - metric.value, quantized - base, items),
+            base=spread(points[0], base, items),
+            quantized=spread(points[1], quantized, items),
+            delta=spread(points[1] - points[0], quantized - base, items),
         )
     return found
 
 
 def pair_estimates(choices: Choices) -> dict[str, Mean | Proportion]:
-    """Shares of items by kind of flip, and mean divergences."""
-    kinds, divergence, most = flip_kinds(choices), choices.divergence, float(np.log(2))
-    return {name: Proportion(flipped) for name, flipped in kinds.items()} | {
-        "net_loss": Mean(kinds["right_to_wrong"].astype(np.float64) - kinds["wrong_to_right"], -1.0, 1.0),
-        "kl": Mean(divergence.kl, 0.0, reach=UNBOUNDED_REACH, least=UNBOUNDED_ITEMS),
-        "reverse_kl": Mean(divergence.reverse_kl, 0.0, reach=UNBOUNDED_REACH, least=UNBOUNDED_ITEMS),
-        "js": Mean(divergence.js, 0.0, most),
-        "js_distance": Mean(divergence.js_distance, 0.0, math.sqrt(most)),
-        "total_variation": Mean(divergence.total_variation, 0.0, 1.0),
-    }
+    """Return the statistics of both models together: shares of items by kind of flip, and mean divergences."""
+    most = int(choices.sizes.max())
+    return {name: quantity.estimate(most, choices) for name, quantity in OF_THE_PAIR.items()}
 
 
 def _buckets(choices: Choices, bucket: Ints) -> list[Bucket]:
@@ -279,13 +265,13 @@ def _recalibrated(answers: Answers, rng: np.random.Generator) -> Recalibrated:
     scaled = Answers(answers.logprobs[rest] / fit.temperature, answers.labels[rest])
     return Recalibrated(
         fit=fit,
-        ece_before=ece(answers.confidence[rest], answers.correct[rest]),
-        ece_after=ece(scaled.confidence, scaled.correct),
+        ece_before=ece(answers.confidence[rest], answers.correct[rest]).point,
+        ece_after=ece(scaled.confidence, scaled.correct).point,
     )
 
 
 def as_json(value: object) -> object:
-    """Nested dataclasses, dictionaries and arrays as JSON has them; what is not finite is null."""
+    """Return nested dataclasses, dictionaries and arrays as JSON has them; numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {key: as_json(each) for key, each in value.items()}
     if isinstance(value, np.ndarray):

@@ -1,7 +1,7 @@
-"""What changes that know nothing of confidence would do: the null of every "by the base model's confidence" figure.
+"""Changes that do not depend on confidence: the null of every "by the base model's confidence" figure.
 
-Items whose choices are close flip most under any noise, also under noise that is the same on every item. So that they
-flip most says nothing of quantization; that they flip more than the same noise would make them does.
+Items whose choices are close flip most under any noise, also under noise that is the same on every item. That they
+flip most says nothing about quantization; that they flip more than under the same noise does.
 
 The null keeps the run's own changes of log-likelihood (quantized less base, choice by choice) and permutes them among
 the items of the same task, number of choices and true choice: quantized* = base + change of another item. Size, tails
@@ -31,7 +31,7 @@ from qconf.statistics.significance import cochran_armitage
 
 SIMULATIONS = 499
 MOST = 5_000
-"""Items that are simulated at most: of more, so many are drawn at random."""
+"""Largest number of items that are simulated: of more, so many are drawn at random."""
 LEVEL = 0.95
 ROUNDING = 1e-9
 """Relative difference up to which two statistics count as equal: sums of the same numbers in another order."""
@@ -39,7 +39,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """What a number is under the null: its mean, and the ends of the middle 95 % of its values."""
+    """A number under the null: its mean, and the ends of the middle 95 % of its values."""
 
     expected: float
     low: float
@@ -48,7 +48,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class NullTest:
-    """A statistic of the run, what it is under the null, and the two-sided p-value of the permutation test.
+    """A statistic of the run and under the null, with the two-sided p-value of the permutation test.
 
     ``observed`` below ``expected``: the run is hit more where the base model is unsure than the null is.
     """
@@ -82,7 +82,7 @@ class Null:
 
 @dataclass(frozen=True)
 class ItemChanges:
-    """What becomes of each item from base to quantized, each of shape (items,).
+    """Changes of each item from base to quantized, each of shape (items,).
 
     ``log_odds`` is the change of the log-odds between the base model's choice and its runner-up; 0 where there is none.
     """
@@ -102,7 +102,7 @@ class ItemChanges:
 
 
 def item_changes(choices: Choices, logprobs: Floats | None = None) -> ItemChanges:
-    """The changes of labelled items, with ``logprobs`` in place of the quantized model's if they are given."""
+    """Return the changes of labelled items, with ``logprobs`` in place of the quantized model's if they are given."""
     base, other, divergence = choices.base, choices.quantized, choices.divergence
     if logprobs is not None:
         other, divergence = Answers(logprobs, choices.labels), choice_divergence(base.logprobs, logprobs)
@@ -119,14 +119,14 @@ def item_changes(choices: Choices, logprobs: Floats | None = None) -> ItemChange
 
 
 def spreads(values: Floats, bucket: Ints) -> Floats:
-    """Standard deviation of the values in each bucket, shape (largest bucket + 1,); NaN where a bucket has no item."""
+    """Return the standard deviation of the values in each bucket, shape (largest bucket + 1,); NaN without items."""
     sizes = np.bincount(bucket)
     means = _quotient(np.bincount(bucket, values), sizes)
     return np.sqrt(_quotient(np.bincount(bucket, (values - means[bucket]) ** 2), sizes))
 
 
 def constant_noise(choices: Choices, bucket: Ints, rng: np.random.Generator, simulations: int = SIMULATIONS) -> Null:
-    """Simulates the null of labelled items, which are in these buckets of base confidence, shape (items,).
+    """Simulate the null of labelled items, which are in these buckets of base confidence, shape (items,).
 
     At most MOST items take part, drawn at random, so that time and memory are bounded.
     """
@@ -153,7 +153,7 @@ def constant_noise(choices: Choices, bucket: Ints, rng: np.random.Generator, sim
 
 
 def permuted(choices: Choices, rng: np.random.Generator, times: int) -> Iterator[Floats]:
-    """Log-likelihoods of twins whose changes are those of other items of the same task, size and label."""
+    """Yield log-likelihoods of twins with the changes of other items of the same task, size and label."""
     strata = np.stack([choices.task, choices.sizes, choices.labels])
     stratum = np.unique(strata, axis=1, return_inverse=True)[1].ravel()
     base = choices.base_logprobs
@@ -167,7 +167,7 @@ def permuted(choices: Choices, rng: np.random.Generator, times: int) -> Iterator
 
 
 def _numbers(changes: ItemChanges, bucket: Ints, rank: Floats) -> Mapping[str, Floats]:
-    """All statistics of a run or of a simulated one: means by bucket, and trends over ``rank`` of base confidence."""
+    """Return the statistics of a run or a simulated one: means by bucket, trends over ``rank`` of base confidence."""
     sizes = np.bincount(bucket)
 
     def mean(values: Floats | Booleans) -> Floats:
@@ -192,7 +192,7 @@ def _numbers(changes: ItemChanges, bucket: Ints, rank: Floats) -> Mapping[str, F
 
 
 def _medians(values: Floats, bucket: Ints) -> Floats:
-    """For each item the median of its bucket."""
+    """Return for each item the median of its bucket."""
     found = np.empty_like(values)
     for number in np.unique(bucket):
         members = bucket == number
@@ -201,14 +201,14 @@ def _medians(values: Floats, bucket: Ints) -> Floats:
 
 
 def _correlation(rank: Floats, values: Floats) -> Floats:
-    """Spearman's, from the ranks of the first; 0 where either does not vary."""
+    """Return Spearman's correlation from the ranks of the first; 0 where either does not vary."""
     x, y = rank - rank.mean(), stats.rankdata(values) - (len(values) + 1) / 2
     norm = np.sqrt((x @ x) * (y @ y))
     return np.asarray(x @ y / norm if norm else 0.0)
 
 
 def _test(observed: float, under_null: Floats) -> NullTest:
-    """Twice the smaller of the two one-sided p-values, each with the run itself counted in."""
+    """Return the test with twice the smaller one-sided p-value, each with the run itself counted in."""
     slack = ROUNDING * (1 + abs(observed))
     below, above = (under_null <= observed + slack).sum(), (under_null >= observed - slack).sum()
     p_value = min(1.0, 2 * (1 + int(min(below, above))) / (1 + len(under_null)))
@@ -221,7 +221,7 @@ def _band(values: Floats) -> Band:
 
 
 def _top_two(choices: Choices) -> tuple[Ints, Ints]:
-    """The base model's choice and its runner-up; twice the choice where there is no other."""
+    """Return the base model's choice and its runner-up; twice the choice where there is no other."""
     order = np.argsort(-choices.base_logprobs, axis=1, kind="stable")
     return order[:, 0], np.where(choices.sizes > 1, order[:, min(1, order.shape[1] - 1)], order[:, 0])
 

@@ -35,7 +35,7 @@ COLUMNS = (
 )
 PLACE = ("doc_id", "position", "token_id")
 MOST = {"top_changed": 1.0, "abs_delta_p": 1.0, "abs_delta_logprob": math.inf, "token_kl": math.inf}
-"""What differs at a token, and the most that it can be; the least is 0."""
+"""Differences at a token, with the largest possible value of each; the smallest is 0."""
 NAMES = tuple(MOST)
 PARTS = ("pair", "base", "quantized")
 FINEST = 1e-7
@@ -65,7 +65,7 @@ class TokenFloor:
 
 
 def token_floor(run: Path, second: Path, task: str) -> TokenFloor:
-    """Compares a corpus in two run folders in one pass. EvalError names the first token in which they differ."""
+    """Compare a corpus in two run folders in one pass. EvalError names the first token in which they differ."""
     totals: dict[int, Floats] = {}
     for ours, theirs in aligned(run / TOKENS, second / TOKENS, task):
         values = token_differences(ours, theirs)
@@ -103,7 +103,7 @@ def token_floor(run: Path, second: Path, task: str) -> TokenFloor:
 
 
 def token_differences(ours: Columns, theirs: Columns) -> Floats:
-    """What differs at each token: 1, KL, its change, then NAMES for base and quantized, base twice, quantized twice."""
+    """Return for each token 1, KL, its change, then NAMES for base and quantized, base twice, quantized twice."""
     kl = ours["kl"].astype(np.float64)
     columns = [np.ones(len(kl)), kl, np.abs(theirs["kl"] - kl)]
     for first, one, other, another in (
@@ -122,16 +122,16 @@ def token_differences(ours: Columns, theirs: Columns) -> Floats:
 
 
 def token_kl(logprob: Floats, other: Floats) -> Floats:
-    """KL of whether the token comes next, p log(p/q) + (1-p) log((1-p)/(1-q)), from log p and log q, nats."""
+    """Return the KL of whether the token comes next, p log(p/q) + (1-p) log((1-p)/(1-q)), nats, from log p, log q."""
     log_p, log_q = (np.minimum(each, -FINEST) for each in (logprob, other))
     rest_p, rest_q = -np.expm1(log_p), -np.expm1(log_q)
     return np.asarray(np.maximum(np.exp(log_p) * (log_p - log_q) + rest_p * np.log(rest_p / rest_q), 0.0))
 
 
 def aligned(run: Path, second: Path, task: str) -> Iterator[tuple[Columns, Columns]]:
-    """The corpus's rows of both files, batch by batch, after a check that they are the same tokens in the same order.
+    """Yield the corpus's rows of both files, batch by batch, after checking that they are the same tokens in order.
 
-    Batches of the files may end at different rows: what one has in advance waits for the other.
+    Batches of the files may end at different rows: the rest of the longer one waits for the next batch of the other.
     """
     files = [read_columns(path, task, COLUMNS) for path in (run, second)]
     waiting: list[Columns] = [{}, {}]

@@ -1,4 +1,4 @@
-"""Divergence token by token over a corpus, streamed from ``tokens.parquet``: what is held grows by 4 bytes a token."""
+"""Divergence token by token over a corpus, streamed from ``tokens.parquet``: memory grows by 4 bytes per token."""
 
 import math
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ MEANS = {
     "same_top": (0.0, 1.0),
     "delta_p": (-1.0, 1.0),
 }
-"""Means over tokens that are shown, and what a token's value can be."""
+"""Means over tokens that are shown, with the bounds of a token's value."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class TokenAnalysis:
     that is there under the quantized model less that under the base. ``kl_quantiles`` has median, 90th, 99th and 99.9th
     percentile, with Woodruff's intervals. ``disagreement_trend`` is Cochran-Armitage over the buckets of base
     confidence: negative where the likeliest tokens differ where the base model is unsure; its p takes tokens for
-    independent, which within a window they are not quite. It describes: any noise has such a trend, and the null of
-    ``eval.analysis.null`` needs log-odds between tokens, which the file does not hold.
+    independent, which within a window they are not quite. It only describes: any noise has such a trend, and the
+    null of ``eval.analysis.null`` needs log-odds between tokens, which the file does not hold.
     """
 
     tokens: int
@@ -85,7 +85,7 @@ class TokenAnalysis:
 
 
 def analyse_tokens(folder: Path, task: str) -> TokenAnalysis:
-    """Analyses a corpus of a run folder, in two passes over its file. EvalError where it has none of that name."""
+    """Analyse a corpus of a run folder, in two passes over its file. EvalError where it has none of that name."""
     windows: dict[int, int] = {}
     sums: list[Floats] = []
     buckets = np.zeros((len(EDGES) - 1, len(SUMS)))
@@ -120,11 +120,11 @@ def analyse_tokens(folder: Path, task: str) -> TokenAnalysis:
 
 
 def _quantiles(values: npt.NDArray[np.float32], path: Path, task: str, windows: dict[int, int]) -> dict[str, Interval]:
-    """Quantiles of KL, reordering the values in their place, with intervals clustered by window.
+    """Return quantiles of KL with intervals clustered by window; reorders the values in place.
 
     The share of tokens below an estimated quantile has an exact interval, for an effective number of tokens that
-    follows from how much windows differ in it; the ends are the quantiles at the ends of that interval, NaN where they
-    are beyond what so many tokens can tell. Woodruff 1952 (J. Am. Stat. Assoc. 47), with the interval of Korn &
+    follows from how much windows differ in it; the ends are the quantiles at the ends of that interval, NaN where
+    so many tokens do not determine them. Woodruff 1952 (J. Am. Stat. Assoc. 47), with the interval of Korn &
     Graubard 1998 in place of the normal one.
     """
     shares = np.array(list(QUANTILES.values()))
@@ -144,14 +144,14 @@ def _quantiles(values: npt.NDArray[np.float32], path: Path, task: str, windows: 
 def quantile_interval(
     values: npt.NDArray[np.float32], share: float, point: float, below: Floats, tokens: Floats
 ) -> Interval:
-    """The interval of the quantile ``point``, below which windows have so many of their tokens; reorders the values."""
+    """Return the interval of the quantile ``point``, with ``below`` of each window's tokens below; reorders values."""
     low, high = clopper_pearson(share, *[_effective_tokens(below, tokens)] * 2)
     ends = _quantile(values, low), _quantile(values, high)
     return Interval(point, *ends, units=len(tokens), unit="windows", least=GROUPS)
 
 
 def _effective_tokens(inside: Floats, tokens: Floats) -> float:
-    """How many independent tokens tell as much of the share that is inside: share (1 - share) / variance, with the
+    """Return how many independent tokens determine the share inside as well: share (1 - share) / variance, with the
     variance of a ratio over windows, at most all tokens, and times the square of Student's quantiles' ratio."""
     windows, total = len(tokens), float(tokens.sum())
     if windows < 2:
@@ -164,7 +164,7 @@ def _effective_tokens(inside: Floats, tokens: Floats) -> float:
 
 
 def _quantile(values: npt.NDArray[np.float32], share: float) -> float:
-    """NaN where the share is none, or leaves less than one value beyond."""
+    """Return the quantile; NaN where the share is NaN, or leaves less than one value beyond."""
     if not 1 / len(values) <= share <= 1 - 1 / len(values):
         return math.nan
     return float(np.quantile(values, share, overwrite_input=True))
@@ -178,7 +178,7 @@ def _rows(path: Path) -> int:
 
 
 def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
-    """Windows, what is summed (SUMS), and base confidences, batch by batch. EvalError names what is not finite."""
+    """Yield windows, the values of SUMS, and base confidences, batch by batch. EvalError names what is not finite."""
     row = 0
     for numbers in read_columns(path, task, COLUMNS):
         base, quantized = (numbers[f"{name}_logprob"].astype(np.float64) for name in ("base", "quantized"))
@@ -221,8 +221,11 @@ def _intervals(by_window: Floats) -> dict[str, Any]:
 
 
 def mean_over_tokens(sums: Floats, tokens: Floats, low: float, high: float) -> Interval:
-    """Windows are what is drawn. The sum S over the tokens T of windows is, to first order, the mean over windows of
-    R + (S_w - R T_w) / T, with R the ratio and T the mean number of tokens of a window."""
+    """Return the mean over tokens; windows are what is sampled.
+
+    The sum S over the tokens T of windows is, to first order, the mean over windows of R + (S_w - R T_w) / T, with R
+    the ratio and T the mean number of tokens of a window.
+    """
     ratio = float(sums.sum() / tokens.sum())
     values = ratio + (sums - ratio * tokens) / tokens.mean()
     return Mean(values, low, high, reach=WINDOW_REACH, unit="windows", least=GROUPS).interval()

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from rich.table import Table
-
+from eval.report.grid import Grid
 from qconf.statistics.drift import MODERATE, Distance, Key
 
 NAMES = {
@@ -14,34 +13,30 @@ NAMES = {
 }
 
 
-def drift_table(distances: Mapping[Key, Distance]) -> Table:
-    """A row for each quantity."""
-    table = Table(
-        title="Distance from the reference (in brackets: what chance alone exceeds once in 1,000 samples)",
-        caption=f"Drift: PSI above its threshold and above {MODERATE}.",
-        title_justify="left",
-        caption_justify="left",
+def drift_table(distances: Mapping[Key, Distance]) -> Grid:
+    """Return a row for each quantity."""
+    return Grid(
+        "Distance from the reference; in brackets, what chance alone exceeds once in 1,000 samples. Drift: PSI above "
+        f"its threshold and above {MODERATE}.",
+        ["", "quantity", "reference", "sample", "PSI", "JS, nats", "KS", "drift"],
+        [
+            [
+                unit,
+                NAMES[quantity],
+                f"{each.reference:,}",
+                f"{each.samples:,}",
+                f"{each.psi:.4f} ({each.psi_threshold:.4f})",
+                f"{each.js:.5f} ({each.js_threshold:.5f})",
+                f"{each.ks:.4f} ({each.ks_threshold:.4f})",
+                "yes" if each.drifted else "no",
+            ]
+            for (unit, quantity), each in distances.items()
+        ],
     )
-    table.add_column("")
-    table.add_column("")
-    for name in ("reference", "sample", "PSI", "JS, nats", "KS", "drift"):
-        table.add_column(name, justify="right")
-    for (unit, quantity), each in distances.items():
-        table.add_row(
-            unit,
-            NAMES[quantity],
-            f"{each.reference:,}",
-            f"{each.samples:,}",
-            f"{each.psi:.4f} ({each.psi_threshold:.4f})",
-            f"{each.js:.5f} ({each.js_threshold:.5f})",
-            f"{each.ks:.4f} ({each.ks_threshold:.4f})",
-            "yes" if each.drifted else "no",
-        )
-    return table
 
 
 def drift_as_json(outcome: str, distances: Mapping[Key, Distance]) -> object:
-    """All numbers, and the verdict."""
+    """Return all numbers, and the verdict."""
     return {
         "outcome": outcome,
         "distances": [

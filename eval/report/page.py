@@ -10,31 +10,28 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
-from eval.report.plots import (
-    Plot,
-    bucket_flips_plot,
-    bucket_shift_plot,
-    forest_plot,
-    histogram_plot,
-    reliability_plot,
-    routing_plot,
-)
+from eval.report.floor import floor_tables
+from eval.report.format import number, signed
+from eval.report.grid import Grid, as_markdown, escaped
+from eval.report.plots.buckets import bucket_flips_plot, bucket_shift_plot
+from eval.report.plots.divergence import histogram_plot
+from eval.report.plots.figure import Plot
+from eval.report.plots.forest import forest_plot
+from eval.report.plots.reliability import reliability_plot
+from eval.report.plots.routing import routing_plot
+from eval.report.provenance import provenance_tables
+from eval.report.sentences import brackets, findings, floor_note, items
 from eval.report.tables import (
     FOREST,
-    Grid,
     bucket_table,
     compared_table,
     corpus_tables,
-    floor_tables,
     main_table,
     pair_table,
     paper_table,
-    provenance_tables,
     summary_table,
     task_table,
-    tests_in_words,
 )
-from eval.report.terminal import brackets, floor_note, items, number, signed
 from eval.report.verdict import headline, sentences, stopped_sentence
 from eval.report.worst import WorstItem, worst_items
 from qconf.run.choices import Choices, flip_kinds, read_choices
@@ -45,7 +42,7 @@ WORST = 10
 
 @dataclass(frozen=True)
 class FlipCell:
-    """Items that are right or wrong under the base model (rows) and the quantized one (columns)."""
+    """A count of items by whether the base model (rows) and the quantized one (columns) are right."""
 
     label: str
     count: int
@@ -56,7 +53,7 @@ class FlipCell:
 
 @dataclass(frozen=True)
 class ItemsView:
-    """What the page shows of a run's labelled items."""
+    """The parts of the page about a run's labelled items."""
 
     reliability: Plot
     buckets: list[Plot]
@@ -73,7 +70,7 @@ class ItemsView:
 
 @dataclass(frozen=True)
 class RunView:
-    """What the page shows of a run; ``items`` is None where it has only corpora."""
+    """The parts of the page about a run; ``items`` is None where it has only corpora."""
 
     anchor: str
     title: str
@@ -89,7 +86,7 @@ class RunView:
 
 
 def render(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
-    """The page: a summary where there are several runs, then a section for each."""
+    """Return the page: a summary where there are several runs, then a section for each."""
     names = _names(runs)
     views = [_run_view(place, name, *each) for place, (name, each) in enumerate(zip(names, runs, strict=True), start=1)]
     environment = Environment(
@@ -113,21 +110,21 @@ def render(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
 
 
 def render_markdown(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
-    """The verdict and the main numbers as Markdown, for pull requests."""
+    """Return the verdict and the main numbers as Markdown, for pull requests."""
     parts = ["# What quantization did to confidence"]
     for name, (run, analysis) in zip(_names(runs), runs, strict=True):
-        parts += [f"## {_plain(name)}", f"**{_plain(headline(analysis))}**"]
-        parts.append("\n".join(f"- {_plain(each)}" for each in _reasons(run, analysis)))
+        parts += [f"## {escaped(name)}", f"**{escaped(headline(analysis))}**"]
+        parts.append("\n".join(f"- {escaped(each)}" for each in _reasons(run, analysis)))
         if analysis.overall:
-            parts.append(_markdown_table(main_table(analysis.overall)))
+            parts.append(as_markdown(main_table(analysis.overall)))
         if len(analysis.tasks) > 1:
-            parts.append(_markdown_table(task_table(analysis)))
+            parts.append(as_markdown(task_table(analysis)))
         parts.append(_note(analysis))
     return "\n\n".join(parts) + "\n"
 
 
 def _names(runs: Sequence[tuple[Run, RunAnalysis]]) -> list[str]:
-    """Names of the folders, and whole paths where two have the same."""
+    """Return the names of the folders, or whole paths where two have the same name."""
     seen = Counter(run.path.name for run, _ in runs)
     return [run.path.name if run.path.name and seen[run.path.name] == 1 else str(run.path) for run, _ in runs]
 
@@ -169,7 +166,7 @@ def _items_view(run: Run, analysis: RunAnalysis, overall: Analysis) -> ItemsView
             pair_table(overall),
             paper_table(run.manifest, analysis),
         ],
-        tests=tests_in_words(overall),
+        tests=findings(overall),
     )
 
 
@@ -219,16 +216,3 @@ def _flip_matrix(labelled: Choices) -> list[list[FlipCell]]:
             ),
         ],
     ]
-
-
-def _markdown_table(table: Grid) -> str:
-    lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
-    text = "\n".join(f"| {' | '.join(_plain(cell.strip()) for cell in line)} |" for line in lines)
-    return f"{table.caption}\n\n{text}" if table.caption else text
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown takes as it is."""
-    for mark in "\\|*_`<":
-        text = text.replace(mark, f"\\{mark}")
-    return text

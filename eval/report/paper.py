@@ -1,4 +1,4 @@
-"""The paper's table: accuracy, its calibration error and confidences of each task, beside the authors' own figures."""
+"""The paper's table: accuracy, its calibration error and confidences of each task, next to the authors' own figures."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ AUTHORS = {
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A task, all numbers in percent; those of the authors where the model and the task are theirs."""
+    """A task, all numbers in percent; ``authors`` has the authors' figures where model and task are theirs."""
 
     task: str
     accuracy: tuple[float, float]
@@ -32,7 +32,7 @@ class PaperRow:
 
 
 def paper_rows(manifest: Manifest, run: RunAnalysis) -> list[PaperRow]:
-    """A row for each task whose items all have the same number of choices; each pair is base, quantized."""
+    """Return a row for each task whose items all have the same number of choices; each pair is base, quantized."""
     authors = _authors(manifest)
     rows = []
     for name, task in run.tasks.items():
@@ -55,7 +55,7 @@ def paper_rows(manifest: Manifest, run: RunAnalysis) -> list[PaperRow]:
 
 
 def _authors(manifest: Manifest) -> dict[str, tuple[float, float]]:
-    """The authors' figures for the model, told by the name of the base model and a twin with 4 bits."""
+    """Return the authors' figures for the model, recognized by the name of the base model and a twin with 4 bits."""
     if manifest.subject is None:
         return {}
     models = manifest.subject.models

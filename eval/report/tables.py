@@ -1,35 +1,61 @@
-"""The report's tables."""
+"""The tables of a run and of several runs side by side, for the page, for Markdown and for the terminal."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from eval.analysis.floor import Floor
 from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
 from eval.analysis.tokens import TokenAnalysis
+from eval.report.format import bracket, change, number, p_value, signed
+from eval.report.grid import Grid
 from eval.report.paper import paper_rows
-from eval.report.terminal import (
-    BY_CONFIDENCE,
-    COMPARED,
-    FLOOR_HEAD,
-    PAIR,
-    bracket,
-    change,
-    corpus_rows,
-    floor_rows,
-    floors,
-    items,
-    log_odds_sentence,
-    mcnemar_name,
-    number,
-    p_equals,
-    p_value,
-    signed,
-    trend_sentence,
-)
+from eval.report.sentences import items
 from qconf.run.folder import Manifest, Run
 from qconf.statistics.intervals import Interval
 
+# Statistic, heading, and whether it is a share, shown in percent.
+COMPARED = (
+    ("accuracy", "accuracy", True),
+    ("acc_norm", "accuracy, by length", True),
+    ("confidence", "confidence", True),
+    ("true_confidence", "in the true choice", True),
+    ("overconfidence", "confidence less accuracy", True),
+    ("confidence_right", "when right", True),
+    ("confidence_wrong", "when wrong", True),
+    ("margin", "margin of the top two", True),
+    ("entropy", "entropy, nats", False),
+    ("entropy_bits", "entropy, bits", False),
+    ("ece", "ECE", True),
+    ("ece_equal_mass", "ECE, equal mass", True),
+    ("ace", "ACE", True),
+    ("mce", "MCE", True),
+    ("l2_debiased", "L2 error, debiased", True),
+    ("smooth_ece", "smooth ECE", True),
+    ("paper_ce", "CE as in the paper", True),
+    ("l2_squared", "squared error, debiased", False),
+    ("brier", "Brier score, 0 to 2", False),
+    ("nll", "NLL, nats", False),
+    ("auroc", "AUROC of confidence", False),
+    ("risk_coverage_area", "risk-coverage area", False),
+)
+BY_CONFIDENCE = (
+    ("accuracy_change", "accuracy Δ", True),
+    ("true_confidence_change", "in truth Δ", True),
+    ("flips", "flips", True),
+    ("log_odds_spread", "Δ log-odds, sd", False),
+    ("kl", "KL", False),
+    ("js", "JS", False),
+)
+PAIR = (
+    ("flips", "flips", True),
+    ("right_to_wrong", "right to wrong", True),
+    ("wrong_to_right", "wrong to right", True),
+    ("wrong_to_other_wrong", "wrong to other wrong", True),
+    ("kl", "KL(base ‖ quantized), nats", False),
+    ("reverse_kl", "KL(quantized ‖ base), nats", False),
+    ("js", "JS, nats", False),
+    ("js_distance", "JS distance", False),
+    ("total_variation", "total variation", False),
+)
 MAIN = ("accuracy", "true_confidence", "confidence", "overconfidence", "brier", "nll")
 FOREST = (
     ("accuracy", "Accuracy"),
@@ -40,19 +66,11 @@ MAIN_PAIR = ("flips", "kl", "js")
 HEADINGS = {name: (heading, share) for name, heading, share in (*COMPARED, *PAIR)} | {
     "true_confidence": ("confidence in the true choice", True)
 }
-BRACKETS = "[ ]: 95 % interval, * excludes 0; ~( ): spread of resamples, no interval."
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table: the first column heads its rows."""
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+BRACKETS = "[ ]: 95 % interval, * excludes 0; ~( ): spread of resamples, not an interval."
 
 
 def summary_table(names: Sequence[str], runs: Sequence[tuple[Run, RunAnalysis]]) -> Grid:
+    """Return the main numbers of several runs, a column for each."""
     analyses = [analysis for _, analysis in runs]
     corpora = list(dict.fromkeys(name for each in analyses for name in each.corpora))
     rows = [
@@ -78,7 +96,7 @@ def _delta_heading(name: str) -> str:
 
 
 def _delta_cell(overall: Analysis | None, name: str) -> str:
-    return " ".join(change(overall.compared[name], HEADINGS[name][1])).strip() if overall else "-"
+    return " ".join(change(overall.compared[name], HEADINGS[name][1])) if overall else "-"
 
 
 def _pair_cell(overall: Analysis | None, name: str) -> str:
@@ -96,6 +114,7 @@ def _ratio_cell(corpus: TokenAnalysis | None) -> str:
 
 
 def main_table(overall: Analysis) -> Grid:
+    """Return the main numbers of a run."""
     rows = []
     for name in MAIN:
         heading, share = HEADINGS[name]
@@ -110,6 +129,7 @@ def main_table(overall: Analysis) -> Grid:
 
 
 def compared_table(overall: Analysis) -> Grid:
+    """Return every statistic of both models and their differences."""
     rows = []
     for name, heading, share in COMPARED:
         if name not in overall.compared:
@@ -122,6 +142,7 @@ def compared_table(overall: Analysis) -> Grid:
 
 
 def pair_table(overall: Analysis) -> Grid:
+    """Return every statistic of both models together."""
     rows = [
         [heading, number(overall.pair[name].point, share), bracket(overall.pair[name], share)]
         for name, heading, share in PAIR
@@ -129,15 +150,12 @@ def pair_table(overall: Analysis) -> Grid:
     return Grid("Both models together, shares in percent.", ["", "mean", "95 %"], rows)
 
 
-def floor_tables(floor: Floor) -> list[Grid]:
-    return [Grid(f"{title}.", ["", *FLOOR_HEAD], floor_rows(each)) for title, each in floors(floor)]
-
-
 def _with_interval(each: Interval, share: bool) -> str:
     return f"{number(each.point, share)} {bracket(each, share)}"
 
 
 def bucket_table(overall: Analysis) -> Grid:
+    """Return means by the base model's confidence, each with what constant noise would give below it."""
     rows = []
     for each, bands in zip(overall.buckets, overall.null.buckets, strict=True):
         cells, under_null = [], []
@@ -150,18 +168,19 @@ def bucket_table(overall: Analysis) -> Grid:
         rows.append(["constant noise", "", "", *under_null])
     return Grid(
         "By the base model's confidence, shares in percent; below each row the middle 95 % of what noise of the same "
-        "size on all items would give.",
+        "size on all items gives.",
         ["confidence of base", "items", "base accuracy", *(heading for _, heading, _ in BY_CONFIDENCE)],
         rows,
     )
 
 
 def task_table(analysis: RunAnalysis) -> Grid:
+    """Return the main differences of each task."""
     rows = [
         [
             name,
             str(task.items),
-            *(" ".join(change(task.compared[statistic], True)).strip() for statistic, _ in FOREST),
+            *(" ".join(change(task.compared[statistic], True)) for statistic, _ in FOREST),
             number(task.pair["flips"].point, True),
             p_value(analysis.adjusted["mcnemar"][name]),
             p_value(analysis.adjusted["paired_t"][name]),
@@ -170,15 +189,15 @@ def task_table(analysis: RunAnalysis) -> Grid:
     ]
     head = ["task", "items", "accuracy Δ", "in truth Δ", "overconf. Δ", "flips", "p acc.", "p conf."]
     return Grid(
-        "Quantized minus base, shares in percent; p of McNemar's test and of the t-test after Holm's adjustment. "
-        "* excludes 0.",
+        "By task: quantized minus base, shares in percent; p of McNemar's test and of the t-test after Holm's "
+        "adjustment. * excludes 0.",
         head,
         rows,
     )
 
 
 def paper_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
-    """The paper's table, and the authors' calibration errors where the model is theirs."""
+    """Return the paper's table, with the authors' calibration errors where the model is theirs."""
     rows = paper_rows(manifest, analysis)
     known = any(row.authors for row in rows)
     head = ["task", "accuracy", "CE as in the paper", "confidence", "in truth", *(["authors' CE"] if known else [])]
@@ -199,21 +218,8 @@ def paper_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
     )
 
 
-def tests_in_words(overall: Analysis) -> list[str]:
-    tests = overall.tests
-    by_sign = " (signs flipped by cluster)" if overall.clusters else ""
-    return [
-        f"Accuracy: {tests.mcnemar.b} items right under the base model only, {tests.mcnemar.c} under the quantized one "
-        f"only; {mcnemar_name(overall)}, p {p_equals(tests.mcnemar.p_value)}.",
-        f"Confidence in the true choice: paired t-test, p {p_equals(tests.paired_t.p_value)}{by_sign}, d = "
-        f"{tests.paired_t.effect:+.2f}; Wilcoxon's test, p {p_equals(tests.wilcoxon.p_value)}, r = "
-        f"{tests.wilcoxon.effect:+.2f}.",
-        trend_sentence(overall),
-        log_odds_sentence(overall),
-    ]
-
-
 def corpus_tables(name: str, corpus: TokenAnalysis) -> list[Grid]:
+    """Return the statistics of a corpus, and means by the base model's confidence."""
     buckets = [
         [
             f"{number(each.low, True)} to {number(each.high, True)}", str(each.tokens), number(each.kl, False),
@@ -226,7 +232,7 @@ def corpus_tables(name: str, corpus: TokenAnalysis) -> list[Grid]:
         Grid(
             f"{name}: {corpus.tokens} tokens in {corpus.windows} windows; divergences in nats.",
             ["", "value", "95 %"],
-            corpus_rows(corpus),
+            _corpus_rows(corpus),
         ),
         Grid(
             f"{name}: by the base model's confidence at each place, shares in percent. What constant noise would give "
@@ -237,58 +243,19 @@ def corpus_tables(name: str, corpus: TokenAnalysis) -> list[Grid]:
     ]
 
 
-def provenance_tables(manifest: Manifest, analysis: RunAnalysis) -> list[Grid]:
-    tables = [_run_table(manifest, analysis)]
-    if manifest.subject:
-        models, settings = manifest.subject.models, manifest.subject.settings
-        base, quantized = models.base.model_dump(), models.quantized.model_dump()
-        fields = ("root", "revision", "digest", "architecture", "dtype", "quantization", "max_model_len")
-        tables += [
-            Grid("Models", ["", "base", "quantized"], [[f, _shown(base[f]), _shown(quantized[f])] for f in fields]),
-            Grid(
-                "Tasks and corpora",
-                ["name", "version", "few-shot", "items", "digest"],
-                [[t.name, t.version, str(t.num_fewshot), str(t.items), t.digest] for t in manifest.subject.tasks],
-            ),
-            Grid(
-                "Settings",
-                ["", "value"],
-                [[name.replace("_", " "), _shown(value)] for name, value in settings.model_dump().items()],
-            ),
-        ]
-    if manifest.imported:
-        files = [("base", manifest.imported.base), ("quantized", manifest.imported.quantized)]
-        tables.append(
-            Grid("Imported files", ["model", "file"], [[role, file] for role, names in files for file in names])
-        )
-    return [*tables, Grid("Packages", ["name", "version"], [list(each) for each in manifest.packages.items()])]
-
-
-def _run_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
-    rows = [
-        ["folder", analysis.path],
-        ["created", manifest.created],
-        ["items", f"{manifest.counts.items}, of which {manifest.counts.failed} failed"],
-        ["bootstrap", f"{analysis.settings['resamples']} resamples, seed {analysis.settings['seed']}"],
+def _corpus_rows(corpus: TokenAnalysis) -> list[tuple[str, str, str]]:
+    """Return heading, value and interval of each statistic of a corpus."""
+    intervals = [
+        ("perplexity, base", corpus.base_perplexity, False),
+        ("perplexity, quantized", corpus.quantized_perplexity, False),
+        ("perplexity, quantized / base", corpus.perplexity_ratio, False),
+        ("KL(base ‖ quantized), mean", corpus.means["kl"], False),
+        ("KL(quantized ‖ base), mean", corpus.means["reverse_kl"], False),
+        ("JS, mean", corpus.means["js"], False),
+        ("same likeliest token, %", corpus.means["same_top"], True),
+        ("Δp of the token, mean, %", corpus.means["delta_p"], True),
+        ("Δp, root mean square, %", corpus.rms_delta_p, True),
+        *((f"KL, {label.replace('_', '.')}", each, False) for label, each in corpus.kl_quantiles.items()),
     ]
-    if analysis.floor:
-        rows.append(["noise floor", ", ".join([analysis.floor.path, *analysis.floor.ways])])
-    if manifest.subject:
-        server = manifest.subject.server
-        rows.append(["server", f"qconf {server.version}, vLLM {server.vllm}, {server.device}"])
-        rows += [["url", _shown(manifest.url)], ["concurrency", _shown(manifest.concurrency)]]
-        rows.append(["task folder", _shown(manifest.include_path)])
-    if manifest.timing:
-        timing = manifest.timing
-        rows.append(["started, finished", f"{timing.started}, {timing.finished}"])
-        rows.append(["at work", f"{timing.seconds:.1f} s, {timing.items_per_second:.1f} items/s"])
-        rows.append(["sessions", str(timing.sessions)])
-    return Grid("Run", ["", "value"], rows)
-
-
-def _shown(value: object) -> str:
-    if value is None or value == []:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list) else repr(value) if value == " " else str(value)
+    rows = [(heading, number(each.point, share), bracket(each, share)) for heading, each, share in intervals]
+    return [*rows, ("KL, largest", number(corpus.max_kl, False), "")]

@@ -1,4 +1,4 @@
-"""The verdict on a run and its reasons, in sentences made of its numbers."""
+"""The verdict on a run and its reasons, in sentences made from its numbers."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,8 @@ from eval.analysis.floor import Floor
 from eval.analysis.items import BUCKETS, Analysis
 from eval.analysis.run import RunAnalysis
 from eval.analysis.tokens import TokenAnalysis
-from eval.report.terminal import bracket, excludes, log_odds_sentence, number, p_equals, routing_sentence, signed
+from eval.report.format import bracket, excludes, number, p_equals, signed
+from eval.report.sentences import log_odds_sentence, routing_sentence, temperature_sentence
 from qconf.run.folder import Manifest
 from qconf.statistics.intervals import Interval
 
@@ -14,7 +15,7 @@ TESTS = {"mcnemar": "McNemar's test of accuracy", "paired_t": "t-test of confide
 
 
 def headline(run: RunAnalysis) -> str:
-    """The verdict in a sentence."""
+    """Write the verdict in a sentence."""
     if not run.overall:
         found = [f"perplexity of {name} {_outcome(each.perplexity_ratio, 1.0)}" for name, each in run.corpora.items()]
     else:
@@ -29,7 +30,7 @@ def headline(run: RunAnalysis) -> str:
 
 
 def stopped_sentence(manifest: Manifest) -> str | None:
-    """What the statistics do not know of a replay that stopped early; None for one that did not."""
+    """Warn that the statistics take no account of an early stop; None for a replay that did not stop early."""
     drawn = manifest.drawn
     if drawn is None or drawn.items == drawn.of:
         return None
@@ -40,7 +41,7 @@ def stopped_sentence(manifest: Manifest) -> str | None:
 
 
 def sentences(run: RunAnalysis) -> list[str]:
-    """The reasons of the verdict, from the numbers."""
+    """Write the reasons of the verdict, from the numbers."""
     found = _item_sentences(run.overall) if run.overall else []
     if len(run.tasks) > 1:
         found.append(_task_sentence(run.adjusted))
@@ -64,13 +65,13 @@ def _item_sentences(overall: Analysis) -> list[str]:
         ),
         _flip_sentence(overall),
         log_odds_sentence(overall),
-        _temperature_sentence(overall),
+        temperature_sentence(overall),
         routing_sentence(overall),
     ]
 
 
 def _outcome(each: Interval, nothing: float = 0.0) -> str:
-    """What became of a quantity that ``nothing`` says has not changed."""
+    """Write whether a quantity changed; ``nothing`` is its value without a change."""
     if not excludes(each, nothing):
         return "did not change significantly"
     return "rose significantly" if each.low > nothing else "fell significantly"
@@ -100,19 +101,6 @@ def _flip_sentence(overall: Analysis) -> str:
     )
 
 
-def _temperature_sentence(overall: Analysis) -> str:
-    found = overall.temperatures
-    matching = (
-        "no temperature gives the quantized model the base model's mean confidence"
-        if found.matching is None
-        else f"at {found.matching:.3f}, the quantized model has the base model's mean confidence"
-    )
-    return (
-        f"The temperature that calibrates is {found.base.fit.temperature:.3f} for the base model and "
-        f"{found.quantized.fit.temperature:.3f} for the quantized one; {matching}."
-    )
-
-
 def _task_sentence(adjusted: Mapping[str, Mapping[str, float]]) -> str:
     smallest = {name: min(values.items(), key=lambda each: each[1]) for name, values in adjusted.items()}
     parts = [f"{TESTS[name]}, p {p_equals(smallest[name][1])} ({smallest[name][0]})" for name in TESTS]
@@ -131,7 +119,7 @@ def _corpus_sentence(name: str, corpus: TokenAnalysis) -> str:
 
 
 def _floor_sentences(floor: Floor, overall: Analysis | None) -> list[str]:
-    """What the same pair shows when it is measured twice, and what is left of the differences beyond that."""
+    """Write what differs when the same pair is measured twice, and what base and quantized differ by beyond that."""
     found = []
     if floor.overall and overall:
         base, quantized, excess = floor.overall.base, floor.overall.quantized, floor.overall.excess

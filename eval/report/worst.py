@@ -1,4 +1,4 @@
-"""The items that quantization hurt most, with what was asked and what each model made of it."""
+"""The items that quantization hurt most, with the question and what each model answered."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,12 @@ from qconf.run.choices import Choices
 from qconf.run.folder import Run
 
 TAIL = 300
-"""Characters of a context that are shown at once: the question stands at its end."""
+"""Characters of a context that are shown at once: the question is at its end."""
 
 
 @dataclass(frozen=True)
 class WorstChoice:
-    """A choice with its share under both models, and whether it is the true one or that of a model."""
+    """A choice with its share under both models, and whether it is the true choice or a model's choice."""
 
     text: str
     base: float
@@ -27,8 +27,8 @@ class WorstChoice:
 
 @dataclass(frozen=True)
 class WorstItem:
-    """An item. ``change`` is that of the share of its true choice; ``contexts`` has several where choices differ in
-    theirs, ``tail`` the end of the true choice's."""
+    """An item. ``change`` is the change of its true choice's share; ``contexts`` are several where choices differ
+    in theirs, ``tail`` is the end of the true choice's context."""
 
     task: str
     doc_id: int
@@ -41,7 +41,7 @@ class WorstItem:
 
 
 def worst_items(run: Run, labelled: Choices, count: int) -> list[WorstItem]:
-    """The items whose true choice lost the largest share, the worst first; fewer where fewer lost any.
+    """Return the items whose true choice lost the largest share, the worst first; fewer where fewer lost any.
 
     ``labelled`` are the run's labelled items, in their order.
     """

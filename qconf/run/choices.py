@@ -1,13 +1,11 @@
-"""Multiple-choice items of runs as arrays, and what each model says of them.
+"""Multiple-choice items of runs as arrays, with each model's answers.
 
 Rows of items with fewer choices than the widest are padded at the end: with -inf where there are log-likelihoods, which
 gives the padding no share.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -16,12 +14,13 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from qconf.run.folder import Run
 from qconf.statistics.arrays import Booleans, Floats, Ints
 from qconf.statistics.divergence import ChoiceDivergence, choice_divergence
+from qconf.statistics.forecasts import brier
 
 NO_LABEL = -1
 
 
 class EvalError(Exception):
-    """A run that cannot be evaluated, and why, in one sentence."""
+    """A run cannot be evaluated; the message says why in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Answers:
 
     @cached_property
     def shares(self) -> Floats:
-        """Softmax of the log-likelihoods over an item's choices: the confidence in each, shape (items, choices)."""
+        """The softmax of the log-likelihoods over an item's choices: the confidence in each, shape (items, choices)."""
         top = self.logprobs.max(axis=1, keepdims=True)
         weights = np.exp(self.logprobs - top)
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
@@ -50,7 +49,7 @@ class Answers:
 
     @cached_property
     def margin(self) -> Floats:
-        """Share of the likeliest choice less that of the second; of a single choice, its share."""
+        """Share of the likeliest choice less the second's share; the share itself where there is a single choice."""
         if self.shares.shape[1] == 1:
             return self.confidence
         two = np.partition(self.shares, -2, axis=1)[:, -2:]
@@ -83,8 +82,7 @@ class Answers:
     @cached_property
     def brier(self) -> Floats:
         """Squared distance of the shares from the true choice's 1 and the others' 0; every item must have a label."""
-        truth = self._labels[:, None] == np.arange(self.shares.shape[1])
-        return np.asarray(((self.shares - truth) ** 2).sum(axis=1))
+        return brier(self.shares, self._labels)
 
     @property
     def _labels(self) -> Ints:
@@ -118,29 +116,29 @@ class Choices:
 
     @cached_property
     def base(self) -> Answers:
-        """What the base model says."""
+        """The base model's answers."""
         return Answers(self.base_logprobs, self.labels)
 
     @cached_property
     def quantized(self) -> Answers:
-        """What the quantized model says."""
+        """The quantized model's answers."""
         return Answers(self.quantized_logprobs, self.labels)
 
     @cached_property
     def divergence(self) -> ChoiceDivergence:
-        """How far the two models' shares are apart."""
+        """The divergences between the two models' shares."""
         return choice_divergence(self.base_logprobs, self.quantized_logprobs)
 
     @property
     def cluster_numbers(self) -> Ints | None:
-        """Which items belong together, as numbers from 0 on without gaps; None where each is on its own."""
+        """The items' clusters as numbers from 0 on without gaps; None where each is on its own."""
         if self.cluster is None:
             return None
         found, numbers = np.unique(self.cluster, return_inverse=True)
         return None if len(found) == len(self) else np.asarray(numbers)
 
     def normalized_correct(self, answers: Answers) -> Booleans:
-        """Whether lm-eval's acc_norm counts the answer as right: log-likelihoods are divided by lengths."""
+        """Return whether lm-eval's acc_norm counts the answer as right: log-likelihoods are divided by lengths."""
         return np.asarray((answers.logprobs / self.chars).argmax(axis=1) == self.labels)
 
     @property
@@ -149,11 +147,11 @@ class Choices:
         return self.where(self.labels != NO_LABEL)
 
     def of_task(self, name: str) -> "Choices":
-        """The items of one task."""
+        """Return the items of one task."""
         return self.where(self.task == self.tasks.index(name))
 
     def where(self, chosen: Booleans) -> "Choices":
-        """The items that are marked, without columns that none of them needs."""
+        """Return the items that are marked, without columns that none of them needs."""
         width = int(self.sizes[chosen].max(initial=1))
         return Choices(
             tasks=self.tasks,
@@ -169,7 +167,7 @@ class Choices:
 
 
 def flip_kinds(choices: Choices) -> dict[str, Booleans]:
-    """Which items flipped, by what became of the answer."""
+    """Return which items flipped, by kind: from and to a right or a wrong answer."""
     base, quantized = choices.base, choices.quantized
     flip = base.choice != quantized.choice
     return {
@@ -181,14 +179,14 @@ def flip_kinds(choices: Choices) -> dict[str, Booleans]:
 
 
 def read_choices(run: Run) -> Choices:
-    """The multiple-choice items of a run. EvalError names the first row that failed or holds no finite numbers."""
+    """Return the multiple-choice items of a run. EvalError names the first row that failed or is not finite."""
     table = run.table
     failed = table.filter(pc.is_valid(table["error"]))
     if failed.num_rows:
         first = failed.slice(0, 1).to_pylist()[0]
         raise EvalError(
             f"{failed.num_rows} items of {run.path} failed, the first of them document {first['doc_id']} of "
-            f"{first['task']}: resume the run, so that it is whole"
+            f"{first['task']}: resume the run to complete it"
         )
     table = table.filter(pc.equal(table["kind"], "multiple_choice"))
     tasks = tuple(dict.fromkeys(table["task"].to_pylist()))
@@ -208,32 +206,8 @@ def read_choices(run: Run) -> Choices:
     )
 
 
-def merged(parts: Sequence[Choices]) -> Choices:
-    """Items of several runs as if they were one."""
-    tasks = tuple(dict.fromkeys(name for part in parts for name in part.tasks))
-    width = max(part.chars.shape[1] for part in parts)
-
-    def rows(name: str, fill: float) -> Any:
-        arrays = [getattr(part, name) for part in parts]
-        return np.concatenate(
-            [np.pad(each, ((0, 0), (0, width - each.shape[1])), constant_values=fill) for each in arrays]
-        )
-
-    return Choices(
-        tasks=tasks,
-        task=np.concatenate([np.array([tasks.index(name) for name in part.tasks])[part.task] for part in parts]),
-        doc_id=np.concatenate([part.doc_id for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        sizes=np.concatenate([part.sizes for part in parts]),
-        base_logprobs=rows("base_logprobs", -np.inf),
-        quantized_logprobs=rows("quantized_logprobs", -np.inf),
-        chars=rows("chars", 1),
-        cluster=_merged_clusters(parts),
-    )
-
-
 def _clusters(table: pa.Table) -> Ints | None:
-    """Numbers for each task's clusters; items without one have numbers of their own."""
+    """Number each task's clusters; items without one have numbers of their own."""
     names = table["cluster"]
     if names.null_count == len(names):
         return None
@@ -245,18 +219,6 @@ def _clusters(table: pa.Table) -> Ints | None:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
-def _merged_clusters(parts: Sequence[Choices]) -> Ints | None:
-    """Clusters of different runs are different clusters."""
-    if all(part.cluster is None for part in parts):
-        return None
-    found, used = [], 0
-    for part in parts:
-        cluster = np.arange(len(part)) if part.cluster is None else part.cluster
-        found.append(cluster + used)
-        used += int(cluster.max(initial=-1)) + 1
-    return np.asarray(np.concatenate(found), dtype=np.int64)
-
-
 def _check_labels(run: Run, table: pa.Table, labels: Ints, count: Ints) -> None:
     wrong = (labels != NO_LABEL) & ((labels < 0) | (labels >= count))
     if wrong.any():
@@ -265,7 +227,7 @@ def _check_labels(run: Run, table: pa.Table, labels: Ints, count: Ints) -> None:
 
 
 def _padded(run: Run, table: pa.Table, name: str, count: Ints, fill: float) -> Floats:
-    """A list column as (items, choices); every list must have as many numbers as the item has choices, all finite."""
+    """Return a list column as (items, choices); every list must have a finite number for each of the item's choices."""
     column = table[name].combine_chunks()
     lengths = pc.list_value_length(column).to_numpy()
     if (lengths != count).any():

@@ -4,9 +4,9 @@ The fields of ``ItemResult`` are the columns of ``items.parquet`` in their order
 ``tokens.parquet``; schemas, the files' documentation and what a replay's journal keeps are derived from them. "Per
 choice" means a list with one entry per choice, in the order of the task. Log-probabilities and divergences are in nats.
 Confidences of choices are not stored: they are the softmax of an item's log-probabilities. Where an item failed,
-``error`` says why, its lists of scores are empty and its divergences null.
+``error`` has the reason, its lists of scores are empty and its divergences null.
 
-A new column is nullable: runs that were written before have no values for it, and are read with nulls.
+A new column is nullable: older runs have no values for it, and are read with nulls.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from typing import Annotated, Literal, NamedTuple, get_args
 import pyarrow as pa  # type: ignore[import-untyped]
 
 Kind = Literal["multiple_choice", "loglikelihood", "loglikelihood_rolling", "window"]
-"""What an item asks for."""
+"""Kind of an item's requests."""
 
 
 class Column(NamedTuple):
-    """What a column holds; ``score`` marks what a replay measures, which its journal keeps."""
+    """Type and meaning of a column; ``score`` marks one that a replay measures and its journal keeps."""
 
     type: pa.DataType
     meaning: str
@@ -55,8 +55,8 @@ class ItemResult:
     label: Annotated[
         int | None, Column(INTEGER, "index of the true choice; null where the task names none, or several")
     ]
-    n_choices: Annotated[int, Column(INTEGER, "number of choices; 1 but for multiple_choice")]
-    contexts: Annotated[Sequence[str], Column(TEXTS, "the different contexts of the choices, mostly only one")]
+    n_choices: Annotated[int, Column(INTEGER, "number of choices; 1 except for multiple_choice")]
+    contexts: Annotated[Sequence[str], Column(TEXTS, "the distinct contexts of the choices, mostly only one")]
     choices: Annotated[Sequence[str], Column(TEXTS, "per choice: the text that was scored after its context")]
     choice_context: Annotated[Sequence[int], Column(INTEGERS, "per choice: index of its context")]
     base_logprob: Annotated[
@@ -72,7 +72,7 @@ class ItemResult:
     choice_bytes: Annotated[Sequence[int], Column(INTEGERS, "per choice: bytes of UTF-8, no delimiter")]
     choice_tokens: Annotated[
         Sequence[int],
-        Column(INTEGERS, "per choice: tokens that were scored; one without any has null divergences", score=True),
+        Column(INTEGERS, "per choice: number of scored tokens; a choice without any has null divergences", score=True),
     ] = ()
     base_is_greedy: Annotated[
         Sequence[bool], Column(FLAGS, "per choice: every token was the base model's likeliest", score=True)
@@ -93,7 +93,7 @@ class ItemResult:
         Column(
             FLOATS,
             "per choice: summed log-probability without the context, base model; "
-            "empty but for lm-eval's acc_mutual_info",
+            "empty except for lm-eval's acc_mutual_info",
             score=True,
         ),
     ] = ()
@@ -109,7 +109,7 @@ class ItemResult:
     doc: Annotated[str | None, Column(TEXT, "the document as the task has it, JSON; null for corpora")] = None
     target: Annotated[str | None, Column(TEXT, "its answer as the task has it")] = None
     cluster: Annotated[
-        str | None, Column(TEXT, "what items that belong together share, such as a passage; null if unknown")
+        str | None, Column(TEXT, "value that the items of a cluster share, such as a passage; null if unknown")
     ] = None
     base_metrics: Annotated[
         str | None,
@@ -133,7 +133,7 @@ TOKEN_COLUMNS = {
     "quantized_entropy": Column(SINGLE, "the same, quantized model"),
     "base_confidence": Column(SINGLE, "largest probability, base model"),
     "quantized_confidence": Column(SINGLE, "the same, quantized model"),
-    "base_argmax": Column(INTEGER, "the token that has it, base model"),
+    "base_argmax": Column(INTEGER, "the token with the largest probability, base model"),
     "quantized_argmax": Column(INTEGER, "the same, quantized model"),
 }
 
@@ -150,4 +150,4 @@ def _schema(columns: Mapping[str, Column], nullable: set[str]) -> pa.Schema:
 ITEM_SCHEMA = _schema(_ITEM_COLUMNS, _NULLABLE)
 TOKEN_SCHEMA = _schema(TOKEN_COLUMNS, set())
 SCORES = tuple(name for name, each in _ITEM_COLUMNS.items() if each.score)
-"""Columns that a replay measures: what its journal keeps of a row. The rest comes from the task."""
+"""Columns that a replay measures and its journal keeps. The others come from the task."""

@@ -1,9 +1,9 @@
-"""The run folder: what ran, and what came of it.
+"""The run folder: description and results of a replay.
 
-``manifest.json`` says what ran; ``items.parquet`` holds one row per item, ``tokens.parquet`` one row per scored token
+``manifest.json`` describes the run; ``items.parquet`` has one row per item, ``tokens.parquet`` one row per scored token
 of corpora (only where there were any), ``results.json`` the metrics of each task under both models.
 
-``qconf.run.columns`` documents the columns, and the files carry the same words as metadata.
+``qconf.run.columns`` documents the columns, and the files have its descriptions as metadata.
 """
 
 import json
@@ -40,7 +40,7 @@ class _Part(BaseModel):
 
 
 class TaskRecord(_Part):
-    """A task that ran, in the version that lm-eval gives it; files have the beginning of their SHA-256 as version.
+    """A task that ran, with lm-eval's version; the version of a file is the beginning of its SHA-256.
 
     ``digest`` is a SHA-256 over all contexts and choices.
     """
@@ -53,14 +53,14 @@ class TaskRecord(_Part):
 
 
 class UntilSettings(_Part):
-    """What ``--until`` judges, and the seed of the order in which items are drawn."""
+    """Rules of ``--until``, and the seed of the order in which items are drawn."""
 
     seed: int
     rules: list[dict[str, Any]]
 
 
 class Settings(_Part):
-    """What the user chose and what makes a difference to the numbers. Without ``until``, all items are replayed."""
+    """The user's options that affect the numbers. Without ``until``, all items are replayed."""
 
     tasks: list[str]
     data: list[str]
@@ -76,7 +76,7 @@ class Settings(_Part):
 
 
 class Subject(_Part):
-    """What was measured, and with what: a run may only be resumed where all of this is the same."""
+    """Server, models, settings and tasks of a run: it may only be resumed where all of these are the same."""
 
     server: ServerInfo
     models: Both[ModelInfo]
@@ -85,14 +85,14 @@ class Subject(_Part):
 
 
 class Import(_Part):
-    """Sample files of lm-eval that a run was made of."""
+    """Sample files of lm-eval that a run was made from."""
 
     base: list[str]
     quantized: list[str]
 
 
 class Timing(_Part):
-    """When the replay ran, in ISO 8601 and UTC; ``seconds`` are those at work, over all ``sessions`` of a run."""
+    """When the replay ran, in ISO 8601 and UTC; ``seconds`` is the time at work in all ``sessions`` of a run."""
 
     started: str
     finished: str
@@ -102,7 +102,7 @@ class Timing(_Part):
 
 
 class Counts(_Part):
-    """How many items ran, and how many of them failed."""
+    """Numbers of items that ran, succeeded and failed."""
 
     items: int
     ok: int
@@ -110,17 +110,17 @@ class Counts(_Part):
 
 
 class Drawn(_Part):
-    """A replay that stopped when its rules were settled: it has so many of so many items, in random order."""
+    """A replay that stopped when its rules were settled: it has ``items`` of ``of`` items, in random order."""
 
     items: int
     of: int
 
 
 class Manifest(_Part):
-    """``manifest.json``: all that one must know to understand or repeat the run.
+    """``manifest.json``: everything needed to understand or repeat the run.
 
-    A run that was imported has ``imported`` in place of ``url``, ``subject`` and ``timing``. Only a replay with
-    ``--until`` has ``drawn``.
+    An imported run has ``imported`` instead of ``url``, ``subject`` and ``timing``. Only a replay with ``--until`` has
+    ``drawn``.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -147,22 +147,22 @@ class Run:
 
     @cached_property
     def tokens(self) -> pa.Table | None:
-        """All rows of ``tokens.parquet``, read when first asked for: there may be many. None where there are none."""
+        """All rows of ``tokens.parquet``, which may be many, read on first access; None where there is no such file."""
         path = self.path / TOKENS
         return _read_table(path, TOKEN_SCHEMA) if path.exists() else None
 
     def items(self) -> list[ItemResult]:
-        """The rows, one by one. Work on columns should take ``table``."""
+        """Return the rows, one by one. Code that works on columns should use ``table``."""
         return [ItemResult(**row) for row in self.table.to_pylist()]
 
 
 def check_target(path: Path) -> None:
-    """Refuses a folder that cannot become a run. Called before a replay: nobody should wait an hour for that answer."""
+    """Raise RunError for a folder that cannot become a run: before a replay, not an hour later."""
     if path.exists() or path.is_symlink():
         raise RunError(f"{path} exists already: runs are never overwritten, choose another folder")
     there = next(parent for parent in path.absolute().parents if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise RunError(f"cannot write the run to {path}: {there} is no folder that can be written to")
+        raise RunError(f"cannot write the run to {path}: {there} is not a writable folder")
 
 
 def write_run(
@@ -197,7 +197,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def read_run(path: Path | str) -> Run:
-    """Reads a run folder."""
+    """Read a run folder."""
     folder = Path(path)
     manifest = read_manifest(folder)
     if (folder / TOKENS).exists():
@@ -211,11 +211,11 @@ def _read_json(path: Path) -> Any:
     except OSError as exc:
         raise RunError(f"cannot read {path}: {exc.strerror}") from exc
     except ValueError as exc:
-        raise RunError(f"{path} is no JSON: {exc}") from exc
+        raise RunError(f"{path} is not JSON: {exc}") from exc
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads only the manifest of a run folder."""
+    """Read only the manifest of a run folder."""
     path = folder / MANIFEST
     raw = _read_json(path)
     try:
@@ -230,7 +230,7 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate(raw)
     except (ValueError, TypeError, KeyError) as exc:  # pydantic's errors are ValueErrors
         problem = exc.errors()[0]["loc"] if isinstance(exc, ValidationError) else exc
-        raise RunError(f"{path} is no manifest of a run: {problem}") from exc
+        raise RunError(f"{path} is not a manifest of a run: {problem}") from exc
 
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:

@@ -1,4 +1,4 @@
-"""The samples of a run folder that drift is told from."""
+"""Samples of a run folder, the reference for drift."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from qconf.statistics.drift import Key, Quantity, Reference, Sample
 TOKEN_COLUMNS: tuple[Quantity, ...] = ("kl", "base_confidence", "quantized_confidence")
 
 CORPUS = 2**40
-"""More than any corpus has windows."""
+"""More windows than any corpus has."""
 
 
 def run_samples(run: Run) -> dict[Key, Sample]:
-    """Values per item with choices, and per token of corpora, by unit and quantity. EvalError where there are none."""
+    """Return values per item with choices and per token of corpora, by unit and quantity; EvalError if none."""
     found = _items(run) | (_tokens(run) if (run.path / TOKENS).exists() else {})
     if not any(len(sample.values) for sample in found.values()):
         raise EvalError(f"{run.path} has no items with choices and no corpus: there is nothing to compare")
@@ -28,7 +28,7 @@ def run_samples(run: Run) -> dict[Key, Sample]:
 
 @dataclass(frozen=True)
 class ReferenceRun:
-    """The reference that a run makes, and the digests of the models that ran, which imported runs do not know."""
+    """A run's reference, and the digests of its models, which are unknown for imported runs."""
 
     path: Path
     reference: Reference
@@ -36,7 +36,7 @@ class ReferenceRun:
 
 
 def read_reference(path: Path) -> ReferenceRun:
-    """Reads a run folder as a reference. EvalError says why it cannot be one."""
+    """Read a run folder as a reference. EvalError has the reason where it cannot be one."""
     try:
         run = read_run(path)
     except RunError as exc:

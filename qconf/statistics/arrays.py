@@ -1,4 +1,4 @@
-"""Checks of arguments that all statistics share: an error names the argument, the entry, and what was expected."""
+"""Checks of arguments that all statistics share: errors name the argument, the entry, and what was expected."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ Booleans = npt.NDArray[np.bool_]
 
 
 def vector(values: npt.ArrayLike, name: str, *, at_least: int = 1) -> Floats:
-    """Numbers in one dimension, all finite, of at least that length."""
+    """Return numbers in one dimension, all finite, of at least that length."""
     array = numbers(values, name)
     require(array, name, np.isfinite(array), "a finite number")
     if len(array) < at_least:
@@ -18,21 +18,21 @@ def vector(values: npt.ArrayLike, name: str, *, at_least: int = 1) -> Floats:
 
 
 def probabilities(values: npt.ArrayLike, name: str, *, at_least: int = 1) -> Floats:
-    """Numbers from 0 to 1 in one dimension, of at least that length."""
+    """Return numbers from 0 to 1 in one dimension, of at least that length."""
     array = vector(values, name, at_least=at_least)
     require(array, name, (array >= 0) & (array <= 1), "a number from 0 to 1")
     return array
 
 
 def booleans(values: npt.ArrayLike, name: str, *, at_least: int = 1) -> Booleans:
-    """Booleans, or numbers 0 and 1, in one dimension, of at least that length."""
+    """Return booleans from booleans or numbers 0 and 1, in one dimension, of at least that length."""
     array = vector(values, name, at_least=at_least)
     require(array, name, np.isin(array, (0, 1)), "true or false")
     return array.astype(bool)
 
 
 def numbers(values: npt.ArrayLike, name: str) -> Floats:
-    """Numbers in one dimension, whatever they are."""
+    """Return numbers in one dimension, whatever they are."""
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}, expected one dimension")
@@ -43,20 +43,25 @@ def numbers(values: npt.ArrayLike, name: str) -> Floats:
 
 
 def require(array: npt.NDArray[np.generic], name: str, valid: Booleans, expected: str) -> None:
-    """Names the first entry that is not valid."""
+    """Raise ValueError for the first entry that is not valid."""
     if not valid.all():
         at = int(valid.argmin())
         raise ValueError(f"{name}[{at}] is {array[at]}, expected {expected}")
 
 
 def same_length(array: npt.NDArray[np.generic], name: str, other: npt.NDArray[np.generic], other_name: str) -> None:
-    """Refuses two arrays that are not of one length."""
+    """Raise ValueError for two arrays of different lengths."""
     if len(array) != len(other):
         raise ValueError(f"{name} has length {len(array)}, expected {len(other)}, that of {other_name}")
 
 
 def mass_edges(values: Floats, n_bins: int) -> Floats:
-    """The values at the ranks k n / n_bins, for k below n_bins: between them, (low, high], are about as many values."""
+    """Return the values at the ranks k n / n_bins, 0 < k < n_bins: about as many values are in each (low, high]."""
     ranked = np.sort(values)
     last = np.ceil(np.arange(1, n_bins) * len(ranked) / n_bins).astype(int) - 1
     return np.asarray(ranked[last])
+
+
+def quotient(above: Floats, below: Floats) -> Floats:
+    """Return above / below, and 0 where ``below`` is not above 0, for instance for bins without items."""
+    return np.asarray(np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0))

@@ -1,21 +1,22 @@
-"""Spreads by the paired bootstrap: items are drawn with all that both models said of them, so that what the two have in
-common cancels in their difference.
+"""Spreads by the paired bootstrap: items are drawn together with both models' answers, so that what the two models
+have in common cancels in their difference.
 
-They are for statistics that have no confidence interval (docs/explanation/intervals.md): of a biased one, resamples
-have the bias twice, and where 95 % of them lie need not be where the true value is.
+Spreads are for statistics that have no confidence interval (docs/explanation/intervals.md): resamples of a biased
+statistic have the bias twice, and the range of 95 % of them need not hold the true value.
 
-A statistic is a function of sums over items, for instance of right answers, or of residuals by bin. A resample is then
-a vector of how often each item was drawn, and all resamples of all statistics are products of matrices, taken block by
-block: what is held at once does not grow with the number of items.
+A statistic is a function of sums over items, for instance of right answers, or of residuals by bin. A resample is a
+vector of how often each item was drawn, and all sums of all resamples are products of a matrix of such vectors and a
+sparse matrix of features, taken block by block: the memory for weights does not grow with the number of items.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import sparse, stats  # type: ignore[import-untyped]
 
 from qconf.statistics.arrays import Floats, Ints
 from qconf.statistics.intervals import ITEMS, LEVEL, Interval
@@ -24,115 +25,181 @@ RESAMPLES = 2_000
 BLOCK = 8_192
 """Items whose weights are held at once, for all resamples: 64 MB of float32 at 2,000."""
 FEW = 1_000
-"""Up to this size: multinomial resampling. Above it: Poisson resampling, which streams and hardly differs."""
+"""Up to this many items: multinomial resampling. Above: Poisson resampling, which streams and hardly differs."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cell of each item, such as its bin, and the values that are summed by cell; all of shape (items,)."""
+
+    index: npt.NDArray[np.int32]
+    count: int
+    values: tuple[Floats, ...]
+
+    @property
+    def width(self) -> int:
+        """Number of sums: all cells of the first of the values, then of the second, and so on."""
+        return self.count * len(self.values)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What each item adds to a row of sums: one sum for each of the values, part by part."""
+
+    parts: tuple[Cells, ...]
+
+    @property
+    def items(self) -> int:
+        return len(self.parts[0].index)
+
+    @property
+    def width(self) -> int:
+        """Number of sums."""
+        return sum(part.width for part in self.parts)
+
+    def sums(self) -> Floats:
+        """Return the sums over all items, shape (width,)."""
+        return np.concatenate(
+            [np.bincount(part.index, values, part.count) for part in self.parts for values in part.values]
+        )
+
+    def matrix(self, chosen: slice) -> Any:
+        """Return the features of a slice of the items as a sparse matrix, shape (items of the slice, width)."""
+        columns: list[npt.NDArray[np.int32]] = []
+        values: list[Floats] = []
+        begin = 0
+        for part in self.parts:
+            columns += [part.index[chosen] + (begin + part.count * at) for at in range(len(part.values))]
+            values += [each[chosen] for each in part.values]
+            begin += part.width
+        rows = len(columns[0])
+        ends = np.arange(0, (rows + 1) * len(columns), len(columns))
+        entries = np.stack(values, axis=1).ravel(), np.stack(columns, axis=1).ravel(), ends
+        return sparse.csr_array(entries, shape=(rows, begin))
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """Something that is computed from sums over items.
+    """A statistic that is computed from sums over items.
 
-    ``features`` gives those of a slice of the items, shape (items of the slice, sums); ``of`` takes summed features,
-    shape (resamples, sums), and the number of items, shape (resamples,), and returns the statistic, shape (resamples,).
+    ``of`` takes sums, shape (resamples, width), and the number of items, shape (resamples,), and returns the values,
+    shape (resamples,). Where the definition has more cells than resamples can afford, ``finest`` has the features of
+    the definition, and ``features`` the same with coarser cells; ``of`` takes either.
     """
 
-    name: str
-    items: int
-    features: Callable[[slice], Floats]
+    features: Features
     of: Callable[[Floats, Floats], Floats]
+    finest: Features | None = None
+
+    @property
+    def items(self) -> int:
+        return self.features.items
 
     @property
     def point(self) -> float:
-        """The statistic of the items as they are."""
-        sums = sum(self.features(part).sum(axis=0, dtype=np.float64) for part in _blocks(self.items))
-        return float(self.of(np.asarray(sums)[None], np.array([float(self.items)]))[0])
+        """Return the value on the items as they are: each with weight 1."""
+        return self._value(self.finest or self.features)
+
+    def resampled(self, sums: Floats, items: Floats) -> Floats:
+        """Return the values of resamples from sums of ``features``, shape (resamples,).
+
+        With ``finest``, they are moved by what coarser cells change on the items as they are.
+        """
+        moved = self.point - self._value(self.features) if self.finest else 0.0
+        return self.of(sums, items) + moved
+
+    def _value(self, features: Features) -> float:
+        return float(self.of(features.sums()[None], np.array([float(self.items)]))[0])
 
 
-def mean_of(name: str, values: Floats) -> Statistic:
-    """The mean over items of ``values``, shape (items,)."""
-    return Statistic(name, len(values), lambda part: values[part, None], lambda sums, items: sums[:, 0] / items)
+def mean_of(values: Floats) -> Statistic:
+    """Return the mean over items of ``values``, shape (items,), as a statistic."""
+    return Statistic(by_cell(np.zeros(len(values), np.int64), 1, [values]), lambda sums, items: sums[:, 0] / items)
 
 
-def by_cell(cells: Ints, n_cells: int, values: Sequence[Floats]) -> Callable[[slice], Floats]:
-    """Features that sum each of ``values`` apart for each cell, for instance a bin: shape (items, values * n_cells)."""
+def by_cell(cells: Ints, n_cells: int, values: Sequence[Floats]) -> Features:
+    """Return features that sum each of ``values`` by cell, for instance by bin: ``n_cells`` sums for each in turn."""
+    return Features((Cells(cells.astype(np.int32), n_cells, tuple(values)),))
 
-    def features(part: slice) -> Floats:
-        inside = cells[part, None] == np.arange(n_cells)
-        return np.concatenate([inside * each[part, None] for each in values], axis=1)
 
-    return features
+def side_by_side(features: Iterable[Features]) -> Features:
+    """Return features with the sums of each of ``features``, one after the other."""
+    return Features(tuple(part for each in features for part in each.parts))
 
 
 def resample(
-    statistics: Sequence[Statistic],
+    statistics: Mapping[Key, Statistic],
     rng: np.random.Generator,
     *,
     clusters: Ints | None = None,
     resamples: int = RESAMPLES,
-) -> dict[str, Floats]:
-    """Values of the statistics over resamples of the items, the same resamples for all: by name, shape (resamples,).
+) -> dict[Key, Floats]:
+    """Return the statistics' values over resamples of the items, the same resamples for all: shape (resamples,) each.
 
-    ``clusters`` are numbers from 0 on that say which items belong together, shape (items,): these are drawn whole.
+    ``clusters`` are numbers from 0 on, shape (items,): items with the same number are drawn together.
     """
-    items = statistics[0].items
-    for statistic in statistics:
+    first, items = next((key, each.items) for key, each in statistics.items())
+    for key, statistic in statistics.items():
         if statistic.items != items:
-            raise ValueError(f"{statistic.name} has {statistic.items} items, expected {items}")
+            raise ValueError(f"{key} has {statistic.items} items, expected {items}")
     if not items:
-        raise ValueError(f"{statistics[0].name} has no items, expected one or more")
-    # Statistics of the same features, such as two of the same bins, share their sums.
-    shared = {id(statistic.features): statistic.features for statistic in statistics}
-    widths = [features(slice(0, 1)).shape[1] for features in shared.values()]
-
-    def table(part: slice) -> Floats:
-        ones = np.ones((len(range(*part.indices(items))), 1))
-        return np.concatenate([ones, *(features(part) for features in shared.values())], axis=1)
-
-    if clusters is None:
-        sums = _resampled_sums(table, items, rng, resamples)
-    else:
-        whole = _by_cluster(table, items, clusters)
-        sums = _resampled_sums(whole.__getitem__, len(whole), rng, resamples)
-    counts, *parts = np.split(sums, np.cumsum([1, *widths])[:-1], axis=1)
-    part_of = dict(zip(shared, parts, strict=True))
-    return {each.name: each.of(part_of[id(each.features)], counts[:, 0]) for each in statistics}
+        raise ValueError(f"{first} has no items, expected one or more")
+    if clusters is not None and clusters.shape != (items,):
+        raise ValueError(f"clusters has shape {clusters.shape}, expected {(items,)}")
+    count = by_cell(np.zeros(items, np.int64), 1, [np.ones(items)])
+    table = side_by_side([count, *(each.features for each in statistics.values())])
+    matrix = table.matrix if clusters is None else _by_cluster(table, clusters).__getitem__
+    units = items if clusters is None else int(clusters.max()) + 1
+    sums = _resampled_sums(matrix, units, table.width, rng, resamples)
+    counts, *parts = np.split(sums, np.cumsum([1, *(each.features.width for each in statistics.values())])[:-1], axis=1)
+    return {
+        key: each.resampled(part, counts[:, 0]) for (key, each), part in zip(statistics.items(), parts, strict=True)
+    }
 
 
 def spread(point: float, values: Floats, items: int, level: float = LEVEL) -> Interval:
-    """Where so many of the resampled values lie, around the estimate from the items; NaN where any of them is."""
+    """Return the range of the middle 95 % of resampled values around the point; NaN where any of them is NaN."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(point, float(low), float(high), kind="spread", units=items, least=ITEMS)
 
 
-def _blocks(items: int) -> list[slice]:
-    return [slice(begin, begin + BLOCK) for begin in range(0, items, BLOCK)]
+def _by_cluster(table: Features, clusters: Ints) -> Any:
+    """Return the features summed over the items of each cluster, shape (clusters, width)."""
+    items = len(clusters)
+    member = sparse.csr_array((np.ones(items), (clusters, np.arange(items))), shape=(int(clusters.max()) + 1, items))
+    return member @ table.matrix(slice(0, items))
 
 
-def _by_cluster(table: Callable[[slice], Floats], items: int, clusters: Ints) -> Floats:
-    if clusters.shape != (items,):
-        raise ValueError(f"clusters has shape {clusters.shape}, expected {(items,)}")
-    summed = np.zeros((int(clusters.max()) + 1, table(slice(0, 1)).shape[1]))
-    for part in _blocks(items):
-        np.add.at(summed, clusters[part], table(part))
-    return summed
-
-
-def _resampled_sums(table: Callable[[slice], Floats], units: int, rng: np.random.Generator, resamples: int) -> Floats:
+def _resampled_sums(
+    matrix: Callable[[slice], Any], units: int, width: int, rng: np.random.Generator, resamples: int
+) -> Floats:
+    """Return the sums of each resample, shape (resamples, width), from the features of slices of the units."""
     if units <= FEW:
         draws = rng.integers(units, size=(resamples, units))
         offsets = np.arange(resamples)[:, None] * units
         counts = np.bincount((draws + offsets).ravel(), minlength=resamples * units)
-        return np.asarray(counts.reshape(resamples, units) @ table(slice(0, units)))
-    sums = np.zeros((resamples, table(slice(0, 1)).shape[1]))
+        return _product(matrix(slice(0, units)), counts.reshape(resamples, units).T.astype(np.float64))
+    sums = np.zeros((resamples, width))
     draw = _poisson_table()
-    for part in _blocks(units):
-        block = table(part).astype(np.float32)
-        weights = draw[rng.integers(2**16, size=(resamples, len(block)), dtype=np.uint16)]
-        sums += weights @ block
+    for begin in range(0, units, BLOCK):
+        block = matrix(slice(begin, begin + BLOCK))
+        random = rng.integers(2**16, size=(resamples, block.shape[0]), dtype=np.uint16)
+        sums += _product(block.astype(np.float32), draw[np.ascontiguousarray(random.T)])
     return sums
+
+
+def _product(block: Any, weights: npt.NDArray[Any]) -> Floats:
+    """Return the sums of each resample from weights of shape (units, resamples), whose rows have to be contiguous.
+
+    The transposed block is sparse by unit, so that a unit's weights are read once and stay in the processor's cache.
+    """
+    return np.asarray((block.T @ np.ascontiguousarray(weights)).T)
 
 
 @cache
 def _poisson_table() -> npt.NDArray[np.float32]:
-    """A Poisson number of mean 1 for each of the 2**16 values of 16 random bits."""
+    """Return a Poisson number of mean 1 for each of the 2**16 values of 16 random bits."""
     quantiles = (np.arange(2**16) + 0.5) / 2**16
     return np.asarray(stats.poisson.ppf(quantiles, 1.0), dtype=np.float32)

@@ -28,7 +28,9 @@ class ChoiceDivergence:
 
 
 def choice_divergence(base: npt.ArrayLike, quantized: npt.ArrayLike) -> ChoiceDivergence:
-    """Divergences of softmax(base) and softmax(quantized), log-likelihoods of shape (items, choices), padded with -inf.
+    """Return divergences of softmax(base) and softmax(quantized).
+
+    Both are log-likelihoods of shape (items, choices), padded with -inf.
 
     KL(p || q) = sum p (log p - log q); JS = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, from 0 to log 2;
     total variation = sum |p - q| / 2, from 0 to 1. Computed from log-probabilities, so that shares too small for a

@@ -1,4 +1,4 @@
-"""Whether confidences in one sample are distributed as in another, the reference: live traffic, or a later run.
+"""Drift: are confidences in one sample, live traffic or a later run, distributed as in another, the reference?
 
 A sample is reduced to sums that add up, so that the same code serves a run on disk and a window that slides over live
 traffic. The reference fixes the bins: percentiles of its values, the outer bins open. Its deciles group them. Bins are
@@ -35,7 +35,7 @@ CHANCE = 1e-3
 MODERATE = 0.1
 """PSI below this is negligible even if statistically significant: the usual rule of thumb."""
 FEWEST = 30
-"""Clusters below which nothing is said: how they vary could not be told."""
+"""Fewest clusters for a distance: fewer do not show how they vary."""
 ABSENT = 0.5
 """Added to each bin's count before logarithms, so that an empty bin counts as rare and not as impossible."""
 
@@ -49,14 +49,14 @@ class Sample:
 
     @staticmethod
     def independent(values: npt.ArrayLike) -> "Sample":
-        """A sample in which every value is a cluster of its own."""
+        """Return a sample in which every value is a cluster of its own."""
         array = vector(values, "values", at_least=0)
         return Sample(array, np.arange(len(array)))
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a sample is from the reference, and what chance alone would exceed once in a thousand samples.
+    """The distance of a sample from the reference, with what chance alone would exceed once in a thousand samples.
 
     ``psi``: population stability index, sum over deciles of (share - reference) log(share / reference). ``js``:
     Jensen-Shannon divergence over deciles, in nats. ``ks``: Kolmogorov-Smirnov distance, over percentiles.
@@ -73,7 +73,7 @@ class Distance:
 
     @property
     def drifted(self) -> bool:
-        """Whether PSI says so: statistically significant, and not negligible. The alert has the same rule."""
+        """Whether PSI is statistically significant and not negligible. The alert has the same rule."""
         return self.psi > max(self.psi_threshold, MODERATE)
 
 
@@ -90,7 +90,7 @@ class Scale:
 
     @staticmethod
     def of(reference: Sample) -> "Scale":
-        """Percentiles of the reference, in groups between its deciles; values that tie are not parted.
+        """Return percentiles of the reference, in groups between its deciles; equal values stay in one bin.
 
         A value that fills a bin by itself, such as a confidence of 1, has that bin to itself.
         """
@@ -111,7 +111,7 @@ class Scale:
         return 1 + self.groups**2 + len(self.group)
 
     def sums(self, sample: Sample) -> Floats:
-        """The sums over a sample."""
+        """Return the sums over a sample."""
         same_length(sample.clusters, "clusters", sample.values, "values")
         n, k = int(sample.clusters.max(initial=-1)) + 1, self.groups
         bins = np.searchsorted(self.edges, sample.values, side="left")
@@ -120,7 +120,7 @@ class Scale:
         return np.concatenate([[n], (by_cluster.T @ by_cluster).ravel(), counts]).astype(np.float64)
 
     def distance(self, reference: Floats, sums: Floats) -> Distance | None:
-        """How far a sample is from the reference, both as sums; None where either has too few clusters to tell.
+        """Return the distance of a sample from the reference, both as sums; None where either has too few clusters.
 
         Thresholds. Without drift, PSI is about sum (share - reference)² / pooled share, a sum of squares of normal
         variables with the covariance of the differences of shares: V = V_sample + V_reference, scaled by the pooled
@@ -163,16 +163,16 @@ class Reference:
 
     @staticmethod
     def of(samples: Mapping[Key, Sample]) -> "Reference":
-        """Fixes the bins; quantities without values are left out."""
+        """Return a reference with its bins; quantities without values are left out."""
         scales = {key: Scale.of(sample) for key, sample in samples.items() if len(sample.values)}
         return Reference(scales, _sums(scales, samples))
 
     def sums(self, samples: Mapping[Key, Sample]) -> Floats:
-        """The sums over samples of some of the quantities; others count as without values."""
+        """Return the sums over samples of some of the quantities; others count as without values."""
         return _sums(self.scales, samples)
 
     def distances(self, sums: Floats) -> dict[Key, Distance]:
-        """How far each quantity is from the reference, where there are clusters enough to tell."""
+        """Return the distance of each quantity from the reference, where there are enough clusters."""
         ends = np.cumsum([scale.width for scale in self.scales.values()], dtype=np.int64)
         parts = zip(np.split(self.own, ends)[:-1], np.split(sums, ends)[:-1], strict=True)
         found = {
@@ -218,7 +218,7 @@ def _edges(values: Floats, n_bins: int) -> Floats:
 
 
 def _quantile(covariance: Floats) -> float:
-    """What the squared length of a normal vector with that covariance exceeds with probability CHANCE, about."""
+    """Return about what the squared length of a normal vector with that covariance exceeds with probability CHANCE."""
     mean, square = np.trace(covariance), (covariance**2).sum()
     if square <= 0:
         return 0.0

@@ -46,7 +46,7 @@ class Interval:
     grown: Callable[[float], tuple[float, float]] | None = field(default=None, repr=False, compare=False)
 
     def mapped(self, of: Callable[[float], float]) -> "Interval":
-        """The interval of a rising function of the quantity."""
+        """Return the interval of a rising function of the quantity."""
         grown = self.grown
         return replace(
             self,
@@ -80,13 +80,13 @@ class Proportion:
         return described(Interval(share, *ends(1.0), grown=ends), len(values), ITEMS, clusters)
 
     def less(self, base: "Proportion", clusters: Ints | None = None) -> Interval:
-        """The interval of this share less another of the same items."""
+        """Return the interval of this share less another share of the same items."""
         return Mean(self.hits.astype(np.float64) - base.hits, -1.0, 1.0).interval(clusters)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of values of which none can lie outside of ``low`` to ``high``.
+    """The mean of values that cannot lie outside of ``low`` to ``high``.
 
     The upper bound is the quantile of the mean of the values and one more at ``high``, under weights that are
     exponential and sum to 1 (Gaffke 2005, Math. Methods of Statistics 14; Learned-Miller & Thomas 2019, arXiv
@@ -129,14 +129,14 @@ class Mean:
         return self._described(Interval(mean, *ends(1.0), grown=ends), clusters)
 
     def less(self, base: "Mean", clusters: Ints | None = None) -> Interval:
-        """The interval of this mean less another of the same items."""
+        """Return the interval of this mean less another mean over the same items."""
         rarer = min((self, base), key=lambda each: math.inf if each.support is None else each.support)
         return replace(
             rarer, values=self.values - base.values, low=self.low - base.high, high=self.high - base.low
         ).interval(clusters)
 
     def _unseen(self) -> tuple[float, float]:
-        """The values that are added: for the lower bound, and for the upper one."""
+        """Return the values that are added: for the lower bound, and for the upper one."""
         least, most = float(self.values.min()), float(self.values.max())
         if self.reach is None or least == most:
             return self.low, self.high
@@ -153,13 +153,13 @@ class Mean:
 
 
 def _carriers(values: Floats) -> int:
-    """How many values of one size would have this sum and this sum of squares: few where a few are far larger."""
+    """Return how many values of one size have this sum and sum of squares: few where a few are far larger."""
     squares = float(values @ values)
     return int(np.abs(values).sum() ** 2 / squares) if squares > 0 else 0
 
 
 def clopper_pearson(share: float, items_below: float, items_above: float) -> tuple[float, float]:
-    """The exact interval of a proportion: quantiles of beta distributions, for sample sizes that need not be whole.
+    """Return the exact interval of a proportion: quantiles of beta distributions, for any sample sizes above 0.
 
     The lower and the upper bound each have their own sample size.
     """
@@ -170,7 +170,7 @@ def clopper_pearson(share: float, items_below: float, items_above: float) -> tup
 
 
 def effective_items(values: Floats, end: float, clusters: Ints | None) -> float:
-    """The number of independent items that tell as much of the mean as these, of which clusters belong together.
+    """Return the number of independent items that determine the mean as well as these, which come in clusters.
 
     The items, by the design effect (Kish 1965): the variance of the mean if clusters are drawn, over that if items are,
     not below 1. By Korn & Graubard, times the square of the ratio of Student's quantiles for items and for clusters.
@@ -194,7 +194,7 @@ def effective_items(values: Floats, end: float, clusters: Ints | None) -> float:
 
 
 def upper_bound(values: Floats, counts: Floats, end: float) -> float:
-    """The 97.5 % quantile of the weighted mean of values and ``end``, which is not below any of them.
+    """Return the 97.5 % quantile of the weighted mean of values and ``end``, which is not below any of them.
 
     Weights are gamma-distributed with the shapes ``counts``, 1 for ``end``, and divided by their sum. The mean is below
     u with the probability that the sum of weight * (value - u) is below 0; that is taken from its saddlepoint
@@ -224,7 +224,7 @@ def upper_bound(values: Floats, counts: Floats, end: float) -> float:
 
 
 def grouped(values: Floats) -> tuple[Floats, Floats]:
-    """Values and how often each counts: all of them, or where there are many their extremes and means of the others."""
+    """Return values and how often each counts: all, or where there are many their extremes and means of the others."""
     if len(values) <= EXACT:
         return values, np.ones(len(values))
     ranked, tail = np.sort(values), EXACT // 4
@@ -236,7 +236,7 @@ def grouped(values: Floats) -> tuple[Floats, Floats]:
 
 
 def described(found: Interval, items: int, least: int, clusters: Ints | None, unit: str = "items") -> Interval:
-    """The interval, with what it rests on: clusters where there are any."""
+    """Return the interval with what it rests on: clusters where there are any."""
     if clusters is None:
         return replace(found, units=items, unit="windows" if unit == "windows" else "items", least=least)
     return replace(found, units=int(clusters.max()) + 1, unit="clusters", least=GROUPS)

@@ -28,7 +28,7 @@ Indices = npt.NDArray[np.integer]
 
 @dataclass(frozen=True, slots=True)
 class Recalibration:
-    """What temperature scaling does to a model on items that it was not fitted on.
+    """The effect of temperature scaling on items that it was not fitted on.
 
     The negative log-likelihoods are means in nats over the ``evaluated`` items, at temperature 1 and at the one that
     was fitted on the ``fitted`` other items.
@@ -51,13 +51,14 @@ def nll(logprobs: Floats, labels: Indices, temperature: float = 1.0) -> float:
 
 
 def fit_temperature(logprobs: Floats, labels: Indices) -> float:
-    """The temperature of 0.01 to 100 with the lowest ``nll``: temperature scaling (Guo et al. 2017, arXiv 1706.04599).
+    """Return the temperature of 0.01 to 100 with the lowest ``nll``.
 
-    The likelihood is convex in 1 / T, so that it has one minimum, where its slope in 1 / T is zero: where the mean over
-    the items of (expected log-likelihood of a choice drawn at T - log-likelihood of the true choice) is. The result is
-    within 1e-6 of it, relatively, or exactly the bound beyond which it lies: 0.01 where every item is right, 100 where
-    the true choices are no likelier than others. Raises ``ValueError`` also where every temperature is as good as any
-    other, since no item has choices that differ in likelihood.
+    That is temperature scaling (Guo et al. 2017, arXiv 1706.04599). The likelihood is convex in 1 / T, so that it has
+    one minimum, where its slope in 1 / T is zero: where the mean over the items of (expected log-likelihood of a choice
+    drawn at T - log-likelihood of the true choice) is. The result is within 1e-6 of it, relatively, or exactly the
+    bound beyond which it lies: 0.01 where every item is right, 100 where the true choices are no likelier than others.
+    Raises ``ValueError`` also where every temperature is as good as any other, since no item has choices that differ in
+    likelihood.
     """
     _check(logprobs, labels)
     gaps = _gaps(logprobs)
@@ -89,11 +90,11 @@ def mean_confidence(logprobs: Floats, temperature: float = 1.0) -> float:
 
 
 def match_confidence(quantized: Floats, target: float) -> float:
-    """The temperature of 0.01 to 100 at which ``mean_confidence`` of ``quantized`` equals ``target``.
+    """Return the temperature of 0.01 to 100 at which ``mean_confidence`` of ``quantized`` equals ``target``.
 
     ``quantized`` is as ``logprobs``; ``target`` is the base model's mean confidence, a share. Confidence falls as the
     temperature rises, so that there is one such temperature, found to 1e-6 of itself. Only where so many items are sure
-    that a range of low temperatures gives the same confidence are there more: of these it is 1 or else the lowest.
+    that a range of low temperatures gives the same confidence are there more: of these it is 1 or otherwise the lowest.
     Raises ``ValueError``, with the range that is reached, where no temperature gives this confidence.
     """
     _check(quantized, name="quantized")
@@ -112,7 +113,7 @@ def match_confidence(quantized: Floats, target: float) -> float:
 def recalibrate(
     logprobs: Floats, labels: Indices, rng: np.random.Generator
 ) -> tuple[Recalibration, npt.NDArray[np.intp]]:
-    """Fits the temperature on a random half of the items and evaluates it on the other (Guo et al. 2017).
+    """Fit the temperature on a random half of the items and evaluates it on the other (Guo et al. 2017).
 
     Returns the indices of the evaluated items too, in ascending order; they are one more than the fitted ones where the
     number of items is odd. Raises ``ValueError`` where there are fewer than two items, or as ``fit_temperature``.
@@ -130,7 +131,7 @@ def recalibrate(
 
 
 def _gaps(logprobs: Floats) -> Floats:
-    """Distances to the likeliest choice of the item, of which no exponential overflows."""
+    """Return distances to the item's likeliest choice, whose exponentials do not overflow."""
     return np.asarray(logprobs - logprobs.max(axis=1, keepdims=True))
 
 
@@ -144,7 +145,7 @@ def _confidence(gaps: Floats, temperature: float) -> float:
 
 
 def _root(function: Callable[[float], float]) -> float:
-    """The temperature at which a falling function is zero. Powers of ten give the bounds without rounding."""
+    """Return the temperature at which a falling function is zero. Powers of ten give the bounds without rounding."""
     exponent = optimize.brentq(
         lambda exponent: function(10.0**exponent),
         math.log10(LOWEST),

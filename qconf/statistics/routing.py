@@ -16,10 +16,10 @@ from qconf.statistics.arrays import Floats, booleans, probabilities, same_length
 
 @dataclass(frozen=True, slots=True)
 class RoutingCurve:
-    """What each threshold costs and gains; the arrays have shape (points,), and ``share`` rises.
+    """The costs and gains of each threshold; the arrays have shape (points,), and ``share`` rises.
 
-    ``share`` is that of the items sent to the base model, whose confidence is below ``threshold``; ``accuracy`` that of
-    the mixture, a share as well. ``recovered`` is the part of the accuracy lost by quantization that is won back:
+    ``share`` is the share of items sent to the base model, whose confidence is below ``threshold``; ``accuracy`` the
+    mixture's accuracy. ``recovered`` is the part of the accuracy lost by quantization that is recovered:
     (accuracy - quantized_accuracy) / (base_accuracy - quantized_accuracy). A mixture may be better than either model,
     which is a part above 1, or worse than the quantized one, which is a negative part. It is NaN at all points where
     both models are as accurate, and where the quantized one is the better it is the part of its lead that is given up.
@@ -36,7 +36,7 @@ class RoutingCurve:
 def routing_curve(
     confidence: npt.ArrayLike, base_correct: npt.ArrayLike, quantized_correct: npt.ArrayLike
 ) -> RoutingCurve:
-    """The curve over all thresholds that differ in what they send to the base model.
+    """Return the curve over all thresholds that differ in what they send to the base model.
 
     ``confidence`` is the quantized model's in the choice it made, from 0 to 1; the others say which items each model
     answers rightly. All have shape (items,). Each distinct confidence is the threshold of one point: the lowest that
@@ -66,7 +66,7 @@ def routing_curve(
 
 
 def at_shares(curve: RoutingCurve, shares: Sequence[float] | Floats) -> RoutingCurve:
-    """For each of ``shares``, in their order, the point of the curve with the largest share that is not above it.
+    """Return for each of ``shares``, in order, the point of the curve with the largest share that is not above it.
 
     Raises ``ValueError`` where one is outside of 0 to 1.
     """
@@ -83,7 +83,7 @@ def at_shares(curve: RoutingCurve, shares: Sequence[float] | Floats) -> RoutingC
 
 
 def threshold_for(curve: RoutingCurve, recovered: float) -> tuple[float, float] | None:
-    """The smallest share from which on at least the part ``recovered`` of the loss is won back, and its threshold.
+    """Return the smallest share from which on at least ``recovered`` of the loss is recovered, and its threshold.
 
     "From which on" means at every larger share of the curve too, so that a lucky peak does not count. None where there
     is no such share, which only a part above 1 can bring about, and where the quantized model lost no accuracy. Raises

@@ -1,28 +1,29 @@
 """Verdicts on the mean of a finite population while its items are drawn at random without replacement.
 
 Both tests here stay valid however often one looks at them: the probability that a test is ever wrong, at any number of
-items, is at most its level. Of ``size`` items with sum N mu, after t of them with sum S, those that are left have the
-mean (N mu - S) / (N - t): that is what makes the known size count.
+items, is at most its level. Of ``size`` items with sum N mu, after t of them with sum S, the remaining ones have
+the mean (N mu - S) / (N - t): this is where the known size helps.
 
-Bounded values are bet on (Waudby-Smith & Ramdas 2020, arXiv 2010.09686, section 5): a gambler who may stake only what
-she has cannot expect to win while the limit is right, so 40 times her stake are evidence of 2.5 % (Ville 1939). Where
-there are no bounds, the asymptotic confidence sequence is taken (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2021,
+Bounded values are bet on (Waudby-Smith & Ramdas 2020, arXiv 2010.09686, section 5): a gambler who cannot borrow does
+not win on average while the limit is right, so 40 times the stake are evidence at 2.5 % (Ville 1939). Without
+bounds, the asymptotic confidence sequence is used (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2021,
 arXiv 2103.06476), whose guarantee holds for many items only.
 """
 
 import math
-from typing import Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import Literal
 
 import numpy as np
 
 from qconf.statistics.arrays import Booleans, Floats, require
 
 LEVEL = 0.05
-"""Of a two-sided sequence, as of the gate's 95 % intervals; each side has half of it."""
+"""The level of a two-sided sequence, as of the gate's 95 % intervals; each side has half of it."""
 STAKES = np.arange(1, 25) / 25
 """Shares of the capital that 24 gamblers stake on every item; the evidence is their mean."""
 FIRST = 100
-"""Items before which an asymptotic sequence says nothing."""
+"""Items before which an asymptotic sequence is unbounded."""
 SKEWED = 50
 """Times the squared skewness: the items that it needs."""
 HALVINGS = 40
@@ -34,22 +35,40 @@ ROUNDING = 1e-9
 Outcome = Literal["pass", "fail"]
 
 
-class Limits(Protocol):
-    """A test of whether a population's mean keeps limits.
+class Limits(ABC):
+    """A test of whether the mean of ``size`` values, each from ``low`` to ``high``, keeps limits.
 
-    ``outcome`` is what was found, for good, after ``settled_at`` items; None before. ``lost`` means that no further
-    item can lead to an outcome.
+    ``outcome`` is the result, for good, after ``settled_at`` items; None before. ``lost`` means that no further item
+    can lead to an outcome.
     """
 
-    outcome: Outcome | None
-    settled_at: int | None
-    lost: bool
+    def __init__(
+        self,
+        size: int,
+        low: float,
+        high: float,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        level: float = LEVEL,
+    ) -> None:
+        self.outcome: Outcome | None = None
+        self.settled_at: int | None = None
+        self.lost = False
+        self._size, self._low, self._high, self._level = size, low, high, level
+        self._begin(at_least, at_most)
 
+    @abstractmethod
+    def _begin(self, at_least: float | None, at_most: float | None) -> None:
+        """Set up the state before the first item."""
+
+    @abstractmethod
     def update(self, lowest: Floats, highest: Floats) -> None:
-        """Takes in the next items: the lowest and the highest that each can be, which are equal where it is known."""
+        """Add the next items: the lowest and the highest value that each can have, equal where the value is known."""
 
+    @abstractmethod
     def interval(self) -> tuple[float, float]:
-        """The mean's confidence sequence after all items so far, level ``LEVEL``."""
+        """Return the mean's confidence sequence after all items so far; the mean itself once all are known."""
 
 
 class Above:
@@ -68,7 +87,7 @@ class Above:
         self._capital: Floats = np.zeros(len(STAKES))
 
     def update(self, values: Floats) -> None:
-        """Takes in the next items, in the order in which they were drawn."""
+        """Add the next items, in the order in which they were drawn."""
         if not len(values) or self.proven_at is not None:
             return
         _check_room(self._size, self._count + len(values))
@@ -85,31 +104,18 @@ class Above:
         self._count, self._sum, self._capital = self._count + len(values), float(sums[-1]), logs[-1]
 
     def _certain(self, sums: Floats, left: Floats) -> Booleans:
-        """Whether the mean is above the limit whatever is left."""
+        """Return whether the mean is above the limit whatever the remaining items are."""
         least = (sums + left * self._low) / self._size
         return np.asarray(least > self._limit if self._strictly else least >= self._limit)
 
 
-class Betting:
-    """``Limits`` on the mean of values from ``low`` to ``high``, by betting."""
+class Betting(Limits):
+    """``Limits`` on the mean of bounded values, by betting."""
 
-    def __init__(
-        self,
-        size: int,
-        low: float,
-        high: float,
-        *,
-        at_least: float | None = None,
-        at_most: float | None = None,
-        level: float = LEVEL,
-    ) -> None:
-        self.outcome: Outcome | None = None
-        self.settled_at: int | None = None
-        self.lost = False
-        self._size, self._low, self._high, self._level = size, low, high, level
+    def _begin(self, at_least: float | None, at_most: float | None) -> None:
         self._lowest: list[Floats] = []
         self._highest: list[Floats] = []
-        half = level / 2
+        size, low, high, half = self._size, self._low, self._high, self._level / 2
         # That a mean is below a limit is that its negative is above the limit's.
         self._above, self._below = [], []
         if at_least is not None:
@@ -120,8 +126,8 @@ class Betting:
             self._below.append((Above(size, -at_most, -high, strictly=False, level=half), "pass"))
 
     def update(self, lowest: Floats, highest: Floats) -> None:
-        """Takes in the next items. An item that is not known is at its worst for either direction, which keeps both
-        tests valid whatever the reason is for not knowing it."""
+        """Add the next items. An unknown item counts with its worst value for each direction, which keeps both tests
+        valid whatever the reason why it is unknown."""
         bounds = f"from {self._low:g} to {self._high:g}"
         require(lowest, "lowest", (lowest >= self._low - ROUNDING) & (lowest <= highest), f"a number {bounds}")
         require(highest, "highest", highest <= self._high + ROUNDING, f"a number {bounds}")
@@ -145,7 +151,7 @@ class Betting:
             self.settled_at, self.outcome = min(candidates)
 
     def interval(self) -> tuple[float, float]:
-        """Limits that are not refuted; the mean itself once all items are known."""
+        """Return the limits that are not refuted."""
         lowest, highest = np.concatenate([[], *self._lowest]), np.concatenate([[], *self._highest])
         half = self._level / 2
         return (
@@ -155,7 +161,7 @@ class Betting:
 
 
 def largest_refuted(values: Floats, size: int, low: float, high: float, level: float = LEVEL / 2) -> float:
-    """The largest limit that the values so far prove the mean to be above: the end of its one-sided sequence.
+    """Return the largest limit that the values so far prove the mean to be above: the end of its one-sided sequence.
 
     ``Above`` proves a limit sooner the smaller it is, so that halving finds the largest.
     """
@@ -169,7 +175,7 @@ def largest_refuted(values: Floats, size: int, low: float, high: float, level: f
     return float(proven)
 
 
-class Asymptotic:
+class Asymptotic(Limits):
     """``Limits`` on the mean of values without bounds: the asymptotic confidence sequence.
 
     M_t = sum of (x_i - what is expected of item i if the mean is m) is a - b m. For the true mean it is a martingale
@@ -182,31 +188,18 @@ class Asymptotic:
     there are any, which only cut the sequence. An item that is not known leaves no outcome.
     """
 
-    def __init__(
-        self,
-        size: int,
-        low: float,
-        high: float,
-        *,
-        at_least: float | None = None,
-        at_most: float | None = None,
-        level: float = LEVEL,
-    ) -> None:
-        self.outcome: Outcome | None = None
-        self.settled_at: int | None = None
-        self.lost = False
-        self._size, self._low, self._high, self._level = size, low, high, level
+    def _begin(self, at_least: float | None, at_most: float | None) -> None:
         self._least = -math.inf if at_least is None else at_least
         self._most = math.inf if at_most is None else at_most
         self._count = 0
         # Sums of the values, of what they have above the first, its squares and cubes, and a and b.
         self._sums: Floats = np.zeros(6)
         self._first = 0.0
-        self._interval = (low, high)
-        self._rate = (-2 * math.log(level) + math.log(1 - 2 * math.log(level))) / max(FIRST, size / 4)
+        self._interval = (self._low, self._high)
+        spent = -2 * math.log(self._level)
+        self._rate = (spent + math.log(1 + spent)) / max(FIRST, self._size / 4)
 
     def update(self, lowest: Floats, highest: Floats) -> None:
-        """Takes in the next items."""
         self.lost |= bool((lowest != highest).any())
         if self.lost or not len(lowest):
             self._interval = (self._low, self._high)
@@ -222,11 +215,11 @@ class Asymptotic:
         self._interval = (float(low[-1]), float(high[-1]))
 
     def interval(self) -> tuple[float, float]:
-        """The sequence, cut to what is still possible; the mean itself once all items are known."""
+        """Return the sequence, cut to what is still possible."""
         return self._interval
 
     def _sequence(self, values: Floats) -> tuple[Floats, Floats]:
-        """Its two ends after each of the next items."""
+        """Return the two ends of the sequence after each of the next items."""
         count = self._count + np.arange(1.0, len(values) + 1)
         left = self._size - count
         before = self._sums[0] + np.concatenate([[0.0], np.cumsum(values)[:-1]])
@@ -257,4 +250,4 @@ class Asymptotic:
 
 def _check_room(size: int, count: int) -> None:
     if count > size:
-        raise ValueError(f"{count} items were taken in, expected no more than size, {size}")
+        raise ValueError(f"{count} items were added, expected no more than size, {size}")

@@ -28,7 +28,7 @@ class TrendTest:
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Result of a test on paired numbers; the effect size is negative where those of the quantized model are lower."""
+    """Result of a test on paired numbers; the effect size is negative where the quantized model's are lower."""
 
     statistic: float
     p_value: float
@@ -101,7 +101,7 @@ def wilcoxon(base: npt.ArrayLike, quantized: npt.ArrayLike) -> PairedTest:
     Differences of zero are dropped, as Wilcoxon did; absolute values of the others are ranked, and ties get their mean
     rank. With W+ and W- the sums of the ranks of positive and negative differences, the statistic is the smaller of
     both and the effect the matched-pairs rank-biserial correlation (W+ - W-) / (W+ + W-). For up to 50 differences
-    without ties p is exact; otherwise it is that of the normal approximation with the variance corrected for ties and
+    without ties p is exact; otherwise it comes from the normal approximation with the variance corrected for ties and
     without a correction for continuity, which is poor for fewer than ten or so. Differences tie where they are equal to
     the last bit. Where all are zero, the statistic is 0, p 1 and the effect 0. Source: Wilcoxon (1945), "Individual
     comparisons by ranking methods"; Kerby (2014), "The simple difference formula".
@@ -131,7 +131,7 @@ def wilcoxon(base: npt.ArrayLike, quantized: npt.ArrayLike) -> PairedTest:
 
 
 def signed_ranks(differences: Floats) -> Floats:
-    """Ranks of the absolute values of the differences that are not 0, with their signs; 0 for those that are."""
+    """Return the signed ranks of the absolute differences that are not 0; 0 for differences of 0."""
     ranks = np.zeros(len(differences))
     differ = differences != 0
     ranks[differ] = np.sign(differences[differ]) * stats.rankdata(np.abs(differences[differ]))
@@ -139,12 +139,12 @@ def signed_ranks(differences: Floats) -> Floats:
 
 
 def sign_flip(values: Floats, clusters: Ints, rng: np.random.Generator) -> float:
-    """P-value of the sum of the values, such as differences, where those of one cluster are not independent.
+    """Return the p-value of the sum of values, such as differences, that are not independent within a cluster.
 
     If the models do not differ, the sum of each cluster is as likely to have one sign as the other. The p-value is
     (1 + flips whose sum is as far from 0 as the one found) / (1 + flips), over 9,999 random flips of the signs of whole
-    clusters; beyond 2,000 clusters, that of the normal distribution with the sum of their squares as variance, to which
-    flips come close. With ``signed_ranks`` as values it is the clustered signed-rank test. Fisher 1935, "The Design of
+    clusters; beyond 2,000 clusters, the normal distribution's with the sum of their squares as variance, to which flips
+    come close. With ``signed_ranks`` as values it is the clustered signed-rank test. Fisher 1935, "The Design of
     Experiments", section 21; Datta & Satten 2008 (Biometrics 64).
 
     Args:
@@ -158,7 +158,7 @@ def sign_flip(values: Floats, clusters: Ints, rng: np.random.Generator) -> float
     if len(sums) > _FLIPPED:
         return float(2 * stats.norm.sf(abs(sums.sum()) / math.sqrt(sums @ sums)))
     signs = rng.integers(2, size=(_FLIPS, len(sums)), dtype=np.int8)
-    # Rounding must not part sums that are equal.
+    # Rounding must not separate equal sums.
     reached = np.abs(2 * (signs @ sums) - sums.sum()) >= abs(sums.sum()) * (1 - 1e-9)
     return float((1 + reached.sum()) / (1 + _FLIPS))
 
@@ -174,7 +174,7 @@ def holm(p_values: npt.ArrayLike) -> Floats:
         p_values: shape (tests,), each from 0 to 1.
 
     Raises:
-        ValueError: a value is no number from 0 to 1, or the shape is not one dimension.
+        ValueError: a value is not a number from 0 to 1, or the shape is not one dimension.
     """
     raw = probabilities(p_values, "p_values", at_least=0)
     order = np.argsort(raw)

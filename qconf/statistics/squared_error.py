@@ -23,8 +23,8 @@ class SquaredError:
     of gap_i * gap_j over the bin's pairs of different items (with clusters, of items of different clusters). That has
     no bias, and is below 0 in about half of the samples of a calibrated model.
 
-    The estimate is that of Sun, Chaudhari, Barnett & Dobriban 2024 (arXiv 2408.08998), who show that in large samples
-    it is normal, with one variance where the model is calibrated and another where it is not. The interval here adds
+    The estimate is from Sun, Chaudhari, Barnett & Dobriban 2024 (arXiv 2408.08998), who show that in large samples it
+    is normal, with one variance where the model is calibrated and another where it is not. The interval here adds
     the two (Hoeffding's decomposition of a U-statistic) and is not theirs: so it also holds between these cases, for
     the difference of two models, and for clusters.
     """
@@ -41,7 +41,7 @@ class SquaredError:
         return _around(parts.value, parts.influence, _pairs(parts, parts), len(self.correct), clusters)
 
     def less(self, base: "SquaredError", clusters: Ints | None = None) -> Interval:
-        """The interval of this error less that of another model on the same items."""
+        """Return the interval of this error less another model's error on the same items."""
         ours, theirs = (_parts(each.confidence, each.correct, clusters) for each in (self, base))
         pairs = _pairs(ours, ours) + _pairs(theirs, theirs) - 2 * _pairs(ours, theirs)
         influence = ours.influence - theirs.influence

@@ -9,6 +9,7 @@ from server.api.body_limit import BodyLimitMiddleware
 from server.api.errors import add_error_handlers
 from server.api.headers import HeadersMiddleware
 from server.api.keys import Keys, KeysMiddleware
+from server.api.overload import OverloadMiddleware
 from server.api.work import Serving
 from server.monitoring.service_metrics import MetricsMiddleware
 
@@ -27,6 +28,7 @@ def create_app(serving: Serving, max_body_bytes: int, keys: Keys | None = None) 
         app.include_router(part.router)
     add_error_handlers(app)
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
+    app.add_middleware(OverloadMiddleware, admission=serving.admission)
     if keys is not None:
         app.add_middleware(KeysMiddleware, keys=keys)
     app.add_middleware(MetricsMiddleware, metrics=serving.monitor.metrics)

@@ -38,7 +38,7 @@ async def compare(body: CompareRequest, request: Request, serving: ServingDepend
 
 @router.post("/compare/batch", response_model=BatchReply, responses=ERRORS)
 async def compare_batch(body: BatchRequest, request: Request, serving: ServingDependency) -> Response:
-    """Many comparisons, answered in order. An entry that fails has its own error in its place."""
+    """Answer many comparisons, in order. A failed entry has its error in its place."""
     entries = [_parse_entry(entry) for entry in body.requests]
     costs = [_cost(entry) for entry in entries if isinstance(entry, CompareRequest)]
     cost = Cost(sum(each.sequences for each in costs), sum(each.tokens for each in costs))

@@ -28,7 +28,7 @@ PRINCIPAL = "qconf.principal"
 
 
 def read_keys(file: Path) -> dict[str, bytes]:
-    """Names of principals and SHA-256 digests of their keys. ValueError names the line that is wrong, not the key."""
+    """Read principals and the SHA-256 digests of their keys. ValueError names the wrong line, never a key."""
     keys: dict[str, bytes] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -60,7 +60,7 @@ class Keys:
         self._checked = clock()
 
     def principal(self, key: str) -> str | None:
-        """The name that a key belongs to. Takes as long for a wrong key as for a right one."""
+        """Return the name that a key belongs to, in the same time for a wrong key as for a right one."""
         self._reload()
         digest = hashlib.sha256(key.encode("utf-8", "replace")).digest()
         found = None

@@ -80,7 +80,7 @@ class CompletionRequest(Request):
         return self
 
     def prompts(self) -> list[str | list[int]]:
-        """The prompts as a list, also where there is only one."""
+        """Return the prompts as a list, even a single one."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
@@ -98,7 +98,7 @@ class CompletionLogprobs(Reply):
 
 
 class CompletionChoice(Reply):
-    """What came of one prompt."""
+    """The result for one prompt."""
 
     index: int
     text: str

@@ -15,20 +15,20 @@ UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: {"model": ErrorReply}}
 
 @router.get("/health", responses=UNAVAILABLE)
 async def health(serving: ServingDependency) -> dict[str, str]:
-    """Whether the process and its engine live: 200, or 503 when it should be restarted."""
+    """Return 200 while the process and its engine work, 503 when the server should be restarted."""
     serving.service.check_alive()
     return {"status": "ok"}
 
 
 @router.get("/ready", responses=UNAVAILABLE)
 async def ready(serving: ServingDependency) -> dict[str, str]:
-    """Whether comparisons are answered now: 200, or 503."""
+    """Return 200 while comparisons are answered, else 503."""
     serving.service.check_ready()
     return {"status": "ready"}
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def prometheus(request: Request, serving: ServingDependency) -> Response:
-    """Metrics for Prometheus, in its text format or in OpenMetrics, as the Accept header asks."""
+    """Return Prometheus metrics, in its text format or in OpenMetrics, by the Accept header."""
     body, content_type = await asyncio.to_thread(serving.monitor.exposition, request.headers.get("accept", ""))
     return Response(body, headers={"content-type": content_type})

@@ -13,22 +13,21 @@ from qconf.wire import (
 from server.api.body import BodyRoute
 from server.api.errors import ERRORS
 from server.api.work import ServingDependency, answered
-from server.scoring.admission import Cost
+from server.scoring.admission import NOTHING
 from server.scoring.tokenization import PairTokenizer
 
 router = APIRouter(route_class=BodyRoute)
-NOTHING_TO_SCORE = Cost(sequences=0, tokens=0)
 
 
 @router.get("/v1/models")
 async def models(serving: ServingDependency) -> ModelList:
-    """The two models of the pair, base first, and what serves them."""
+    """Return the two models of the pair, base first, and what serves them."""
     return serving.service.models
 
 
 @router.post("/tokenize", responses=ERRORS)
 async def tokenize(body: TokenizeRequest, request: Request, serving: ServingDependency) -> TokenizeReply:
-    """Token ids of a text, and each token's own text."""
+    """Return the token ids of a text, and each token's own text."""
     service = serving.service
 
     def split(tokenizer: PairTokenizer) -> TokenizeReply:
@@ -40,20 +39,20 @@ async def tokenize(body: TokenizeRequest, request: Request, serving: ServingDepe
             token_strs=tokenizer.texts(ids) if body.return_token_strs else None,
         )
 
-    return await answered(request, serving, NOTHING_TO_SCORE, lambda _: service.tools_thread.run(split))
+    return await answered(request, serving, NOTHING, lambda _: service.tools_thread.run(split))
 
 
 @router.post("/detokenize", responses=ERRORS)
 async def detokenize(body: DetokenizeRequest, request: Request, serving: ServingDependency) -> DetokenizeReply:
-    """Text of token ids."""
+    """Return the text of token ids."""
 
     def join(tokenizer: PairTokenizer) -> DetokenizeReply:
         return DetokenizeReply(prompt=tokenizer.decode(tokenizer.check_ids(body.tokens, "tokens")))
 
-    return await answered(request, serving, NOTHING_TO_SCORE, lambda _: serving.service.tools_thread.run(join))
+    return await answered(request, serving, NOTHING, lambda _: serving.service.tools_thread.run(join))
 
 
 @router.get("/tokenizer_info")
 async def tokenizer_info(serving: ServingDependency) -> TokenizerInfo:
-    """Special tokens and chat template of the tokenizer that both models share."""
+    """Return the special tokens and the chat template of the tokenizer that both models share."""
     return await serving.service.tools_thread.run(PairTokenizer.info)

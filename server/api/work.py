@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
+from starlette.types import Scope
 
 from server.api.keys import PRINCIPAL
 from server.errors import DeadlineExceeded, Unavailable
@@ -43,10 +44,11 @@ ServingDependency = Annotated[Serving, Depends(_serving)]
 async def answered(
     request: Request, serving: Serving, cost: Cost, work: Callable[[Origin], Coroutine[Any, Any, T]]
 ) -> T:
-    """The result of the work, which is cancelled when the client leaves, the time is over or the server ends."""
+    """Await the work, and cancel it when the client leaves, the time is over or the server ends."""
     serving.service.check_ready()
-    with serving.admission.room(cost):
-        task = asyncio.ensure_future(work(serving.service.origin(_client(request))))
+    client = client_of(request.scope)
+    with serving.admission.room(client, cost):
+        task = asyncio.ensure_future(work(serving.service.origin(client)))
         gone = asyncio.ensure_future(_disconnected(request))
         ended = asyncio.ensure_future(serving.ended.wait())
         everything = (task, gone, ended)
@@ -65,10 +67,10 @@ async def answered(
             await asyncio.gather(*everything, return_exceptions=True)
 
 
-def _client(request: Request) -> str:
-    """Whose work it is: the API key's owner, or the address it comes from."""
-    address = request.client.host if request.client else ""
-    return str(request.scope.get(PRINCIPAL, address))
+def client_of(scope: Scope) -> str:
+    """Return whose request it is: the API key's owner, or the address it comes from."""
+    address = (scope.get("client") or ("",))[0]
+    return str(scope.get(PRINCIPAL, address))
 
 
 async def _disconnected(request: Request) -> None:

@@ -12,6 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 from qconf.vllm_plugin import ARCHITECTURE, FAILURE_VARIABLE
 from server.engine.interface import EngineInfo
-from server.engine.memory import killed_for_memory
+from server.engine.memory import killed_for_memory, oom_kills
 from server.engine.pair import Checkpoint, Pair
 from server.engine.twin.cpu import allow_float32, check_servable
 from server.engine.twin.model import import_models, quantized_model_config
@@ -52,6 +53,7 @@ DEMO_GPU_MEMORY: dict[str, object] = {"gpu_memory_utilization": 0.1, "kv_cache_m
 FAILED_REQUEST = (EngineGenerateError, getattr(vllm.exceptions, "GenerationError", EngineGenerateError))
 """What vLLM raises for a request that fails: the first up to 0.32, the second, which is new there, from 0.33 on."""
 SHUTDOWN_SECONDS = 20
+STATISTICS_SECONDS = 5
 STALLED_SECONDS = 120
 """Far longer than a step of max_num_batched_tokens takes, compilation included."""
 GPTQ_SERVED = "GPTQ is served with 4 or 8 bits, symmetric, without desc_act unless the group size is -1"
@@ -65,7 +67,7 @@ class TwinEngine:
     """The engine on vLLM; ``interface.Engine`` says what it does."""
 
     def __init__(
-        self, llm: AsyncLLM, config: VllmConfig, info: EngineInfo, queue_times: "QueueTimes", failure: Path
+        self, llm: AsyncLLM, config: VllmConfig, info: EngineInfo, queue_times: "QueueTimes", failure: "Failure"
     ) -> None:
         self._llm = llm
         self._failure = failure
@@ -110,12 +112,20 @@ class TwinEngine:
                 async for output in self._llm.encode(tokens, params, request_id=request_id):
                     if output.finished:
                         cached = output.num_cached_tokens if read_cache else 0
-                        return Rows(output.outputs.data.numpy(), len(token_ids) - cached, cached, await queue_seconds)
+                        queued = await self._known(queue_seconds)
+                        return Rows(output.outputs.data.numpy(), len(token_ids) - cached, cached, queued)
         except EngineDeadError as error:
             raise Unavailable("the engine has died", retry_after=RETRY_AFTER) from error
         except FAILED_REQUEST as error:
             raise RequestError(f"the engine failed on the request: {error}") from error
         raise RuntimeError("the engine ended a request without an answer")
+
+    async def _known(self, queue_seconds: "asyncio.Future[float]") -> float:
+        """Await the queue time, which is reported just after the output, unless the engine dies in between."""
+        try:
+            return await asyncio.wait_for(queue_seconds, STATISTICS_SECONDS)
+        except TimeoutError:
+            return 0.0
 
     @property
     def is_alive(self) -> bool:
@@ -127,7 +137,7 @@ class TwinEngine:
         """Why the engine died, in one sentence, if that is known."""
         if self._queue_times.stalled:
             return f"it has work and has finished no step for {STALLED_SECONDS} s"
-        return engine_failure(self._failure)
+        return self._failure.reason()
 
     def shutdown(self) -> None:
         """Stop the engine's processes."""
@@ -148,7 +158,7 @@ class QueueTimes(StatLoggerBase):
 
     @contextlib.contextmanager
     def expected(self, request_id: str) -> Iterator[asyncio.Future[float]]:
-        """The wait of a request in seconds, known just after its output is."""
+        """Yield the future queue time of a request in seconds, which is known just after its output."""
         future = asyncio.get_running_loop().create_future()
         if not self._expected:
             self._progress = time.monotonic()
@@ -206,7 +216,7 @@ def parse_engine_args(arguments: list[str], *, demo: bool = False) -> argparse.N
 
 @contextlib.asynccontextmanager
 async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIterator[TwinEngine]:
-    """The engine for a pair, shut down at exit. StartError says in one sentence why it cannot start."""
+    """Start the engine for a pair, and shut it down at exit. StartError says in one sentence why it cannot start."""
     if namespace.pipeline_parallel_size > 1:
         raise StartError(
             f"--pipeline-parallel-size is {namespace.pipeline_parallel_size}, expected 1: the two models of a pair "
@@ -214,8 +224,8 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
         )
     _keep_plugin_enabled()
     with tempfile.TemporaryDirectory(prefix="qconf-") as folder:
-        failure = Path(folder) / "failure"
-        os.environ[FAILURE_VARIABLE] = str(failure)
+        failure = Failure(Path(folder) / "failure", oom_kills())
+        os.environ[FAILURE_VARIABLE] = str(failure.file)
         config, info = _configure(pair, namespace)
         queue_times = QueueTimes()
         async with contextlib.AsyncExitStack() as stack:
@@ -228,15 +238,22 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
                 stack.callback(engine.shutdown)
                 await engine.score([0, 0])  # the first request of a process compiles for seconds; not on a user's time
             except Exception as error:
-                raise StartError(
-                    f"vLLM cannot run the pair: {engine_failure(failure) or _reason(str(error))}"
-                ) from error
+                raise StartError(f"vLLM cannot run the pair: {failure.reason() or _reason(str(error))}") from error
             yield engine
 
 
-def engine_failure(file: Path) -> str | None:
-    """Why the engine's processes ended, in one sentence, if that is known; ``file`` is where they leave a reason."""
-    return _reason(file.read_text(encoding="utf-8")) if file.exists() else killed_for_memory()
+@dataclass(frozen=True)
+class Failure:
+    """Where the engine's processes leave a reason when they end, and how many were OOM-killed before they began."""
+
+    file: Path
+    oom_kills: int
+
+    def reason(self) -> str | None:
+        """Why the engine's processes ended, in one sentence, if that is known."""
+        if self.file.exists():
+            return _reason(self.file.read_text(encoding="utf-8"))
+        return killed_for_memory(self.oom_kills)
 
 
 def _configure(pair: Pair, namespace: argparse.Namespace) -> tuple[VllmConfig, EngineInfo]:
@@ -296,7 +313,7 @@ def _keep_plugin_enabled() -> None:
 
 
 def _reason(message: str) -> str:
-    """The part of vLLM's message that says why, on one line: pydantic and the choice of kernels take several."""
+    """Return the reason in vLLM's message, on one line; pydantic and the choice of kernels take several."""
     if missing := MISSING_OPERATOR.search(message):
         return (
             f"vLLM's build for this processor has no kernel {missing[1]}, which the checkpoint needs: "

@@ -15,9 +15,9 @@ PROCESSES_BYTES = int(1.5 * 2**30)
 
 
 def check_memory() -> None:
-    """StartError if the container's limit cannot even hold the program.
+    """Raise StartError if the container's limit cannot even hold the program.
 
-    The kernel would kill the server while it starts, and then it could not say why.
+    The server would be OOM-killed while it starts, without a message.
     """
     limit = memory_limit()
     if limit is not None and limit < PROCESSES_BYTES:
@@ -27,17 +27,21 @@ def check_memory() -> None:
 
 
 def memory_limit() -> int | None:
-    """The limit in bytes, or None where there is none."""
+    """Return the limit in bytes, or None without one."""
     text = _first(LIMITS).strip()
     limit = int(text) if text.isdigit() else UNLIMITED
     return limit if limit < UNLIMITED else None
 
 
-def killed_for_memory() -> str | None:
-    """One sentence if the kernel has killed a process in this container because its memory limit was reached."""
-    counts = dict(line.split() for line in _first(EVENTS).splitlines())
+def oom_kills() -> int:
+    """Count the processes of this container that were OOM-killed since the container exists."""
+    return int(dict(line.split() for line in _first(EVENTS).splitlines()).get("oom_kill", 0))
+
+
+def killed_for_memory(before: int = 0) -> str | None:
+    """Return one sentence if more processes of this container were OOM-killed than ``before``."""
     limit = memory_limit()
-    if limit is None or int(counts.get("oom_kill", 0)) == 0:
+    if limit is None or oom_kills() <= before:
         return None
     return f"the kernel killed a process because the memory limit of {_gib(limit)} was reached"
 

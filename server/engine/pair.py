@@ -1,6 +1,5 @@
 """Checks of the two checkpoints before anything is loaded. No vLLM: what can be refused is refused in seconds."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from server.errors import StartError
+from server.weights import WeightsError, check_weights
 
-SAFETENSORS_SUFFIX = ".safetensors"
 SHAPE = (
     "hidden_size",
     "n_embd",
@@ -125,7 +124,7 @@ def _read(name: str, revision: str | None) -> Checkpoint:
 def _tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase | None:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision)
-    except Exception:  # transformers raises whatever its loaders do; a checkpoint without a tokenizer is no error yet
+    except Exception:  # whatever transformers' loaders raise; a checkpoint without a tokenizer is not an error yet
         return None
     return tokenizer
 
@@ -149,37 +148,12 @@ def _check_same_tokenizer(base: Checkpoint, quantized: Checkpoint) -> None:
 
 
 def _check_weights(folder: Path) -> None:
-    """Every file that the index names is there, and every safetensors file is as long as its header says."""
-    index = folder / f"model{SAFETENSORS_SUFFIX}.index.json"
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(name for name in names if not (folder / name).is_file())
-        if missing:
-            raise StartError(
-                f"the checkpoint {folder} is incomplete: {index.name} names {missing[0]}, which is missing"
-            )
-    files = sorted(folder.glob(f"*{SAFETENSORS_SUFFIX}"))
-    if not files and not [*folder.glob("*.bin"), *folder.glob("*.pt")]:
-        raise StartError(f"the folder {folder} has no weights: expected *{SAFETENSORS_SUFFIX} files")
-    for file in files:
-        _check_length(file)
-
-
-def _check_length(file: Path) -> None:
-    # Layout of the format: 8 bytes of header length, the header as JSON with data offsets, the data.
-    size = file.stat().st_size
     try:
-        with file.open("rb") as stream:
-            header_size = int.from_bytes(stream.read(8), "little")
-            if not 0 < header_size <= size - 8:
-                raise ValueError
-            header = json.loads(stream.read(header_size))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StartError(f"the weight file {file} is broken: its header cannot be read") from error
-    expected = 8 + header_size + max(ends, default=0)
-    if size < expected:
-        raise StartError(f"the weight file {file} is truncated: {size} bytes, expected {expected}")
+        check_weights(folder)
+    except WeightsError as error:
+        raise StartError(str(error)) from error
+    if not [*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("*.pt")]:
+        raise StartError(f"the folder {folder} has no weights: expected *.safetensors files")
 
 
 def _names(checkpoint: Checkpoint) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +18,10 @@ from qconf.statistics.calibration import BINS, bin_of
 from qconf.statistics.drift import Distance, Key, Reference
 from server.monitoring.confidence_metrics import BIN_EDGES
 from server.monitoring.observation import Observations
-from server.monitoring.sliding import SlidingSums
+from server.monitoring.sliding import Damaged, SlidingSums
 from server.scoring.scored import MODELS
 
+logger = logging.getLogger(__name__)
 PER_MODEL = 3 * BINS + 1
 """Sums per model: labelled items, right answers and confidence by bin, then the Brier score."""
 
@@ -42,13 +44,22 @@ class LiveWindow(Collector):
     ) -> None:
         self._reference = reference
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock, self._saving = threading.Lock(), threading.Lock()
         self._window = SlidingSums(len(MODELS) * PER_MODEL + len(reference.own), most, seconds)
         identity = hashlib.sha256(pair.encode() + reference.own.tobytes()).hexdigest()[:16]
         self._path = None if folder is None else folder / f"window-{identity}.npz"
         if self._path is not None and self._path.exists():
-            self._window.load(self._path)
+            self._restore(self._path)
         registry.register(self)
+
+    def _restore(self, path: Path) -> None:
+        """Restore the window; a damaged file is kept aside, since monitoring must not keep the server from serving."""
+        try:
+            self._window.load(path)
+        except Damaged as damage:
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            logger.error("%s is damaged (%s): kept as %s, the window begins empty", path, damage, aside.name)
 
     @property
     def step(self) -> int:
@@ -64,9 +75,10 @@ class LiveWindow(Collector):
     def save(self) -> None:
         """Write the window to its file, if it has one. Raises OSError."""
         if self._path is not None:
-            with self._lock:
-                window = copy.deepcopy(self._window)
-            window.save(self._path)
+            with self._saving:
+                with self._lock:
+                    window = copy.deepcopy(self._window)
+                window.save(self._path)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """For the registry."""

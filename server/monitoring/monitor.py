@@ -4,6 +4,7 @@ import asyncio
 import logging
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ SAVE_SECONDS = 10
 
 
 def load_reference(path: Path) -> "ReferenceRun":
-    """The run that live traffic is compared with. StartError says why it cannot be."""
+    """Read the run that live traffic is compared with. StartError says why it cannot be read."""
     from qconf.run.choices import EvalError  # runs are read with pyarrow, which nothing else here needs
     from qconf.run.reference import read_reference
 
@@ -39,7 +40,7 @@ def load_reference(path: Path) -> "ReferenceRun":
 
 
 def make_state_folder(folder: Path) -> None:
-    """Makes the folder that keeps the window, or sees that it can be written to. StartError where it cannot."""
+    """Make the folder that keeps the window. StartError if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -51,7 +52,7 @@ def make_state_folder(folder: Path) -> None:
 class Monitor:
     """What is counted about a pair, and the window over its latest comparisons.
 
-    ``folder`` keeps the window over restarts; StartError where what it holds cannot be read.
+    ``folder`` keeps the window over restarts.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Monitor:
         self.metrics.describe(models)
         digests = tuple(model.digest for model in models.data)
         if reference is not None:
-            self.metrics.hold_against(str(reference.path), same_pair=digests == reference.digests)
+            self.metrics.compared_with(str(reference.path), same_pair=digests == reference.digests)
         self._lock = threading.Lock()
         self._waiting: list[Observation] = []
         self._confidence = ConfidenceMetrics(self._registry)
@@ -101,10 +102,13 @@ class Monitor:
             self._window.observe(observations)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """All metrics in the format that an Accept header asks for, and its content type."""
-        with self._lock:
-            self._count()
+        """Return all metrics in the format that an Accept header asks for, and its content type."""
         encode, content_type = choose_encoder(accept)
+        with self._lock:  # held meanwhile, so that all series are of one moment
+            self._count()
+            return self._encoded(encode, content_type)
+
+    def _encoded(self, encode: Callable[[CollectorRegistry], bytes], content_type: str) -> tuple[bytes, str]:
         if content_type.startswith("application/openmetrics-text"):
             # With the escaping that Prometheus asks for by default, prometheus_client (0.26) takes the colon out of
             # the names of vLLM's samples, and leaves it in those of its families. All names are plain: none is escaped.
@@ -122,7 +126,7 @@ class Monitor:
             logger.warning("--state-dir cannot be written to: %s", error.strerror)
 
     async def keep(self) -> None:
-        """Save from time to time, so that a server that is killed loses only seconds of its window."""
+        """Save regularly, so that a killed server loses only seconds of its window."""
         while True:
             await asyncio.sleep(SAVE_SECONDS)
             await asyncio.to_thread(self.save)

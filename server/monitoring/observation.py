@@ -1,4 +1,4 @@
-"""What comparisons tell of both models' confidence: what live metrics are made of."""
+"""Both models' confidence in comparisons: the input of live metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,7 +107,7 @@ class Observations:
         return self.tokens["quantized_confidence"] - self.tokens["base_confidence"]
 
     def samples(self) -> dict[Key, Sample]:
-        """The values whose drift is watched: those of items and, of texts without choices, those of their tokens."""
+        """Return the values whose drift is watched: one per item, and one per token of texts without choices."""
         place = np.repeat(np.arange(self.count), self._lengths)
         of_text = ~self._is_item[place]
         columns: dict[Quantity, Any] = {

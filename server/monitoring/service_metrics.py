@@ -1,4 +1,4 @@
-"""Prometheus metrics of the service itself: how much it is asked, how fast it answers, what it refuses."""
+"""Prometheus metrics of the service itself: traffic, latency, refusals."""
 
 import time
 from collections.abc import Iterator
@@ -71,14 +71,14 @@ class ServiceMetrics:
         self._build = Gauge("qconf_build_info", "Versions.", ["version", "vllm", "device"], registry=registry)
 
     def describe(self, models: ModelList) -> None:
-        """Say what is served, and by what."""
+        """Describe what is served, and by what."""
         for model in models.data:
             facts = (model.root, model.revision, model.digest, model.architecture, model.dtype, model.quantization)
             self._model.labels(model.id, *(fact or "" for fact in facts)).set(1)
         self._build.labels(__version__, models.server.vllm, models.server.device).set(1)
 
-    def hold_against(self, run: str, *, same_pair: bool) -> None:
-        """Say which run drift is told from, and whether it is of the pair that is served."""
+    def compared_with(self, run: str, *, same_pair: bool) -> None:
+        """Name the run that drift is computed from, and whether it is of the pair that is served."""
         self._reference.labels(run, str(same_pair).lower()).set(1)
 
     def timed(self, route: str, timing: Timing) -> None:
@@ -103,7 +103,7 @@ class ServiceMetrics:
 
 
 def route_of(scope: Scope) -> str:
-    """The template of the route that a request took, so that labels stay bounded."""
+    """Return the template of the request's route, so that labels stay bounded."""
     return getattr(scope.get("route"), "path", "unmatched")
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from qconf.statistics.arrays import Floats
-from server.errors import StartError
 
 PARTS = 100
 """A window slides in steps of a hundredth."""
+
+
+class Damaged(Exception):
+    """A file that cannot be restored."""
 
 
 class SlidingSums:
@@ -43,7 +46,7 @@ class SlidingSums:
         self._drop(now)
 
     def total(self, now: float) -> tuple[int, Floats]:
-        """How many entries the window has at that time, and their sum."""
+        """Return the number of entries in the window at that time, and their sum."""
         self._drop(now)
         return int(self._counts.sum()), self._sums.sum(axis=0)
 
@@ -54,19 +57,21 @@ class SlidingSums:
             self._starts, self._counts, self._sums = self._starts[kept], self._counts[kept], self._sums[kept]
 
     def save(self, path: Path) -> None:
-        """Write the window to a file, which is replaced as a whole."""
+        """Write the window to a file, which is replaced as a whole. One thread at a time."""
         part = path.with_name(f"{path.name}.part")
         with part.open("wb") as stream:
             np.savez_compressed(stream, starts=self._starts, counts=self._counts, sums=self._sums)
+            stream.flush()
+            os.fsync(stream.fileno())  # or a crash of the machine may leave an empty file under the final name
         os.replace(part, path)
 
     def load(self, path: Path) -> None:
-        """Restore the window from a file. StartError where it cannot be read."""
+        """Restore the window from a file. Damaged where it cannot be read."""
         try:
             with path.open("rb") as stream, np.load(stream) as file:
                 starts, counts, sums = file["starts"], file["counts"], file["sums"]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise StartError(f"{path} is damaged ({error}): delete it to begin with an empty window") from error
+            raise Damaged(str(error)) from error
         if sums.shape != (len(starts), self._width) or counts.shape != starts.shape:
-            raise StartError(f"{path} does not contain a window of this server: delete it to begin with an empty one")
+            raise Damaged("it does not contain a window of this server")
         self._starts, self._counts, self._sums = starts, counts, sums

@@ -1,4 +1,4 @@
-"""Text for calibration: read, cut to sequences, and refused when it is not what it should be."""
+"""Read text for calibration and cut it to sequences; refuse what is malformed or too short."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ class QuantizeError(Exception):
 
 
 def sequences(file: Path, tokenizer: Any, samples: int, length: int) -> list[list[int]]:
-    """The first samples x length tokens of the text, cut to sequences; nothing is padded or dropped."""
+    """Return the first samples x length tokens of the text, cut to sequences; nothing is padded or dropped."""
     wanted = samples * length
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids: list[int] = []
@@ -23,7 +23,7 @@ def sequences(file: Path, tokenizer: Any, samples: int, length: int) -> list[lis
 
 
 def documents(file: Path) -> Iterator[str]:
-    """A text file is one document; in a JSONL file each line is one."""
+    """Yield the documents: a text file is one, and so is each line of a JSONL file."""
     if file.suffix == ".txt":
         yield "".join(line for _, line in numbered_lines(file))
         return

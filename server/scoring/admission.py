@@ -1,4 +1,4 @@
-"""Which requests are taken: bounded in requests, sequences and tokens, so that whoever is taken is served in time."""
+"""Admission of requests, bounded in requests, sequences and tokens, so that admitted requests are served in time."""
 
 import math
 import time
@@ -15,6 +15,9 @@ FEWEST_SECONDS = 0.5
 """Of work, before a rate is told from it."""
 
 
+CLIENT_SHARE = 0.75
+
+
 @dataclass(frozen=True)
 class Limits:
     """What may be in flight: requests, sequences, and as many tokens as are scored in ``queue_seconds``."""
@@ -23,13 +26,17 @@ class Limits:
     sequences: int
     queue_seconds: float
 
+    def of_one_client(self) -> "Limits":
+        """Return what one client may have in flight."""
+        return Limits(max(1, int(CLIENT_SHARE * self.requests)), self.sequences, CLIENT_SHARE * self.queue_seconds)
+
 
 CHARACTERS_PER_TOKEN = 3
 """A guess before tokenization, a little low for English; the rate is measured in the same guesses."""
 
 
 def about(text: str | list[int]) -> int:
-    """About how many tokens a text has."""
+    """Estimate the number of tokens of a text."""
     return len(text) if isinstance(text, list) else len(text) // CHARACTERS_PER_TOKEN + 1
 
 
@@ -41,6 +48,9 @@ class Cost:
     tokens: int
 
 
+NOTHING = Cost(sequences=0, tokens=0)
+
+
 class Rate:
     """Tokens per second while there is work, recent seconds counting most. Idle time does not count."""
 
@@ -50,7 +60,7 @@ class Rate:
         self._since: float | None = None
 
     def working(self) -> None:
-        """There is work from now on."""
+        """Note that there is work from now on."""
         if self._since is None:
             self._since = self._clock()
 
@@ -70,17 +80,21 @@ class Rate:
 
 
 class Admission:
-    """Holds room for requests while they are served."""
+    """Holds room for requests while they are served.
+
+    One client gets ``CLIENT_SHARE`` of each limit at most, so that there is room for others.
+    """
 
     def __init__(self, limits: Limits, metrics: ServiceMetrics, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._metrics = metrics
         self._rate = Rate(clock)
-        self._requests = self._sequences = self._tokens = 0
+        self._all = _Held()
+        self._clients: dict[str, _Held] = {}
         metrics.sequences_limit.set(limits.sequences)
 
     @contextmanager
-    def room(self, cost: Cost) -> Iterator[None]:
+    def room(self, client: str, cost: Cost) -> Iterator[None]:
         """Hold room for a request. Raises Overloaded, with the time after which there should be room again.
 
         Raises InvalidRequest for a request that would not fit into an idle server.
@@ -89,49 +103,67 @@ class Admission:
             raise InvalidRequest(
                 f"the request has {cost.sequences} sequences, expected at most {self._limits.sequences} at once"
             )
-        self._check(cost)
-        self._take(cost, 1)
+        self.check(client, cost)
+        self._take(client, cost, 1)
         self._rate.working()
         finished = False
         try:
             yield
             finished = True
         finally:
-            self._take(cost, -1)
-            self._rate.done(cost.tokens if finished else 0, idle=not self._requests)
+            self._take(client, cost, -1)
+            self._rate.done(cost.tokens if finished else 0, idle=not self._all.requests)
 
-    def _check(self, cost: Cost) -> None:
-        if not self._requests:
+    def check(self, client: str, cost: Cost = NOTHING) -> None:
+        """Raise Overloaded if there is no room. Without a cost: whether even the smallest request has none."""
+        self._check("the server", self._all, self._limits, cost)
+        if (held := self._clients.get(client)) is not None:
+            self._check("this client", held, self._limits.of_one_client(), cost)
+
+    def _check(self, whose: str, held: "_Held", limits: Limits, cost: Cost) -> None:
+        if not held.requests:
             return
-        if self._requests >= self._limits.requests:
+        if held.requests >= limits.requests:
             raise Overloaded(
-                f"{self._requests} requests are in flight, the most that are taken",
-                retry_after=self._seconds(self._tokens / self._requests),
+                f"{held.requests} requests of {whose} are in flight, the most that are taken",
+                retry_after=self._seconds(held.tokens / held.requests),
             )
-        sequences = self._sequences + cost.sequences
-        if sequences > self._limits.sequences:
+        if (excess := held.sequences + cost.sequences - limits.sequences) > 0:
             raise Overloaded(
-                f"{self._sequences} sequences are in flight, and {cost.sequences} more would exceed "
-                f"{self._limits.sequences}",
-                retry_after=self._seconds(self._tokens * (sequences - self._limits.sequences) / self._sequences),
+                f"{held.sequences} sequences of {whose} are in flight, and {cost.sequences} more would exceed "
+                f"{limits.sequences}",
+                retry_after=self._seconds(held.tokens * min(1.0, excess / held.sequences)),
             )
         if (rate := self._rate.per_second) is None:
             return
-        excess = self._tokens + cost.tokens - self._limits.queue_seconds * rate
-        if excess > 0:
+        if (excess_tokens := held.tokens + cost.tokens - limits.queue_seconds * rate) > 0:
             raise Overloaded(
-                f"about {self._tokens} tokens are in flight, {self._tokens / rate:.0f} s of work at the present rate",
-                retry_after=self._seconds(min(excess, self._tokens)),
+                f"about {held.tokens} tokens of {whose} are in flight, {held.tokens / rate:.0f} s of work at the "
+                "present rate",
+                retry_after=self._seconds(min(excess_tokens, held.tokens)),
             )
 
     def _seconds(self, tokens: float) -> int:
-        """The time in which that many tokens are scored: at least a second, as Retry-After has no fractions."""
+        """Return the seconds in which that many tokens are scored, at least one, as Retry-After has no fractions."""
         rate = self._rate.per_second
         return max(1, math.ceil(tokens / rate)) if rate else 1
 
-    def _take(self, cost: Cost, sign: int) -> None:
-        self._requests += sign
-        self._sequences += sign * cost.sequences
-        self._tokens += sign * cost.tokens
-        self._metrics.requests_in_flight.set(self._requests)
-        self._metrics.sequences_in_flight.set(self._sequences)
+    def _take(self, client: str, cost: Cost, sign: int) -> None:
+        its = self._clients.setdefault(client, _Held())
+        for held in (self._all, its):
+            held.requests += sign
+            held.sequences += sign * cost.sequences
+            held.tokens += sign * cost.tokens
+        if not its.requests:
+            del self._clients[client]
+        self._metrics.requests_in_flight.set(self._all.requests)
+        self._metrics.sequences_in_flight.set(self._all.sequences)
+
+
+@dataclass
+class _Held:
+    """What is in flight."""
+
+    requests: int = 0
+    sequences: int = 0
+    tokens: int = 0

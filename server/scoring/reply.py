@@ -57,7 +57,7 @@ def comparison(
 
 
 def _tokens(token_ids: list[int], rows: Rows, texts: Texts, top: int) -> TokenComparison:
-    """Columns for a sequence; tokens before the first row, which nothing scored predicts, get null."""
+    """Make the columns of a sequence; tokens before the first row get null."""
     unscored = len(token_ids) - len(rows.values)
 
     def column(values: npt.NDArray[Any]) -> list[Any]:

@@ -50,7 +50,7 @@ class Scored:
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
-        """Where the rows of each continuation begin. None of them is empty."""
+        """Index at which the rows of each continuation begin; no continuation is empty."""
         lengths = [len(continuation.token_ids) for continuation in self.continuations]
         return np.cumsum([0, *lengths[:-1]])
 
@@ -79,7 +79,7 @@ class Scored:
 
 
 class Observer(Protocol):
-    """Learns of every answered comparison. ``observe`` is called on the replies' thread and must be quick."""
+    """Is given every answered comparison. ``observe`` is called on the replies' thread and must be quick."""
 
     def observe(self, scored: Scored) -> None:
-        """Take note of one comparison."""
+        """Process one comparison."""

@@ -30,7 +30,7 @@ STEPS_AHEAD = 2
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Results of all, in order; the first failure cancels the others and is raised."""
+    """Await all, and return their results in order; the first failure cancels the others and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(each) for each in work]
@@ -47,16 +47,16 @@ class Stopwatch:
         self._queued = 0.0
 
     def tokenized(self) -> None:
-        """Tokenization is done."""
+        """Note that tokenization is done."""
         self._tokenized = time.perf_counter()
 
     def scored(self, first: Sequence[Rows]) -> None:
-        """The engine is done; it began with these rows, all submitted at once."""
+        """Note that the engine is done; it began with these rows, all submitted at once."""
         self._scored = time.perf_counter()
         self._queued = min((rows.queue_seconds for rows in first), default=0.0)
 
     def timing(self) -> Timing:
-        """The parts up to now."""
+        """Return the parts up to now."""
         return Timing(
             tokenize_ms=1e3 * (self._tokenized - self._started),
             queue_ms=1e3 * self._queued,
@@ -73,13 +73,13 @@ class TokenizerThread:
         self._thread = ThreadPoolExecutor(1, name)
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """The result of ``function(tokenizer, *arguments)``."""
+        """Return ``function(tokenizer, *arguments)``."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, function, self._tokenizer, *arguments)
 
 
 class Service:
-    """Scores requests with one engine. ``observers`` learn of every comparison."""
+    """Scores requests with one engine. ``observers`` are given every comparison."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Service:
         self._stopping = True
 
     def origin(self, client: str) -> Origin:
-        """A new request of a client."""
+        """Number a new request of a client."""
         return Origin(client, next(self._numbers))
 
     async def compare(self, request: CompareRequest, origin: Origin) -> tuple[bytes, Timing]:
@@ -144,7 +144,7 @@ class Service:
         return await self._replies_thread.run(reply), scored.timing
 
     async def scored(self, request: CompareRequest, origin: Origin, watch: Stopwatch) -> Scored:
-        """The rows of the prompt, where they are asked for, and of each continuation's tokens."""
+        """Score the prompt, where it is asked for, and each continuation's tokens."""
         sequences: Sequences = await self.tokenized(PairTokenizer.sequences, request, origin=origin)
         watch.tokenized()
         context, top = sequences.context, request.top_logprobs
@@ -164,16 +164,16 @@ class Service:
         return Scored(context, prompt, continuations, request.label, watch.timing())
 
     async def tokenized(self, function: Callable[..., T], *arguments: Any, origin: Origin) -> T:
-        """The result of a function of the tokenizer, which gets an Event that is set when nobody waits any more."""
+        """Run a function on the requests' tokenizer; its last argument is set when nobody waits any more."""
         async with self._tokenizing.turn(origin, 1), _cancelled() as cancelled:
             return await self._requests_thread.run(function, *arguments, cancelled)
 
     async def replied(self, function: Callable[[PairTokenizer], T]) -> T:
-        """The result of a function of the replies' tokenizer."""
+        """Run a function on the replies' tokenizer."""
         return await self._replies_thread.run(function)
 
     async def score(self, token_ids: list[int], origin: Origin, start: int = 0, top: int = 0) -> Rows:
-        """The engine's score of a sequence, in turn and counted."""
+        """Score a sequence when it is its turn, and count it."""
         cost = max(self._cheapest, len(token_ids))
         waited = time.perf_counter()
         async with self._scoring.turn(origin, cost):

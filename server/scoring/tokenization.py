@@ -1,4 +1,4 @@
-"""Text to token ids and back, for requests: every token boundary is decided here.
+"""Text to token ids and back: every token boundary of a request is decided here.
 
 A continuation is tokenized in its context as lm-evaluation-harness does it: context and continuation are encoded
 together, then split at the length of the encoded context, so that scores agree with the harness token by token.
@@ -48,7 +48,7 @@ class PairTokenizer:
         self._text = lru_cache(maxsize=None)(self._decode_one)
 
     def sequences(self, request: CompareRequest, cancelled: Event = NEVER) -> Sequences:
-        """Token ids of all that the request asks for; InvalidRequest names the field that cannot be tokenized.
+        """Tokenize everything in the request; InvalidRequest names the field that cannot be tokenized.
 
         Stops with Cancelled once ``cancelled`` is set.
         """
@@ -71,11 +71,11 @@ class PairTokenizer:
         return Sequences(split.context(), continuations)
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text of any length."""
+        """Tokenize a text of any length."""
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
     def encode_to_score(self, text: str, add_special_tokens: bool, field: str) -> list[int]:
-        """Token ids of a text, which is refused before it is tokenized if the models' context cannot hold it."""
+        """Tokenize a text. A text that cannot fit into the models' context is refused before that."""
         most = self._max_model_len * self._longest_token
         if len(text) > most:
             raise InvalidRequest(
@@ -86,12 +86,12 @@ class PairTokenizer:
         return self.encode(text, add_special_tokens)
 
     def decode(self, token_ids: list[int]) -> str:
-        """Text of token ids, special tokens included."""
+        """Decode token ids, special tokens included."""
         text = self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return str(text)
 
     def texts(self, token_ids: list[int]) -> list[str]:
-        """The text of each token on its own; a part of a UTF-8 character decodes to U+FFFD."""
+        """Decode each token on its own; a part of a UTF-8 character decodes to U+FFFD."""
         return [self._text(token_id) for token_id in token_ids]
 
     def _decode_one(self, token_id: int) -> str:
@@ -101,7 +101,7 @@ class PairTokenizer:
         return f" {text}" if begins_word and not text.startswith(" ") else text
 
     def check_ids(self, token_ids: list[int], field: str) -> list[int]:
-        """The same ids, or InvalidRequest if one is outside the vocabulary."""
+        """Return the same ids, or raise InvalidRequest if one is outside the vocabulary."""
         for i, token_id in enumerate(token_ids):
             if not 0 <= token_id < self._vocab_size:
                 raise InvalidRequest(
@@ -110,7 +110,7 @@ class PairTokenizer:
         return token_ids
 
     def info(self) -> TokenizerInfo:
-        """Facts about the tokenizer."""
+        """Describe the tokenizer."""
         tokenizer = self._tokenizer
         return TokenizerInfo(
             tokenizer_class=type(tokenizer).__name__,
@@ -132,7 +132,7 @@ class PairTokenizer:
         return str(text)
 
     def ids(self, prompt: str | list[int] | None, field: str, special: bool) -> list[int]:
-        """Token ids of a prompt in either form."""
+        """Return the token ids of a prompt in either form."""
         if isinstance(prompt, list):
             return self.check_ids(prompt, field)
         return self.encode_to_score(prompt or "", special, field)
@@ -145,7 +145,7 @@ class PairTokenizer:
         raise InvalidRequest(f"{field!r} is empty, and this tokenizer has no token that begins a text", field)
 
     def check_length(self, length: int, field: str) -> None:
-        """InvalidRequest if a sequence of that many tokens is longer than the models' context."""
+        """Raise InvalidRequest if a sequence of that many tokens is longer than the models' context."""
         if length > self._max_model_len:
             raise InvalidRequest(
                 f"{field!r} makes a sequence of {length} tokens, expected at most {self._max_model_len}", field
@@ -163,7 +163,7 @@ class _Split:
         self._contexts: list[list[int]] = []
 
     def context(self) -> list[int]:
-        """What precedes all continuations."""
+        """Return the ids that precede all continuations."""
         return self._contexts[0]
 
     def continuation(self, given: str | list[int], name: str) -> Continuation:

@@ -1,1 +1,1 @@
-"""What a replay shows while it runs and when it ends."""
+"""Output of a replay, while it runs and when it ends."""

@@ -1,4 +1,4 @@
-"""What a corpus says about both models, token by token, as llama.cpp's --kl-divergence reports it."""
+"""Comparison of both models on a corpus, token by token, as llama.cpp's --kl-divergence reports it."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class CorpusSummary:
     """Means over the scored tokens of one corpus; logarithms are natural.
 
     ``perplexity_ratio`` is quantized over base; ``same_top`` the share of positions at which both models have the same
-    likeliest token; Δp the probability of the actual token under the quantized model less that under the base.
+    likeliest token; Δp the probability of the actual token under the quantized model minus the one under the base.
     """
 
     tokens: int
@@ -32,7 +32,7 @@ class CorpusSummary:
 
 
 def summarize(tokens: pa.Table) -> CorpusSummary:
-    """Summary of a corpus's rows of ``tokens.parquet``, of which there must be one or more."""
+    """Summarize a corpus's rows of ``tokens.parquet``, one or more."""
 
     def column(name: str) -> npt.NDArray[np.float64]:
         return np.asarray(tokens[name], dtype=np.float64)

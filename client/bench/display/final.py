@@ -1,4 +1,4 @@
-"""What the bench prints before and after a replay."""
+"""Output of the bench before and after a replay."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from qconf.run.folder import Drawn, Subject, Timing
 
 
 def print_heading(console: Console, url: str, subject: Subject, done: int) -> None:
-    """Who serves, and what is replayed; ``done`` items were scored by earlier sessions."""
+    """Print the pair, the server and the tasks; ``done`` items were scored by earlier sessions."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
@@ -30,8 +30,8 @@ def print_heading(console: Console, url: str, subject: Subject, done: int) -> No
 
 
 def print_evaluation(console: Console, evaluation: Evaluation) -> None:
-    """The tables, and what failed."""
-    # Corpora have no choices, and a table of their own.
+    """Print the tables, and the first failed item."""
+    # Corpora have no choices, but a table of their own.
     of_tasks = [row for row in evaluation.rows if row.kind != "window"]
     if of_tasks:
         scoreboard = Scoreboard(dict.fromkeys(row.task for row in of_tasks))
@@ -40,6 +40,8 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
         console.print(summary_table(scoreboard, console), "")
     if metrics := evaluation.metrics | evaluation.groups:
         console.print(metrics_table(metrics), "")
+    for name, why in evaluation.without_metrics.items():
+        console.print(f"lm-eval's metrics of {name} cannot be computed: {why}", highlight=False, soft_wrap=True)
     if evaluation.corpora:
         console.print(corpus_table(evaluation.corpora), "")
     failed = [row for row in evaluation.rows if row.error is not None]
@@ -55,16 +57,16 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
 
 
 def print_rules(console: Console, standings: Sequence[Standing], drawn: Drawn | None) -> None:
-    """The rules of a replay that stops when they are settled, if it was one."""
+    """Print the rules of a replay with ``--until``."""
     if drawn is None:
         return
     if drawn.items < drawn.of:
-        said = f"Only {drawn.items} of {drawn.of} items were drawn: the tables above are of these."
+        said = f"Only {drawn.items} of {drawn.of} items were drawn: the tables above show only these."
         console.print(said, highlight=False, soft_wrap=True)
     console.print(rules_table(standings), "")
 
 
 def print_end(console: Console, timing: Timing, items: int, out: Path) -> None:
-    """How long it took, and where the run is."""
+    """Print the duration and the run's folder."""
     speed = f"{items} items in {timing.seconds:.1f} s, {timing.items_per_second:.1f}/s"
     console.print(f"{speed}. Run written to {out}", markup=False, highlight=False, soft_wrap=True)

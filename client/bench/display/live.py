@@ -1,4 +1,4 @@
-"""What a person sees while a replay runs: a live screen on a terminal, a line now and then elsewhere, or nothing."""
+"""Progress of a replay: a live screen on a terminal, a line every few seconds elsewhere, or nothing."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ LINE_EVERY = 5.0
 FRAME_LINES = 8
 
 Rules = Callable[[], Sequence[tuple[str, Outcome]]]
-"""Each rule by name, and what became of it so far; none where all items are replayed."""
+"""Return each rule's name and its outcome so far; empty where all items are replayed."""
 
 
 class Display(Protocol):
-    """Shown while the context is open; ``advance`` after each item."""
+    """Display that is shown while the context is open; ``advance`` is called after each item."""
 
     def shown(self) -> AbstractContextManager[object]: ...
 
@@ -62,7 +62,7 @@ class PlainDisplay:
         self._console = console
         self._overall = scoreboard.overall
         self._total = sum(sizes.values())
-        # Items of an earlier session, which say nothing about the speed of this one.
+        # Items of an earlier session do not count for the speed of this one.
         self._before = scoreboard.overall.done
         self._rules = rules
         self._settled = _settled(rules)
@@ -98,7 +98,7 @@ class PlainDisplay:
 
 
 def _settled(rules: Rules) -> dict[int, tuple[str, Outcome]]:
-    """By number: two rules may have one name."""
+    """Return the settled rules by number: two rules may have the same name."""
     return {number: each for number, each in enumerate(rules()) if each[1] != "open"}
 
 
@@ -131,7 +131,7 @@ class LiveDisplay:
 
     def shown(self) -> AbstractContextManager[object]:
         self._progress.reset(self._bar, completed=self._scoreboard.overall.done)
-        # Transient: the final table says it all again.
+        # Transient: the final table repeats it.
         return Live(console=self._console, get_renderable=self.render, refresh_per_second=5, transient=True)
 
     def advance(self) -> None:

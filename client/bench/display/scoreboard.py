@@ -1,8 +1,7 @@
-"""What a run says about both models: sums while it runs, means at any time.
+"""Both models' results on a run: running sums over its items, and means at any time.
 
-Confidence of a choice is the softmax over the item's summed log-likelihoods, as in Proskurina et al. (2024). It lives
-here and not in ``eval``, because the bench shows it while it runs and the client must not need ``eval``; sums that take
-one item at a time serve the live display and the final table alike.
+Confidence of a choice is the softmax over the item's summed log-likelihoods, as in Proskurina et al. (2024). The live
+display and the final table use the same sums. ``eval`` has its own: the client does not import it.
 """
 
 import math
@@ -13,7 +12,7 @@ from qconf.run.columns import ItemResult
 
 
 def softmax(logprobs: Sequence[float]) -> list[float]:
-    """Shares of exp(logprobs), without overflow. Infinite or missing numbers are refused, not repaired."""
+    """Return the shares of exp(logprobs), without overflow. Raise ValueError where a number is infinite or missing."""
     if not logprobs or not all(math.isfinite(value) for value in logprobs):
         raise ValueError(f"logprobs: expected one finite number or more, got {list(logprobs)}")
     top = max(logprobs)
@@ -23,17 +22,17 @@ def softmax(logprobs: Sequence[float]) -> list[float]:
 
 
 def chosen(logprobs: Sequence[float]) -> int:
-    """Index of the likeliest choice; ties go to the first, as in lm-eval and on the server."""
+    """Return the index of the likeliest choice; ties go to the first, as in lm-eval and on the server."""
     return max(range(len(logprobs)), key=logprobs.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """One model on one task. ``confidence`` is that in the choice it made, ``true_confidence`` in the true choice.
+    """One model on one task: its mean ``confidence`` in the choice it made, ``true_confidence`` in the true choice.
 
-    ``accuracy`` and ``true_confidence`` are means over the items that have a label. An item with a single continuation,
-    of which lm-eval asks for the log-likelihood, is right where every token of it was the model's likeliest, and its
-    probability is the confidence in it. NaN stands for a mean over nothing.
+    ``accuracy`` and ``true_confidence`` are means over the items that have a label. An item with a single continuation
+    (lm-eval's "loglikelihood") is right where every token was the model's likeliest; its confidence is the probability
+    of the continuation. NaN stands for a mean over nothing.
     """
 
     accuracy: float
@@ -101,7 +100,7 @@ class Tally:
         return self.scored + self.failed
 
     def add(self, item: ItemResult) -> None:
-        """Takes an item in. Raises ``ValueError``, which names it, where its numbers are no log-probabilities."""
+        """Add an item. Raise ``ValueError``, which names it, where its numbers are not log-probabilities."""
         if item.error is not None:
             self.failed += 1
             return
@@ -127,7 +126,7 @@ class Tally:
         self._flips += chosen(item.base_logprob) != chosen(item.quantized_logprob)
 
     def summary(self) -> TaskSummary:
-        """Means over what was taken in so far."""
+        """Return the means over the items added so far."""
         return TaskSummary(
             scored=self.scored,
             failed=self.failed,

@@ -1,4 +1,4 @@
-"""The table of a run, in the shape of the paper's: accuracy and confidences of both models and what changed."""
+"""Tables of a run, in the shape of the paper's: accuracy and confidences of both models, and the changes."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -29,16 +29,16 @@ METRICS = (
 
 
 def summary_table(scoreboard: Scoreboard, console: Console) -> Table:
-    """One row per task, and one for all where there are several. Shares are in percent.
+    """Return a row per task, and one for all where there are several. Shares are in percent.
 
-    Where the console is too narrow, the two models share a cell, and what changed stands under them.
+    Where the console is too narrow, the two models share a cell, with the change below them.
     """
     wide = _filled(_wide_frame(), _add_wide, scoreboard)
     return wide if _fits(wide, console) else _filled(_narrow_frame(), _add_narrow, scoreboard)
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Table:
-    """lm-eval's metrics, one row for each of a task or group: ``metrics[task][model][metric]``."""
+    """Return lm-eval's ``metrics[task][model][metric]``, a row per metric of a task or group."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold")
     table.add_column("lm-eval's metrics", overflow="ellipsis", no_wrap=True)
     table.add_column("metric", no_wrap=True)
@@ -54,7 +54,7 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Mapping[str, float | None]]
 
 
 def corpus_table(corpora: Mapping[str, CorpusSummary]) -> Table:
-    """One column per corpus."""
+    """Return a column per corpus."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold", caption="KL and JS in nats.")
     table.caption_justify = "left"
     table.add_column("corpus")
@@ -106,7 +106,7 @@ def _frame(caption: str) -> Table:
         pad_edge=False,
         header_style="bold",
         caption=f"{caption}Shares in percent, KL in nats. "
-        "Confidence is that in the choice made, in truth that in the true choice.",
+        "Confidence is in the choice made; in truth, in the true choice.",
         caption_justify="left",
     )
     # The only column that may shrink.
@@ -164,7 +164,7 @@ def pair(base: float, quantized: float) -> str:
 
 
 def delta(base: float, quantized: float, coloured: bool) -> Text:
-    """Quantized minus base in percentage points."""
+    """Return quantized minus base in percentage points."""
     if math.isnan(base) or math.isnan(quantized):
         return Text("-")
     text = f"{100 * (quantized - base):+.1f}"
@@ -174,7 +174,7 @@ def delta(base: float, quantized: float, coloured: bool) -> Text:
 
 
 def flips(summary: TaskSummary) -> str:
-    """Flips, where there was something to choose from."""
+    """Return the number of flips, or "-" where no item has choices."""
     return str(summary.flips) if summary.choosing else "-"
 
 

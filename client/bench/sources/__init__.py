@@ -1,1 +1,1 @@
-"""Where items come from: lm-eval's tasks, files, corpora."""
+"""Sources of items: lm-eval's tasks, files, corpora."""

@@ -1,9 +1,9 @@
-"""Windows of token ids over a text, as llama.cpp's perplexity tool lays them.
+"""Windows of token ids over a text, as llama.cpp's perplexity tool cuts them.
 
-Without a stride, windows stand side by side and each scores its second half but for the token that begins it, so that
-every scored token has at least half a window of context. With a stride (its --ppl-stride), each window begins that
+Without a stride, windows are adjacent and each scores its second half except that half's first token, so that every
+scored token has at least half a window of context. With a stride (llama.cpp's --ppl-stride), each window begins that
 many tokens after the one before it and scores its last ``stride`` tokens. Where the tokenizer begins texts with a
-special token, that token takes the first place of every window. Tokens after the last whole window are left out.
+special token, that token replaces the first of every window. Tokens after the last whole window are left out.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ def load_corpus(
     add_special_tokens: bool = True,
     limit: int | None = None,
 ) -> LoadedTask:
-    """A task named like the file, of which each item is a window; the server tokenizes."""
+    """Return a task named after the file, with a window per item; the server tokenizes."""
     content = read(path)
     try:
         text = content.decode()
     except UnicodeDecodeError as exc:
-        raise TaskError(f"{path} is no UTF-8 text: byte {exc.start} is {content[exc.start]:#04x}") from exc
+        raise TaskError(f"{path} is not UTF-8 text: byte {exc.start} is {content[exc.start]:#04x}") from exc
     reply = client.tokenize(text, add_special_tokens=add_special_tokens)
     if window > reply.max_model_len:
         raise TaskError(f"a window of {window} tokens is longer than the models' context of {reply.max_model_len}")
@@ -43,7 +43,7 @@ def load_corpus(
 
 
 def windows(token_ids: Sequence[int], window: int, stride: int | None, first: Sequence[int]) -> list[Window]:
-    """All windows over the tokens. ``first`` is the token that begins every window, or nothing."""
+    """Return all windows over the tokens. ``first`` has the token that begins every window, or is empty."""
     if stride is None:
         starts, scored = range(0, len(token_ids) - window + 1, window), window - window // 2 - 1
     else:

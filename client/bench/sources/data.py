@@ -13,7 +13,7 @@ VERSION_DIGITS = 12
 
 
 class Line(BaseModel):
-    """One item."""
+    """One item of the file."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -24,7 +24,7 @@ class Line(BaseModel):
 
 
 def load_data(path: Path, *, delimiter: str, limit: int | None = None) -> LoadedTask:
-    """A task named like the file. ``delimiter`` goes between prompt and choice, as lm-eval's target_delimiter.
+    """Return a task named after the file. ``delimiter`` joins prompt and choice, as lm-eval's target_delimiter.
 
     Its version is the beginning of the file's SHA-256.
     """
@@ -41,7 +41,7 @@ def load_data(path: Path, *, delimiter: str, limit: int | None = None) -> Loaded
 
 
 def read(path: Path) -> bytes:
-    """Content of a file that the user named."""
+    """Return the content of a file that the user named."""
     try:
         return path.read_bytes()
     except OSError as exc:
@@ -49,7 +49,7 @@ def read(path: Path) -> bytes:
 
 
 def version(content: bytes) -> str:
-    """What tells one version of a file from another: the beginning of its SHA-256."""
+    """Return the version of a file: the beginning of its SHA-256."""
     return hashlib.sha256(content).hexdigest()[:VERSION_DIGITS]
 
 

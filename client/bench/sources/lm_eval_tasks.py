@@ -1,7 +1,7 @@
 """Items of lm-eval's own task definitions.
 
-lm-eval builds the contexts, few-shot examples and continuations; nothing of a task is written here. It is imported by
-the functions that need it, because it is slow to import and an optional extra.
+lm-eval builds the contexts, few-shot examples and continuations; this module defines no task. It imports lm-eval in
+functions, because lm-eval is slow to import and an optional extra.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ FEWSHOT_SEED = 1234
 
 @dataclass(frozen=True)
 class LoadedTasks:
-    """Tasks, each once, in the order asked for, and lm-eval's groups of them by name."""
+    """Distinct tasks in the order of the command line, and lm-eval's groups of them by name."""
 
     tasks: list[LoadedTask]
     groups: dict[str, Any]
@@ -39,10 +39,10 @@ def load_tasks(
     limit: int | None = None,
     cluster: str | None = None,
 ) -> LoadedTasks:
-    """Tasks by name; a group or a tag stands for its tasks.
+    """Load tasks by name; a group or a tag stands for its tasks.
 
-    ``num_fewshot`` overrides what the tasks say, except a task that is fixed to zero, as in lm-eval. ``limit`` takes
-    the first documents of each. ``cluster`` is the field of the documents that those which belong together share.
+    ``num_fewshot`` overrides the tasks' own numbers, except a fixed zero, as in lm-eval. ``limit`` takes the first
+    documents of each. ``cluster`` is the field whose value the documents of a cluster share.
     """
     with quiet():
         manager = _manager(names, include_path)
@@ -59,7 +59,7 @@ def _manager(names: Sequence[str], include_path: Path | None) -> Any:
     task_manager = importlib.import_module("lm_eval.tasks").TaskManager
     if include_path is None:
         return task_manager()
-    # Indexing lm-eval's 14,000 tasks takes ten seconds: spare it where all are found at home.
+    # Indexing lm-eval's 14,000 tasks takes ten seconds: skip it where ``include_path`` has all tasks.
     local = task_manager(include_path=str(include_path), include_defaults=False)
     return local if _suffices(local, names) else task_manager(include_path=str(include_path))
 
@@ -67,12 +67,12 @@ def _manager(names: Sequence[str], include_path: Path | None) -> Any:
 def _suffices(local: Any, names: Sequence[str]) -> bool:
     if all(name in local.all_subtasks for name in names):
         return True
-    # A tag may have tasks here and in lm-eval, and a group may name tasks of lm-eval's.
+    # A tag may have tasks here and in lm-eval, and a group may name lm-eval's tasks.
     if not all(name in local.all_subtasks or name in local.all_groups for name in names):
         return False
     try:
         local.load(list(names))
-    except Exception:  # whatever it is, the whole index will show whether it is really wrong
+    except Exception:  # any error: loading from the whole index shows whether it is real
         return False
     return True
 
@@ -83,7 +83,7 @@ def _find(manager: Any, name: str, include_path: Path | None) -> Any:
         raise TaskError(f"no task, group or tag of lm-eval is named '{name}'{where}")
     try:
         return manager.load([name])
-    except Exception as exc:  # loading runs the task's own code, lm-eval's and that of datasets: anything may come
+    except Exception as exc:  # loading runs code of the task, lm-eval and datasets, which may raise anything
         raise TaskError(f"task '{name}' cannot be loaded: {one_line(exc)}") from exc
 
 
@@ -120,7 +120,7 @@ def _items(name: str, task: Any, cluster: str | None) -> Iterator[Item]:
 
 
 def _cluster(name: str, doc: Any, field: str) -> str | None:
-    """The document's field, as JSON if it is not text; None where it is empty."""
+    """Return the document's field, as JSON if it is not text; None where it is empty."""
     if field not in doc:
         raise TaskError(f"documents of task '{name}' have no field '{field}' to cluster by, but {', '.join(doc)}")
     value = doc[field]
@@ -131,7 +131,7 @@ def _kind(name: str, task: Any, instances: Sequence[Any]) -> Kind:
     types = {instance.request_type for instance in instances}
     texts = all(isinstance(text, str) for instance in instances for text in instance.args)
     if not texts or len(types) > 1 or not types <= {"loglikelihood", "loglikelihood_rolling"}:
-        what = " and ".join(sorted(types)) if texts else "with something else than text"
+        what = " and ".join(sorted(types)) if texts else "with arguments that are not text"
         raise TaskError(f"task '{name}' has requests {what}: only log-likelihoods of texts can be replayed, so far")
     if types == {"loglikelihood_rolling"}:
         return "loglikelihood_rolling"
@@ -150,7 +150,7 @@ def _item(name: str, task: Any, doc_id: int, kind: Kind, doc: Any, arguments: Se
     unconditional = len(arguments) == 2 * len(bare) and "acc_mutual_info" in task.aggregation()
     if unconditional:
         arguments = arguments[: len(bare)]
-    if len(bare) != len(arguments):  # choices in the context: what differs is there
+    if len(bare) != len(arguments):  # the choices are in the contexts
         bare = [choice for _, choice in arguments]
     contexts, choice_context = distinct(context for context, _ in arguments)
     return Item(
@@ -172,7 +172,7 @@ def _item(name: str, task: Any, doc_id: int, kind: Kind, doc: Any, arguments: Se
 
 
 def _label(task: Any, doc: Any, choices: Sequence[str]) -> int | None:
-    """Index of the true choice; None where there is none, or several, or the task judges answers by code of its own."""
+    """Return the index of the true choice; None for none or several, or where the task's own code judges answers."""
     if callable(task.config.process_results):
         return None
     target = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
@@ -182,7 +182,7 @@ def _label(task: Any, doc: Any, choices: Sequence[str]) -> int | None:
 
 
 def one_line(exc: Exception) -> str:
-    """What an exception says, in one line."""
+    """Return an exception's message in one line."""
     # A KeyError's text is the repr of its key.
     text = str(exc.args[0]) if isinstance(exc, KeyError) and exc.args else str(exc)
     return " ".join(text.split()) or type(exc).__name__
@@ -190,7 +190,7 @@ def one_line(exc: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps progress bars, retry messages and warnings of lm-eval and datasets off the screen; errors are raised."""
+    """Keep progress bars, retry messages and warnings of lm-eval and datasets off the screen; errors are raised."""
     disabled = logging.root.manager.disable
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What the command line asks for, and the tasks and files that it names."""
+"""Options of the command line, and the tasks and files that it names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from qconf.wire import Both, ModelInfo, ServerInfo
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What the command line said."""
+    """Options of the command line."""
 
     url: str
     tasks: list[str]
@@ -40,7 +40,7 @@ class BenchOptions:
 
 
 def load(options: BenchOptions, client: Client) -> LoadedTasks:
-    """All that is to be scored: files first, because what is wrong with them is seen at once."""
+    """Load everything to score: files first, because their errors appear at once."""
     files = [load_data(path, delimiter=options.delimiter, limit=options.limit) for path in options.data]
     files += [
         load_corpus(
@@ -75,7 +75,7 @@ def subject_of(
     tasks: Sequence[LoadedTask],
     until: UntilSettings | None = None,
 ) -> Subject:
-    """What a run measures."""
+    """Return what a run measures."""
     return Subject(
         server=server,
         models=models,

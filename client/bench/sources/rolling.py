@@ -1,4 +1,4 @@
-"""Windows of token ids over a document, as lm-eval's API models lay them for perplexity tasks."""
+"""Windows of token ids over a document, as lm-eval's API models cut them for perplexity tasks."""
 
 import importlib
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from client.errors import BadReply
 
 @dataclass(frozen=True)
 class RollingWindows:
-    """Cuts texts into windows of at most ``max_length - 1`` tokens, which leaves room for the one lm-eval generates.
+    """Windows of at most ``max_length - 1`` tokens of a text, which leaves room for the one that lm-eval generates.
 
-    Each window but the first begins with the last token of the one before it; the first begins with ``prefix``, the
-    token that begins a text, or else the one that ends it.
+    Each window except the first begins with the last token of the window before it; the first begins with ``prefix``,
+    the tokenizer's token for the beginning of a text, otherwise for its end.
     """
 
     prefix: int
@@ -22,7 +22,7 @@ class RollingWindows:
 
     @classmethod
     async def made_for(cls, client: AsyncClient, max_length: int, add_special_tokens: bool) -> "RollingWindows":
-        """Asks the server for the prefix token."""
+        """Ask the server for the prefix token."""
         info = await client.tokenizer_info()
         text = info.bos_token or info.eos_token
         if text is None:
@@ -31,7 +31,7 @@ class RollingWindows:
         return cls(prefix, max_length, add_special_tokens)
 
     async def of(self, client: AsyncClient, text: str) -> list[Window]:
-        """The windows of a text; each token of it is scored once."""
+        """Return the windows of a text; each of its tokens is scored once."""
         utils = importlib.import_module("lm_eval.utils")
         tokens = (await client.tokenize(text, add_special_tokens=self.add_special_tokens)).tokens
         pairs = utils.get_rolling_token_windows(

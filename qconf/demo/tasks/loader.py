@@ -1,4 +1,4 @@
-"""Finds a task's items beside its YAML file: lm-eval itself looks for local data in the working directory."""
+"""Find a task's items next to its YAML file: lm-eval itself looks for local data in the working directory."""
 
 import json
 from pathlib import Path

@@ -27,7 +27,7 @@ def repack_packed_qkv(model: nn.Module) -> None:
 
 
 def reordered(name: str, tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    """A tensor of the fused projection with its outputs reordered; any other tensor as it is."""
+    """Reorder the outputs of a tensor of the fused projection; return any other tensor unchanged."""
     kind = name.rpartition(".")[2]
     if "query_key_value" not in name or kind in NOT_PER_OUTPUT:
         return tensor

@@ -72,7 +72,7 @@ class DequantizedLinearKernel(MPLinearKernel):
 
 
 def _inputs_first(layer: torch.nn.Module, name: str | None) -> torch.Tensor:
-    """A packed parameter with its inputs, or groups of inputs, on dimension 0 and its outputs on dimension 1."""
+    """Return a packed parameter with its inputs, or groups of inputs, on dimension 0 and its outputs on dimension 1."""
     parameter: Any = getattr(layer, name or "")
     data: torch.Tensor = parameter.data
     return data if parameter.output_dim == 1 else data.t()

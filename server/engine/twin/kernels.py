@@ -27,7 +27,7 @@ from server.engine.twin.rows import STATISTICS
 def statistics(
     base: torch.Tensor, quantized: torch.Tensor, target: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Columns STATISTICS for logits of shape (positions, vocabulary) and the ids of the next tokens, (positions,).
+    """Compute the columns STATISTICS from logits (positions, vocabulary) and the ids of the next tokens (positions,).
 
     With them come the logits' normalizers, base and quantized, for ``likeliest``.
     """
@@ -68,7 +68,7 @@ def likeliest(logits: torch.Tensor, normalizer: torch.Tensor, k: int) -> torch.T
 def _shifted(
     logits: torch.Tensor, target: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits less their maximum; that, and the log of the summed exponentials of the rest; confidence; argmax."""
+    """Return the logits less their maximum, the normalizers (maximum, log-sum of the rest), confidence and argmax."""
     logits = logits.float()
     maximum = logits.amax(-1, keepdim=True)
     # Logits of 16 bits often tie for the first place. (argmax itself takes a compiled CPU longer than all the rest.)

@@ -73,7 +73,7 @@ class Twin(nn.Module, VllmModelForPooling):
         return torch.cat([self.base(input_ids, positions), self.quantized(input_ids, positions)], -1)
 
     def compute_both_logits(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the base and of the quantized model, each of shape (tokens, vocabulary)."""
+        """Compute the logits of the base and of the quantized model, each of shape (tokens, vocabulary)."""
         base, quantized = hidden_states.chunk(2, -1)
         return self.base.compute_logits(base.contiguous()), self.quantized.compute_logits(quantized.contiguous())
 
@@ -89,7 +89,7 @@ class Twin(nn.Module, VllmModelForPooling):
 
 
 def quantized_model_config(base: ModelConfig, max_model_len: int | None) -> ModelConfig:
-    """The quantized model's configuration, from the pair's: the same dtype and tokenizer.
+    """Derive the quantized model's configuration from the pair's: the same dtype and tokenizer.
 
     Without a context length it is the longest that the checkpoint allows; one that is longer raises ValueError.
     """

@@ -22,7 +22,7 @@ POSITIONS = (64, 512)
 
 
 def request_options(start: int, top: int) -> dict[str, int]:
-    """What a request tells the pooler: the first position whose next token is scored, and how many likeliest tokens."""
+    """Return a request's options: the first position whose next token is scored, and the number of likeliest tokens."""
     return {"start": start, "top": top}
 
 
@@ -81,7 +81,7 @@ def _option(params: PoolingParams, name: str) -> int:
 
 
 def _wanted(metadata: PoolingMetadata) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Positions of this step to score: their indices in the batch, their next tokens, and their number per request."""
+    """Find the positions of this step to score: indices in the batch, next tokens, and counts per request."""
     cursor = metadata.get_pooling_cursor()
     indices, targets, counts = [], [], []
     offset = 0
@@ -104,7 +104,7 @@ def _wanted(metadata: PoolingMetadata) -> tuple[torch.Tensor, torch.Tensor, list
 
 
 def _first_top(rows: torch.Tensor, k: int) -> torch.Tensor:
-    """Rows with only the k likeliest of the batch's largest number of likeliest tokens."""
+    """Cut rows to their own k likeliest tokens; the batch was computed for its largest k."""
     width = (rows.shape[1] - WIDTH) // 4
     if k == width:
         return rows

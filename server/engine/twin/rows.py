@@ -50,15 +50,15 @@ class Rows:
     queue_seconds: float = 0.0
 
     def __getitem__(self, name: str) -> Floats:
-        """The column of that name in STATISTICS."""
+        """Return the column of that name in STATISTICS."""
         column: Floats = self.values[:, STATISTICS.index(name)]
         return column
 
     def waited(self, seconds: float) -> "Rows":
-        """The same rows after a wait before the engine's own."""
+        """Return the same rows with a wait before the engine's own added."""
         return replace(self, queue_seconds=self.queue_seconds + seconds)
 
     def top(self, model: int) -> Top:
-        """The likeliest tokens of model 0 (base) or 1 (quantized)."""
+        """Return the likeliest tokens of model 0 (base) or 1 (quantized)."""
         ids, logprobs = np.split(self.values[:, WIDTH:], 4, axis=1)[2 * model : 2 * model + 2]
         return Top(ids.astype(np.int64), logprobs)

@@ -1,13 +1,16 @@
 """What items contribute to statistics that are judged one by one: the same as in the analysis of a whole run."""
 
+import math
+
 import numpy as np
 import pytest
 
 from eval.analysis.items import analyse
+from qconf.item_rules import item_statistic
 from qconf.rules import Rule
-from qconf.run.choices import Choices, EvalError, merged, read_choices
+from qconf.run.choices import Choices, EvalError, read_choices
 from qconf.run.folder import read_run
-from qconf.statistics.item_values import OF_A_MODEL, OF_THE_PAIR, item_statistic
+from qconf.run.quantities import OF_A_MODEL, OF_THE_PAIR
 from tests.synthetic_run import items, write
 
 
@@ -46,7 +49,29 @@ def test_values_of_the_pair_have_the_mean_of_the_analysis(choices: Choices, name
 def test_an_item_alone_has_the_value_that_it_has_among_others(choices: Choices, name: str) -> None:
     statistic = item_statistic(Rule(statistic=name, at_most=0.5))
     alone = [statistic.values(choices.where(np.arange(len(choices)) == i)) for i in range(len(choices))]
-    assert np.concatenate(alone) == pytest.approx(statistic.values(merged([choices])), abs=1e-12)
+    assert np.concatenate(alone) == pytest.approx(statistic.values(choices), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", OF_A_MODEL)
+def test_bounds_are_those_of_models_that_know_nothing_or_all(name: str) -> None:
+    """Equal shares of five choices, and all of the confidence in one, right and wrong: the bounds are reached."""
+    logprobs = np.array([np.zeros(5), np.zeros(5), [0.0, -800, -800, -800, -800], [-800.0, 0.0, -800, -800, -800]])
+    items = Choices(
+        tasks=("task",),
+        task=np.zeros(4, np.int64),
+        doc_id=np.arange(4),
+        labels=np.array([0, 1, 0, 0]),
+        sizes=np.full(4, 5),
+        base_logprobs=logprobs,
+        quantized_logprobs=logprobs,
+        chars=np.ones((4, 5), np.int64),
+    )
+    quantity = OF_A_MODEL[name]
+    values, (low, high) = quantity.values(items, items.base).astype(float), quantity.bounds(5)
+    assert values.min() == pytest.approx(low, abs=1e-12)
+    assert values.max() == pytest.approx(high if name != "nll" else 800)
+    wider = quantity.bounds(math.inf)
+    assert wider[0] <= low < high <= wider[1]
 
 
 def test_models_that_could_not_differ_more_are_at_the_bounds() -> None:

@@ -1,0 +1,152 @@
+"""``python -m benchmarks.load``: what the server answers when more is asked than it can do.
+
+Open loop: requests are sent at their times whether or not earlier ones were answered, as many clients would. Capacity
+is measured first, closed loop. At each multiple of it: throughput of good answers as a share of capacity, refusals,
+failures, latency of good answers, the server's memory, and a fixed probe whose numbers must never change. The load
+comes from the same machine, and takes its part of the cores.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import psutil
+
+from demo.local_server import LocalServer, running_server
+
+VOCABULARY = 400
+"""The demo pair's; ids above it are refused."""
+PROBE = {"prompt": list(range(5, 60)), "continuations": [[7, 8, 9], [10, 11]], "detail": "summary"}
+IN_FLIGHT = 64
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=256)
+
+
+@dataclass
+class Seen:
+    """What came of the requests of one load."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    waits: list[int] = field(default_factory=list)
+    probes: set[str] = field(default_factory=set)
+
+
+def main() -> None:
+    """Print a row for each load."""
+    parser = argparse.ArgumentParser(description="What the server answers when more is asked than it can do.")
+    parser.add_argument("--loads", default="0.5,1,2,5", help="multiples of capacity")
+    parser.add_argument("--seconds", type=float, default=60, help="length of each load")
+    options = parser.parse_args()
+    with running_server("--demo", "--queue-seconds", "5") as server:
+        asyncio.run(measure(server, [float(each) for each in options.loads.split(",")], options.seconds))
+
+
+async def measure(server: LocalServer, loads: list[float], seconds: float) -> None:
+    """Measure capacity, then each load."""
+    numbers = itertools.count()
+    async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=LIMITS) as http:
+        await closed(http, numbers, 5)
+        capacity = await closed(http, numbers, min(seconds, 20))
+        print(f"capacity {capacity:.1f} requests/s, resident memory {memory(server):.0f} MiB")
+        print(
+            f"{'load':>6}{'good/capacity':>15}{'200':>8}{'429':>8}{'other':>7}{'p50':>8}{'p99':>8}{'wait':>6}{'MiB':>7}"
+        )
+        everything: list[str] = []
+        probes: set[str] = set()
+        for load in loads:
+            seen, took = await opened(http, numbers, load * capacity, seconds)
+            everything += seen.ids
+            probes |= seen.probes
+            print(row(load, capacity, seen, took, memory(server)), flush=True)
+        assert len(everything) == len(set(everything)), "a request was answered twice"
+        print(f"the probe's numbers: {len(probes)} version(s)")
+
+
+async def closed(http: httpx.AsyncClient, numbers: "itertools.count[int]", seconds: float) -> float:
+    """Return the requests per second with a fixed number of them in flight."""
+    until, done = time.perf_counter() + seconds, 0
+
+    async def work() -> None:
+        nonlocal done
+        while time.perf_counter() < until:
+            (await http.post("/compare", json=request(next(numbers)))).raise_for_status()
+            done += 1
+
+    started = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
+    return done / (time.perf_counter() - started)
+
+
+async def opened(
+    http: httpx.AsyncClient, numbers: "itertools.count[int]", rate: float, seconds: float
+) -> tuple[Seen, float]:
+    """Send at the rate for so long; the time from the first request to the last answer comes too."""
+    seen = Seen()
+    tasks: list[asyncio.Task[None]] = []
+    arrivals = random.Random(0)
+    started = due = time.perf_counter()
+    while due < started + seconds:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        probe = len(tasks) % 100 == 0
+        tasks.append(asyncio.create_task(ask(http, PROBE if probe else request(next(numbers)), seen, probe=probe)))
+        due += arrivals.expovariate(rate)
+    await asyncio.gather(*tasks)
+    return seen, time.perf_counter() - started
+
+
+async def ask(http: httpx.AsyncClient, body: dict[str, Any], seen: Seen, *, probe: bool) -> None:
+    """Send one request and note its outcome."""
+    started = time.perf_counter()
+    try:
+        reply = await http.post("/compare", json=body)
+    except httpx.HTTPError as error:
+        seen.statuses[type(error).__name__] += 1
+        return
+    seen.statuses[str(reply.status_code)] += 1
+    if reply.status_code == 429:
+        seen.waits.append(int(reply.headers["retry-after"]))
+    if reply.status_code == 200:
+        answer = reply.json()
+        seen.seconds.append(time.perf_counter() - started)
+        seen.ids.append(answer["id"])
+        if probe:
+            seen.probes.add(json.dumps(answer["continuations"]))
+
+
+def request(number: int) -> dict[str, Any]:
+    """Make an item of four choices; no two items are alike."""
+    rng = random.Random(number)
+
+    def ids(count: int) -> list[int]:
+        return [rng.randrange(5, VOCABULARY) for _ in range(count)]
+
+    return {"prompt": ids(60), "continuations": [ids(8) for _ in range(4)], "detail": "summary"}
+
+
+def memory(server: LocalServer) -> float:
+    """Return the resident memory of the server and its engine in MiB."""
+    process = psutil.Process(server.process.pid)
+    return float(sum(each.memory_info().rss for each in [process, *process.children(recursive=True)])) / 2**20
+
+
+def row(load: float, capacity: float, seen: Seen, took: float, resident: float) -> str:
+    """Format one line of the table."""
+    good, refused = seen.statuses["200"], seen.statuses["429"]
+    other = seen.statuses.total() - good - refused
+    times = sorted(seen.seconds) or [float("nan")]
+    p50, p99 = (times[min(len(times) - 1, int(share * len(times)))] for share in (0.5, 0.99))
+    wait = sum(seen.waits) / len(seen.waits) if seen.waits else 0.0
+    share = good / took / capacity
+    return f"{load:6.1f}{share:15.2f}{good:8}{refused:8}{other:7}{p50:7.2f}s{p99:7.2f}s{wait:5.1f}s{resident:7.0f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Refuse work early: when there is no room even for the smallest request, its body is not read."""
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from qconf.error_types import STATUS
+from qconf.wire import ErrorReply
+from server.api.work import client_of
+from server.errors import Overloaded
+from server.monitoring.service_metrics import note_error
+from server.scoring.admission import Admission
+
+ROUTES = ("/compare", "/compare/batch", "/v1/completions")
+
+
+class OverloadMiddleware:
+    """Answers 429 before a request is parsed, so that refusing costs little of what answering needs."""
+
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self._app = app
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and scope["path"] in ROUTES:
+            try:
+                self._admission.check(client_of(scope))
+            except Overloaded as error:
+                note_error(scope, error.type)
+                headers = {"retry-after": str(error.retry_after)}
+                reply = JSONResponse(ErrorReply(error=error.detail).model_dump(), STATUS[error.type], headers)
+                return await reply(scope, receive, send)
+        await self._app(scope, receive, send)
