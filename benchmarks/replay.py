@@ -28,7 +28,7 @@ CONTEXT_TOKENS = 150
 CONCURRENCY = 32
 
 Runner = Callable[[str], None]
-"""Replay the task of that name."""
+"""Function that replays the task of that name."""
 
 
 def main() -> None:
@@ -111,7 +111,7 @@ def timed(run: Runner, task: str) -> float:
 
 
 def make_items(count: int, seed: int) -> list[dict[str, Any]]:
-    """Write items of a demo task with four choices, each after other texts of the world up to the context's length."""
+    """Make items of a demo task with four choices, each after other texts of the world up to the context's length."""
     rng = random.Random(seed)
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     lines = (TASKS / "demo_hellaswag" / "items.jsonl").read_text(encoding="utf-8").splitlines()

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from client.bench.command import app as bench
 from client.results.command import app as results
 from eval.command import app as evaluation
-from server.quantize.command import app as quantizer
+from server.quantize.command import app as quantize
 from server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ FENCE = re.compile(r"^```(\S+)(.*)\n(?s:(.*?))^```$", re.MULTILINE)
 ATTRIBUTE = re.compile(r'\s([a-z-]+)="([^"]+)"')
 INLINE = re.compile(r"`((?:python -m|qconf-\w+|make) [^`]+)`")
 COMMENT = re.compile(r"(^|\s)#\s.*$", re.MULTILINE)
-TYPER = {"client.bench": bench, "client.results": results, "eval": evaluation, "server.quantize": quantizer}
+TYPER = {"client.bench": bench, "client.results": results, "eval": evaluation, "server.quantize": quantize}
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _check(words: Sequence[str]) -> None:
         case ["docker", "run", *rest] if image := [word for word in rest if word.startswith("qconf-server")]:
             _parse_server(rest[rest.index(image[0]) + 1 :])
         case ["qconf-quantize", *rest]:
-            _parse_typer(quantizer, rest)
+            _parse_typer(quantize, rest)
         case ["python", "-m", module, *_] if find_spec(module) is None:
             raise ValueError("no such module")
         case ["make", target, *_] if target not in _targets():
@@ -120,7 +120,7 @@ def _parse_typer(app: typer.Typer, words: Sequence[str]) -> None:
         if name not in command.commands:
             raise ValueError(f"no such command: {name}")
         command = command.commands[name]
-    context = command.context_class(command, info_name=command.name, **command.context_settings)
+    context = command.context_class(command, info_name=command.name)
     command.make_parser(context).parse_args(args=list(words))
 
 

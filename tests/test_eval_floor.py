@@ -204,7 +204,7 @@ def test_other_contexts_are_no_floor(folder: Path, tmp_path: Path) -> None:
     assert subject is not None
     described = about(settings=subject.settings.model_copy(update={"add_special_tokens": False}))
     floor = write(tmp_path / "floor", ROWS, tokens("text", 12, 40, 3), about=described)
-    assert "has add_special_tokens False, expected that of the run, True" in refused(folder, floor)
+    assert "has add_special_tokens False, expected the run's, True" in refused(folder, floor)
 
 
 def test_of_imported_runs_models_are_not_checked_and_that_is_said(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import torch
 
 from tests.pairs import make_pair
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture(scope="module")
 def pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -173,7 +175,7 @@ def test_the_demo_says_why_its_server_did_not_start(tmp_path: Path) -> None:
         text=True,
         timeout=300,
         cwd=tmp_path,
-        env=os.environ | {"QCONF_MODEL": "mine"},
+        env=os.environ | {"QCONF_MODEL": "mine", "PYTHONPATH": str(ROOT)},
     )
     assert run.returncode == 1
     (log,) = (tmp_path / "runs").glob("*.server.log")

@@ -11,8 +11,8 @@ from server.monitoring.service_metrics import ServiceMetrics
 
 HALF_LIFE_SECONDS = 30.0
 """Of the measured rate: long enough for steps and pauses, short enough for a change of what is asked."""
-FEWEST_SECONDS = 0.5
-"""Of work, before a rate is told from it."""
+FEWEST_SECONDS = 10.0
+"""Of work, before a rate is computed: what has begun and not finished makes the first seconds look slow."""
 
 
 CLIENT_SHARE = 0.75
