@@ -6,7 +6,7 @@ from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any, cast
 
-from docs.markdown import markdown, page, table
+from docs.markdown import anchor, markdown, page, table
 from qconf.error_types import STATUS
 from server import errors
 from server.api.app import create_app
@@ -38,7 +38,7 @@ def http() -> str:
         "[Ask about your own text](../how-to/compare.md) has examples. A running server shows this page at `/docs`,\n"
         "and its OpenAPI document at `/openapi.json`. Replies may gain fields. Unknown fields in requests are refused."
     )
-    names = [(f"[`{name}`](#{_anchor(name)})", _first_sentence(route["description"])) for name, route in routes]
+    names = [(f"[`{name}`](#{anchor(name)})", _first_sentence(route["description"])) for name, route in routes]
     return page(
         "HTTP",
         first,
@@ -118,7 +118,7 @@ def type_in_words(schema: Schema, schemas: dict[str, Schema]) -> str:
         name = _referred(schema)
         if name in schemas and _is_pair(schemas[name]):
             return f"`base` and `quantized`, each {type_in_words(schemas[name]['properties']['base'], schemas)}"
-        return f"[{name}](#{_anchor(name)})"
+        return f"[{name}](#{anchor(name)})"
     if parts := schema.get("anyOf") or schema.get("oneOf"):
         return " or ".join(_within(type_in_words(each, schemas), " and ") for each in parts)
     if values := [schema["const"]] if "const" in schema else schema.get("enum"):
@@ -169,10 +169,6 @@ def _referred(schema: Schema) -> str:
 
 def _value(value: object) -> str:
     return "none" if value is None else f"`{json.dumps(value)}`"
-
-
-def _anchor(heading: str) -> str:
-    return "".join(each for each in heading.lower().replace(" ", "-") if each.isalnum() or each in "-_")
 
 
 def _first_sentence(text: str) -> str:

@@ -20,3 +20,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def markdown(docstring: str | None) -> str:
     """Return a docstring with Markdown's marks for code."""
     return (docstring or "").replace("``", "`")
+
+
+def anchor(heading: str) -> str:
+    """Return the name by which GitHub links to a heading."""
+    return "".join(each for each in heading.lower().replace(" ", "-") if each.isalnum() or each in "-_")

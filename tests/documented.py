@@ -25,6 +25,8 @@ PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *(ROOT / f"{name}/README.md" for name in ("demo", "deploy", "benchmarks")),
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
 ]
 SHELL = ("console", "sh", "bash")
 FENCE = re.compile(r"^```(\S+)(.*)\n(?s:(.*?))^```$", re.MULTILINE)

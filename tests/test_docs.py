@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from docs.markdown import anchor
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     ROOT / name
@@ -21,15 +23,23 @@ PAGES = sorted(
 README_LINES = 140
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the names of a page's headings."""
+    return {anchor(found) for found in re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)}
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= README_LINES
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+    for target, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http:", "https:")):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+            if heading:
+                headings = anchors(page.parent / target if target else page)
+                assert heading in headings, f"{page.relative_to(ROOT)} links to {target}#{heading}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
