@@ -160,7 +160,7 @@ class DetokenizeRequest(Request):
 class ModelInfo(Reply):
     """One model of the pair.
 
-    ``id`` is its role; ``root`` is the folder or hub name it was loaded from, ``digest`` a SHA-256 over its
+    ``id`` is its role; ``root`` is its hub name, or the end of its folder's path, ``digest`` a SHA-256 over its
     configuration and weight files.
     """
 

@@ -127,7 +127,7 @@ def model_list(pair: Pair, info: EngineInfo) -> ModelList:
             ModelInfo(
                 id=role,
                 created=created,
-                root=checkpoint.name,
+                root=checkpoint.public_name,
                 revision=checkpoint.commit,
                 digest=model_digest(checkpoint),
                 architecture=checkpoint.architectures[0],

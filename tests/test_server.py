@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from demo.local_server import LocalServer
+from qconf.demo import PAIR
 from server.processor import fast_dtype
 
 HALF_PAIR = '{"prompt": "a\\ud800"}'
@@ -214,8 +215,20 @@ def test_the_columns_of_the_prompt_can_be_left_out(server_url: str) -> None:
         )
 
 
+def test_paths_of_the_server_stay_its_own(server_url: str) -> None:
+    unknown = httpx.post(f"{server_url}/v1/completions", json={"model": "x", "prompt": "a", "max_tokens": 1})
+    for text in (
+        httpx.get(f"{server_url}/v1/models").text,
+        httpx.get(f"{server_url}/metrics").text,
+        unknown.text,
+    ):
+        assert "pair/base" in text
+        assert str(PAIR) not in text
+
+
 def test_models_health_docs_and_metrics(server_url: str) -> None:
     models = httpx.get(f"{server_url}/v1/models").json()
+    assert httpx.get(f"{server_url}/version").json() == models["server"]
     assert [model["id"] for model in models["data"]] == ["base", "quantized"]
     assert [model["quantization"] for model in models["data"]] == [None, "gptq"]
     assert {model["dtype"] for model in models["data"]} == {fast_dtype()}

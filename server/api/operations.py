@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from qconf.wire import ErrorReply
+from qconf.wire import ErrorReply, ServerInfo
 from server.api.work import ServingDependency
 
 router = APIRouter()
@@ -25,6 +25,12 @@ async def ready(serving: ServingDependency) -> dict[str, str]:
     """Return 200 while comparisons are answered, else 503."""
     serving.service.check_ready()
     return {"status": "ready"}
+
+
+@router.get("/version")
+async def version(serving: ServingDependency) -> ServerInfo:
+    """Return the versions of the server and of vLLM, and the device."""
+    return serving.service.models.server
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

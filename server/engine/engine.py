@@ -261,6 +261,7 @@ def _configure(pair: Pair, namespace: argparse.Namespace) -> tuple[VllmConfig, E
     allow_float32()
     import_models([ARCHITECTURE])
     namespace.model, namespace.revision = pair.base.name, pair.base.revision
+    namespace.served_model_name = namespace.served_model_name or [pair.base.public_name]  # a label of its metrics
     args = AsyncEngineArgs.from_cli_args(namespace)
     # vLLM computes the logits of pooling models in float32, those of others in the model's dtype. Both halves get the
     # latter, as in serving, unless the user says otherwise for both.

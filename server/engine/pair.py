@@ -35,6 +35,12 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerBase | None
 
     @property
+    def public_name(self) -> str:
+        """The name for clients: a hub name, or the end of a folder's path, the rest of which is not their business."""
+        folder = Path(self.name)
+        return "/".join(folder.resolve().parts[-2:]) if folder.is_dir() else self.name
+
+    @property
     def architectures(self) -> list[str]:
         """Class names of the model, as the checkpoint states them."""
         return list(self.config.get("architectures") or [])
