@@ -138,23 +138,28 @@ class CompareRequest(Request):
 class BatchRequest(Request):
     """Many comparisons at once. Each entry is checked on its own, so that one bad entry does not lose the others."""
 
-    requests: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BATCH, fail_fast=True)]
+    requests: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BATCH, fail_fast=True)] = Field(
+        description="Bodies of /compare."
+    )
+
+
+IGNORED = "Ignored: both models have the same tokenizer."
 
 
 class TokenizeRequest(Request):
     """Text to split into tokens; the fields are vLLM's. Both models have the same tokenizer: ``model`` is ignored."""
 
-    prompt: Text
-    add_special_tokens: bool = True
-    return_token_strs: bool = False
-    model: str | None = None
+    prompt: Text = Field(description="Text to split.")
+    add_special_tokens: bool = Field(default=True, description="As in /compare.")
+    return_token_strs: bool = Field(default=False, description="Whether each token's own text is returned.")
+    model: str | None = Field(default=None, description=IGNORED)
 
 
 class DetokenizeRequest(Request):
     """Token ids to join into text; the fields are vLLM's."""
 
-    tokens: TokenIds
-    model: str | None = None
+    tokens: TokenIds = Field(description="Token ids to join.")
+    model: str | None = Field(default=None, description=IGNORED)
 
 
 class ModelInfo(Reply):

@@ -23,6 +23,8 @@ from server.scoring.service import Service, Stopwatch, together
 from server.scoring.tokenization import Cancelled, PairTokenizer
 from server.scoring.turns import Origin
 
+ONE = "One completion per prompt."
+NOTHING_ELSE = "No other value: it would change the log-probabilities or the text."
 router = APIRouter(route_class=BodyRoute)
 
 
@@ -54,17 +56,17 @@ class CompletionRequest(Request):
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS, description="Likeliest tokens to return.")
     temperature: float | None = Field(default=None, description="0: what is generated is the likeliest token.")
     add_special_tokens: bool = Field(default=True, description="As in /compare; not OpenAI's.")
-    seed: int | None = None
-    user: str | None = None
-    n: Literal[1] = 1
-    best_of: Literal[1] | None = None
-    stream: Literal[False] = False
-    top_p: float | None = None
-    stop: None = None
-    suffix: None = None
-    logit_bias: None = None
-    presence_penalty: Literal[0] | None = None
-    frequency_penalty: Literal[0] | None = None
+    seed: int | None = Field(default=None, description="Accepted and ignored: no sampling.")
+    user: str | None = Field(default=None, description="Accepted and ignored.")
+    n: Literal[1] = Field(default=1, description=ONE)
+    best_of: Literal[1] | None = Field(default=None, description=ONE)
+    stream: Literal[False] = Field(default=False, description="There is no streaming.")
+    top_p: float | None = Field(default=None, description="Accepted and ignored: no sampling.")
+    stop: None = Field(default=None, description=NOTHING_ELSE)
+    suffix: None = Field(default=None, description=NOTHING_ELSE)
+    logit_bias: None = Field(default=None, description=NOTHING_ELSE)
+    presence_penalty: Literal[0] | None = Field(default=None, description=NOTHING_ELSE)
+    frequency_penalty: Literal[0] | None = Field(default=None, description=NOTHING_ELSE)
 
     @model_validator(mode="after")
     def _check(self) -> "CompletionRequest":
