@@ -24,6 +24,7 @@ from server.engine.pair import Pair, read_pair
 from server.errors import StartError
 from server.monitoring.monitor import Monitor, load_reference, make_state_folder
 from server.scoring.admission import Admission, Limits
+from server.scoring.canary import check_canary
 from server.scoring.scored import MODELS
 from server.scoring.service import Service
 from server.settings import Settings
@@ -105,6 +106,8 @@ async def _serving(settings: Settings) -> AsyncIterator[tuple["TwinEngine", Serv
             "vLLM %s on %s, %s, context %d tokens", info.vllm_version, info.device, info.dtype, info.max_model_len
         )
         models = await asyncio.to_thread(model_list, pair, info)
+        if settings.state_dir is not None:
+            await check_canary(engine, models, settings.state_dir)
         monitor = Monitor(
             models,
             reference,

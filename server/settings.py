@@ -55,7 +55,9 @@ class Settings(BaseSettings):
         2000, ge=1, description="Comparisons in the sliding window of calibration and drift."
     )
     window_seconds: float = Field(6 * 3600, gt=0, description="Age at which comparisons leave that window.")
-    state_dir: Path | None = Field(None, description="Folder that keeps the window over restarts.")
+    state_dir: Path | None = Field(
+        None, description="Folder that keeps the window over restarts, and rows that every start must repeat."
+    )
     grace_seconds: int = Field(30, ge=0, description="Time that running requests get when the server is stopped.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "ERROR", description="Log level of vLLM and uvicorn."

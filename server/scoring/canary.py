@@ -1,0 +1,77 @@
+"""At start, score a few fixed rows and compare them with an earlier start's: a broken kernel must not be served."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from qconf.statistics.arrays import Floats
+from qconf.wire import ModelList
+from server.engine.interface import Engine
+from server.engine.twin.rows import STATISTICS, WIDTH
+from server.errors import StartError
+
+logger = logging.getLogger(__name__)
+LENGTHS = (4, 33, 200)
+"""Tokens of the sequences: less than a block of the prefix cache, more than one, several."""
+TOLERANCE = {"float32": 1e-3}
+COARSE = 0.1
+"""Largest change of a log-probability, in nats: in 16 bits, machines with other instructions differ by hundredths."""
+COMPARED = ("base_logprob", "quantized_logprob", "kl")
+
+
+async def check_canary(engine: Engine, models: ModelList, folder: Path) -> None:
+    """Compare the rows of this start with those in the folder, or keep them. StartError if they differ."""
+    values = np.concatenate([(await engine.score(ids)).values[:, :WIDTH] for ids in _sequences(engine)])
+    path = folder / f"canary-{_identity(engine, models)}.npy"
+    if (before := _read(path, values.shape)) is None:
+        _write(path, values)
+        return
+    tolerance = TOLERANCE.get(engine.info.dtype, COARSE)
+    for name in COMPARED:
+        column = STATISTICS.index(name)
+        change = np.abs(values[:, column] - before[:, column])
+        # A NaN is worse than any change.
+        if not (change <= tolerance).all():
+            row = int(np.nan_to_num(change, nan=np.inf).argmax())
+            raise StartError(
+                f"the pair's numbers are not those of an earlier start: {name} of row {row} was "
+                f"{before[row, column]:.4f} and is {values[row, column]:.4f}, tolerance {tolerance}; "
+                f"a kernel is broken here or was there (delete {path} to trust this start)"
+            )
+
+
+def _sequences(engine: Engine) -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    lengths = [min(length, engine.info.max_model_len) for length in LENGTHS]
+    return [rng.integers(0, engine.info.vocab_size, length).tolist() for length in lengths]
+
+
+def _identity(engine: Engine, models: ModelList) -> str:
+    """What may change the numbers by intent: the models, the dtype, vLLM and the device."""
+    info = engine.info
+    facts = [*(model.digest for model in models.data), info.dtype, info.vllm_version, info.device]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> Floats | None:
+    try:
+        values = np.load(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError) as error:
+        logger.error("%s is damaged (%s) and written again", path, error)
+        return None
+    return np.asarray(values) if values.shape == shape else None
+
+
+def _write(path: Path, values: Floats) -> None:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as stream:
+            np.save(stream, values)
+        os.replace(part, path)
+    except OSError as error:
+        logger.warning("--state-dir cannot be written to: %s", error.strerror)
