@@ -39,7 +39,7 @@ async def test_small_changes_pass(tmp_path: Path, dtype: str, small: float) -> N
 )
 async def test_a_broken_kernel_is_not_served(tmp_path: Path, dtype: str, error: float) -> None:
     await check_canary(Numbers(dtype), models(), tmp_path)
-    with pytest.raises(StartError, match="quantized_logprob of row .* was .* and is .* a kernel is broken"):
+    with pytest.raises(StartError, match=r"quantized_logprob of row .* was .* and is .* a kernel is broken"):
         await check_canary(Numbers(dtype, error), models(), tmp_path)
     await check_canary(Numbers(dtype), models(), tmp_path)
 
