@@ -89,7 +89,7 @@ def raising(exc: Exception) -> Hook:
 
 
 BAD_REPLIES = [
-    pytest.param("not JSON", "sent a reply that is no Comparison: the body: invalid JSON", id="text"),
+    pytest.param("not JSON", "sent a reply that is not a Comparison: the body: invalid JSON", id="text"),
     pytest.param("{}", "'id': field required", id="empty"),
     pytest.param('{"object": "chat.completion"}', "http://fake/compare", id="another API"),
     pytest.param("", "invalid JSON", id="nothing"),
