@@ -153,8 +153,15 @@ class Service:
             # First, because it fills the prefix cache for the continuations.
             prompt = await self.score(context, origin, top=top)
         rows = await together(
-            self.score(context + continuation.token_ids, origin, len(context) - 1, top)
-            for continuation in sequences.continuations
+            self.score(
+                context + continuation.token_ids,
+                origin,
+                len(context) - 1,
+                top,
+                # Whatever comes first computes the context for all.
+                cached=len(context) if i or prompt is not None else 0,
+            )
+            for i, continuation in enumerate(sequences.continuations)
         )
         watch.scored(rows if prompt is None else [prompt])
         continuations = [
@@ -172,9 +179,11 @@ class Service:
         """Run a function on the replies' tokenizer."""
         return await self._replies_thread.run(function)
 
-    async def score(self, token_ids: list[int], origin: Origin, start: int = 0, top: int = 0) -> Rows:
-        """Score a sequence when it is its turn, and count it."""
-        cost = max(self._cheapest, len(token_ids))
+    async def score(
+        self, token_ids: list[int], origin: Origin, start: int = 0, top: int = 0, *, cached: int = 0
+    ) -> Rows:
+        """Score a sequence when it is its turn, and count it; ``cached`` tokens of it should be in the prefix cache."""
+        cost = max(self._cheapest, len(token_ids) - cached)
         waited = time.perf_counter()
         async with self._scoring.turn(origin, cost):
             waited = time.perf_counter() - waited
