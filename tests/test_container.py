@@ -200,7 +200,7 @@ def test_a_model_that_is_not_there() -> None:
 def test_models_that_are_no_pair() -> None:
     folder = f"--volume={FIXTURES}:/models:ro"
     quantized = "/models/autogptq-0.7.1-quantized"
-    demo = in_image('python3 -c "import server.settings as s; print(s.DEMO_PAIR)"').strip()
+    demo = in_image('python3 -c "import qconf.demo as d; print(d.PAIR)"').strip()
     line = refusal("--model", f"{demo}/base", "--quantized", quantized, options=(folder,))
     assert "the two models have different" in line
 

@@ -35,7 +35,7 @@ def test_the_page_on_http_has_defaults_and_limits() -> None:
     for line in (
         "| `top_logprobs` | integer, 0 to 20 | `0` | Likeliest tokens to return per position. |",
         "| `label` | integer, at least 0 | none | Index of the true continuation, where known. |",
-        "| `requests` | list of 1 to 1,024 objects | needed |  |",
+        "| `requests` | list of 1 to 1,024 objects | needed | Bodies of /compare. |",
     ):
         assert line in lines
 
