@@ -3,13 +3,10 @@
 import asyncio
 import contextlib
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qconf.error_types import STATUS
-from qconf.wire import ErrorReply
+from server.api.refusal import refusal
 from server.errors import Overloaded, RequestError, TooLarge, TooSlow
-from server.monitoring.service_metrics import note_error
 
 DRAIN_SECONDS = 2
 BODY_SECONDS = 60
@@ -33,42 +30,42 @@ class BodyLimitMiddleware:
             return await self._app(scope, receive, send)
         deadline = asyncio.get_running_loop().time() + BODY_SECONDS
         received, complete = 0, False
-        refusal = self._declared(scope)
+        error = self._declared(scope)
 
         async def counted() -> Message:
-            nonlocal received, complete, refusal
+            nonlocal received, complete, error
             if complete:
                 return await receive()
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                refusal = TooSlow(f"the body took longer than {BODY_SECONDS} s")
-                raise refusal from None
+                error = TooSlow(f"the body took longer than {BODY_SECONDS} s")
+                raise error from None
             size = len(message.get("body", b""))
             received += size
             self._held += size
             complete = not message.get("more_body", False)
             if received > self._max_bytes:
-                refusal = self._too_large()
+                error = self._too_large()
             elif self._held > MOST_BODIES * self._max_bytes:
-                refusal = Overloaded("too many large requests are in flight", retry_after=1)
-            if refusal is not None:
-                raise refusal  # ends the reading; the reply is made below
+                error = Overloaded("too many large requests are in flight", retry_after=1)
+            if error is not None:
+                raise error  # ends the reading; the reply is made below
             return message
 
         async def watched(message: Message) -> None:
-            if refusal is None:
+            if error is None:
                 await send(message)
 
         try:
-            if refusal is None:
+            if error is None:
                 with contextlib.suppress(TooLarge, TooSlow, Overloaded):
                     await self._app(scope, counted, watched)
         finally:
             self._held -= received
-        if refusal is not None:
-            await _refuse(refusal, scope, receive, send)
+        if error is not None:
+            await _refuse(error, scope, receive, send)
 
     def _declared(self, scope: Scope) -> RequestError | None:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
@@ -80,14 +77,9 @@ class BodyLimitMiddleware:
         return TooLarge(f"the body has more than the {self._max_bytes} bytes that are accepted")
 
 
-async def _refuse(refusal: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+async def _refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
     await _drain(receive)
-    note_error(scope, refusal.type)
-    headers = {"connection": "close"}
-    if refusal.retry_after is not None:
-        headers["retry-after"] = str(refusal.retry_after)
-    reply = JSONResponse(ErrorReply(error=refusal.detail).model_dump(), STATUS[refusal.type], headers)
-    await reply(scope, receive, send)
+    await refusal(scope, error, {"connection": "close"})(scope, receive, send)
 
 
 async def _drain(receive: Receive) -> None:

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from qconf import error_types
 from qconf.error_types import STATUS
 from qconf.wire import ErrorDetail, ErrorReply, problem
+from server.api.refusal import refusal
 from server.api.work import ClientGone
 from server.errors import InvalidRequest, RequestError
 from server.monitoring.service_metrics import CLIENT_CLOSED_REQUEST, note_error
@@ -45,24 +46,18 @@ def unexpected(error: Exception) -> RequestError:
     return RequestError(f"the server failed: {type(error).__name__}")
 
 
-def _reply(request: Request, error: RequestError) -> JSONResponse:
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    note_error(request.scope, error.detail.type)
-    return JSONResponse(ErrorReply(error=error.detail).model_dump(), STATUS[error.type], headers)
-
-
 async def _on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return _reply(request, error)
+    return refusal(request.scope, error)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return _reply(request, InvalidRequest(f"the body is not JSON: {first['ctx']['error']}"))
+        return refusal(request.scope, InvalidRequest(f"the body is not JSON: {first['ctx']['error']}"))
     detail = problem(error.errors())
-    return _reply(request, InvalidRequest(detail.message, detail.param))
+    return refusal(request.scope, InvalidRequest(detail.message, detail.param))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -78,4 +73,4 @@ async def _on_client_gone(_: Request, __: Exception) -> Response:
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:
-    return _reply(request, unexpected(error))
+    return refusal(request.scope, unexpected(error))

@@ -9,13 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from qconf.error_types import STATUS
-from qconf.wire import ErrorReply
+from server.api.refusal import refusal
 from server.errors import StartError, Unauthorized
-from server.monitoring.service_metrics import note_error
 
 logger = logging.getLogger(__name__)
 RELOAD_SECONDS = 1.0
@@ -102,10 +99,7 @@ class KeysMiddleware:
         principal = self._keys.principal(key.strip()) if scheme.lower() == "bearer" else None
         if principal is None:
             wrong = "is missing" if not scheme else "has no valid key"
-            error = Unauthorized(f"the header 'Authorization' {wrong}, expected 'Bearer KEY'").detail
-            note_error(scope, error.type)
-            headers = {"www-authenticate": "Bearer"}
-            reply = JSONResponse(ErrorReply(error=error).model_dump(), STATUS[error.type], headers)
-            return await reply(scope, receive, send)
+            error = Unauthorized(f"the header 'Authorization' {wrong}, expected 'Bearer KEY'")
+            return await refusal(scope, error, {"www-authenticate": "Bearer"})(scope, receive, send)
         scope[PRINCIPAL] = principal
         await self._app(scope, receive, send)

@@ -1,13 +1,10 @@
 """Refuse work early: when there is no room even for the smallest request, its body is not read."""
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from qconf.error_types import STATUS
-from qconf.wire import ErrorReply
+from server.api.refusal import refusal
 from server.api.work import client_of
 from server.errors import Overloaded
-from server.monitoring.service_metrics import note_error
 from server.scoring.admission import Admission
 
 ROUTES = ("/compare", "/compare/batch", "/v1/completions")
@@ -26,8 +23,5 @@ class OverloadMiddleware:
             try:
                 self._admission.check(client_of(scope))
             except Overloaded as error:
-                note_error(scope, error.type)
-                headers = {"retry-after": str(error.retry_after)}
-                reply = JSONResponse(ErrorReply(error=error.detail).model_dump(), STATUS[error.type], headers)
-                return await reply(scope, receive, send)
+                return await refusal(scope, error)(scope, receive, send)
         await self._app(scope, receive, send)
