@@ -8,7 +8,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from eval.analysis.items import Analysis, Bucket
 from eval.analysis.null import Band
 from eval.report.format import band, number, signed
-from eval.report.plots.figure import FAINT, GREY, INK, Plot, figure, percent
+from eval.report.plots.figure import FAINT, GREY, INK, Plot, figure, percent, whiskers
 
 BUCKET_AXIS = {
     "title": {"text": "confidence of the base model, %"},
@@ -116,14 +116,7 @@ def _noise_marks(names: Sequence[str], bands: Sequence[Band], group: str, shown:
         offsetgroup=group,
         showlegend=shown,
         marker={"color": INK, "symbol": "diamond", "size": 7},
-        error_y={
-            "type": "data",
-            "array": percent([each.high - each.expected for each in bands]),
-            "arrayminus": percent([each.expected - each.low for each in bands]),
-            "color": INK,
-            "thickness": 1.5,
-            "width": 4,
-        },
+        error_y=whiskers([(each.low, each.expected, each.high) for each in bands], INK),
         hovertext=[f"constant noise: {band(each, True)}" for each in bands],
         hoverinfo="text",
     )

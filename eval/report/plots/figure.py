@@ -50,6 +50,18 @@ def figure(traces: Sequence[Any], height: int, **layout: Any) -> Markup:
     return Markup(drawn.to_json().replace("<", "\\u003c"))
 
 
+def whiskers(ranges: Sequence[tuple[float, float, float]], colour: str) -> dict[str, Any]:
+    """Return error bars in percent, from the low end, the value and the high end of each."""
+    return {
+        "type": "data",
+        "array": percent([high - value for _, value, high in ranges]),
+        "arrayminus": percent([value - low for low, value, _ in ranges]),
+        "color": colour,
+        "thickness": 1.5,
+        "width": 4,
+    }
+
+
 def percent(values: Floats | Sequence[float]) -> list[float]:
     """Return shares in percent."""
     return [round(100 * float(value), 4) for value in values]

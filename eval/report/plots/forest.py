@@ -9,7 +9,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
 from eval.report.format import bracket, signed
-from eval.report.plots.figure import GREY, INK, Plot, figure, percent
+from eval.report.plots.figure import GREY, INK, Plot, figure, percent, whiskers
 from qconf.statistics.intervals import Interval
 
 LONGEST = 22
@@ -53,14 +53,7 @@ def _forest_trace(rows: Sequence[tuple[str, int, Interval]], places: Sequence[in
         y=list(places),
         mode="markers",
         marker={"symbol": symbol, "size": 10, "color": colour},
-        error_x={
-            "type": "data",
-            "array": percent([each.high - each.point for each in deltas]),
-            "arrayminus": percent([each.point - each.low for each in deltas]),
-            "color": colour,
-            "thickness": 1.5,
-            "width": 4,
-        },
+        error_x=whiskers([(each.low, each.point, each.high) for each in deltas], colour),
         hovertext=[
             f"{html.escape(task)}, {items} items: {signed(each.point, True)} {bracket(each, True, signed)}"
             for task, items, each in rows
