@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo serve test image lint bench gpu-check demo-pair lock clean
+.PHONY: setup demo serve test image lint audit bench gpu-check demo-pair lock clean
 
 setup: $(VENV)/.runtime  ## Install what serving, replaying and reporting need
 
@@ -27,6 +27,10 @@ lint: $(VENV)/.dev  ## Check style and types
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck --external-sources .ci/run .ci/image requirements/system.sh
+
+audit: $(VENV)/.dev  ## Look the locked packages up among known vulnerabilities (asks PyPI)
+	for lock in cpu dev image server; do \
+	  $(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements/$$lock.txt; done
 
 bench: $(VENV)/.dev  ## Measure throughput beside plain vLLM (a quarter of an hour on two cores); ARGS goes to the benchmark
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
@@ -57,7 +61,7 @@ lock:  ## Resolve the requirements anew (needs uv; WHEELS names a folder with th
 	$(LOCK) pyproject.toml --extra server -c requirements/dev.txt -o requirements/server.txt
 	$(LOCK) --group pyproject.toml:bill -o requirements/bill.txt
 	# On other architectures these are neither needed nor there.
-	sed -i -E 's/^(intel-[a-z-]+==[0-9.]+) /\1 ; platform_machine == "x86_64" /' requirements/*.txt
+	sed -i -E 's/^((atheris|intel-[a-z-]+)==[0-9.]+) /\1 ; platform_machine == "x86_64" /' requirements/*.txt
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
