@@ -23,6 +23,7 @@ from client.calls import (
 )
 from client.errors import ConnectionFailed, InvalidRequest, QconfError, TimedOut, Unavailable, translated
 from client.retry import RETRIES, RetryPolicy
+from client.tracing import traced
 from qconf import __version__
 from qconf.wire import CompareRequest, Comparison, ErrorDetail, ModelList, TokenizeReply, TokenizerInfo
 
@@ -133,8 +134,10 @@ class Client(_Base):
             attempt += 1
 
     def _attempt(self, call: Call[R]) -> R:
-        with translated(self.base_url):
-            response = self._http.send(self._request(self._http, call))
+        request = self._request(self._http, call)
+        with translated(self.base_url), traced(request) as span:
+            response = self._http.send(request)
+            span.set_attribute("http.response.status_code", response.status_code)
         return call.parse(response)
 
 
@@ -207,6 +210,8 @@ class AsyncClient(_Base):
             attempt += 1
 
     async def _attempt(self, call: Call[R]) -> R:
-        with translated(self.base_url):
-            response = await self._http.send(self._request(self._http, call))
+        request = self._request(self._http, call)
+        with translated(self.base_url), traced(request) as span:
+            response = await self._http.send(request)
+            span.set_attribute("http.response.status_code", response.status_code)
         return call.parse(response)

@@ -10,6 +10,7 @@ QconfError
     ├── NotFound          there is no such route
     ├── TooLarge          the body has too many bytes
     ├── Overloaded        the server has too much to do
+    ├── QuotaExceeded     the API key's quota is used up
     ├── DeadlineExceeded  the server gave the request up
     ├── Unavailable       the server is starting, stopping or not there, or a proxy cannot reach it
     └── InternalError     the server failed
@@ -51,7 +52,8 @@ class ServerError(QconfError):
     """The request was refused or failed.
 
     ``status`` is the HTTP status, ``type`` and ``param`` are the server's own (``param`` names the field at fault),
-    ``retry_after`` the seconds after which the server asks to be tried again.
+    ``retry_after`` the seconds after which the server asks to be tried again, ``request_id`` the request's name in the
+    server's log.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class ServerError(QconfError):
         type: str | None = None,  # noqa: A002 - the name it has on the wire
         param: str | None = None,
         retry_after: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.type = type
         self.param = param
         self.retry_after = retry_after
+        self.request_id = request_id
 
 
 class InvalidRequest(ServerError):
@@ -88,6 +92,10 @@ class TooLarge(ServerError):
 
 class Overloaded(ServerError):
     """The server has too much to do."""
+
+
+class QuotaExceeded(ServerError):
+    """The API key's quota of requests or tokens per minute is used up."""
 
 
 class DeadlineExceeded(ServerError):
@@ -111,6 +119,7 @@ BY_TYPE: dict[str, type[ServerError]] = {
     error_types.TOO_LARGE: TooLarge,
     error_types.HEAD_TOO_LARGE: TooLarge,
     error_types.OVERLOADED: Overloaded,
+    error_types.QUOTA_EXCEEDED: QuotaExceeded,
     error_types.INTERNAL: InternalError,
     error_types.NOT_FINITE: InternalError,
     error_types.UNAVAILABLE: Unavailable,
@@ -154,6 +163,7 @@ def raise_for_status(response: httpx.Response) -> None:
         type=detail.type,
         param=detail.param,
         retry_after=parse_retry_after(response.headers.get("retry-after"), datetime.now(UTC)),
+        request_id=response.headers.get("x-request-id"),
     )
 
 

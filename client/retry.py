@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass, field
 
-from client.errors import ConnectionFailed, Overloaded, QconfError, ServerError, TimedOut, Unavailable
+from client.errors import ConnectionFailed, Overloaded, QconfError, QuotaExceeded, ServerError, TimedOut, Unavailable
 
 RETRIES = 4
 FIRST_DELAY = 0.5
@@ -11,7 +11,7 @@ LONGEST_DELAY = 30.0
 LONGEST_RETRY_AFTER = 120.0
 
 # Scoring is idempotent: a request whose reply was lost may be sent again.
-TRANSIENT = (ConnectionFailed, TimedOut, Overloaded, Unavailable)
+TRANSIENT = (ConnectionFailed, TimedOut, Overloaded, QuotaExceeded, Unavailable)
 
 
 @dataclass

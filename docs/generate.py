@@ -158,6 +158,8 @@ def _families() -> Iterator[Metric]:
     service = watched.metrics
     service.requests.labels("/compare", "200")
     service.duration.labels("/compare")
+    service.principal_requests.labels("team", "200")
+    service.principal_tokens.labels("team")
     service.timed("/compare", Timing(tokenize_ms=0, queue_ms=0, engine_ms=0, total_ms=0))
     service.scored(seen[0].tokens)
     text = watched.exposition(OPENMETRICS)[0].decode()

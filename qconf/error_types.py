@@ -10,6 +10,7 @@ TOO_SLOW: Final = "request_timeout"
 TOO_LARGE: Final = "request_too_large"
 HEAD_TOO_LARGE: Final = "request_head_too_large"
 OVERLOADED: Final = "overloaded"
+QUOTA_EXCEEDED: Final = "quota_exceeded"
 INTERNAL: Final = "internal_error"
 NOT_FINITE: Final = "not_finite"
 UNAVAILABLE: Final = "unavailable"
@@ -23,6 +24,7 @@ STATUS: Final = {
     TOO_SLOW: 408,
     TOO_LARGE: 413,
     OVERLOADED: 429,
+    QUOTA_EXCEEDED: 429,
     HEAD_TOO_LARGE: 431,
     INTERNAL: 500,
     NOT_FINITE: 500,

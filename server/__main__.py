@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from qconf.tracing import tracing
 from server.engine.preload import preload_libraries
 from server.errors import StartError
 
@@ -40,22 +41,26 @@ def main() -> int:
 def _run() -> int:
     from pydantic_settings import CliApp
 
-    from server.logs import set_up_logs
+    from server.logs import set_up_logs, vllm_logs
     from server.settings import Settings
 
     settings = CliApp.run(Settings)
-    set_up_logs(settings.log_level)
-    if settings.log_level in ("WARNING", "ERROR"):
+    set_up_logs(settings.log_level, settings.log_format)
+    if settings.log_level != "DEBUG":
         _silence_libraries()
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
     # Prometheus does not use the time at which a counter began, and would be stored with each.
     os.environ.setdefault("PROMETHEUS_DISABLE_CREATED_SERIES", "True")
     preload_libraries()
 
-    from server.serve import bound_socket, serve  # takes seconds to import; wrong usage is refused before
+    with (
+        vllm_logs(settings.log_level, settings.log_format),
+        tracing("qconf-server"),
+        _stopped_by(signal.SIGTERM, signal.SIGINT),
+    ):
+        from server.serve import bound_sockets, serve  # takes seconds to import; wrong usage is refused before
 
-    with _stopped_by(signal.SIGTERM, signal.SIGINT), bound_socket(settings) as listener:
-        return asyncio.run(serve(settings, listener))
+        with bound_sockets(settings) as listeners:
+            return asyncio.run(serve(settings, listeners))
 
 
 @contextlib.contextmanager

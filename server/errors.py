@@ -31,6 +31,12 @@ class Unauthorized(RequestError):
     type = error_types.UNAUTHORIZED
 
 
+class NotFound(RequestError):
+    """There is no such route, at least not on this port."""
+
+    type = error_types.NOT_FOUND
+
+
 class TooSlow(RequestError):
     """The client took too long to send the request."""
 
@@ -47,6 +53,12 @@ class Overloaded(RequestError):
     """Too much work is in flight; the client should come back after ``retry_after`` seconds."""
 
     type = error_types.OVERLOADED
+
+
+class QuotaExceeded(RequestError):
+    """The API key's quota is used up; there is some again after ``retry_after`` seconds."""
+
+    type = error_types.QUOTA_EXCEEDED
 
 
 class Unavailable(RequestError):

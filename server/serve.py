@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -25,6 +25,7 @@ from server.errors import StartError
 from server.monitoring.monitor import Monitor, load_reference, make_state_folder
 from server.scoring.admission import Admission, Limits
 from server.scoring.canary import check_canary
+from server.scoring.quotas import Quotas
 from server.scoring.scored import MODELS
 from server.scoring.service import Service
 from server.settings import Settings
@@ -41,22 +42,24 @@ LATE_SECONDS = 5
 ENGINE_DIED = 1
 
 
-async def serve(settings: Settings, listener: socket.socket) -> int:
+async def serve(settings: Settings, listeners: Sequence[socket.socket]) -> int:
     """Run the server; returns the exit code. StartError says why the pair cannot be served."""
     started = time.perf_counter()
-    keys = None if settings.api_key_file is None else Keys(settings.api_key_file)
-    if keys is None and not _is_loopback(settings.host):
+    if settings.api_key_file is None and not _is_loopback(settings.host):
         logger.warning("anyone who can reach %s can use the server: --api-key-file asks for keys", settings.host)
-    async with _serving(settings) as (engine, serving):
+    quotas = Quotas()
+    keys = None if settings.api_key_file is None else Keys(settings.api_key_file, quotas)
+    async with _serving(settings, quotas) as (engine, serving):
+        operations_port = None if settings.operations_port is None else listeners[1].getsockname()[1]
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(serving, settings.max_body_bytes, keys),
+                create_app(serving, settings.max_body_bytes, keys, operations_port),
                 http=Connection,
                 server_header=False,
                 ssl_certfile=settings.ssl_certfile,
                 ssl_keyfile=settings.ssl_keyfile,
                 log_config=None,
-                access_log=settings.log_level in ("DEBUG", "INFO"),
+                access_log=False,
                 timeout_graceful_shutdown=settings.grace_seconds + LATE_SECONDS,
             )
         )
@@ -66,12 +69,12 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
         gc.set_threshold(*GC_THRESHOLDS)
         scheme = "http" if settings.ssl_certfile is None else "https"
         tasks = [
-            asyncio.create_task(_report(server, listener, started, scheme)),
+            asyncio.create_task(_report(server, listeners, started, scheme)),
             asyncio.create_task(_stop(server, serving, settings.grace_seconds)),
             asyncio.create_task(serving.monitor.keep()),
         ]
         try:
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=list(listeners))
         finally:
             for task in tasks:
                 task.cancel()
@@ -83,7 +86,7 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _serving(settings: Settings) -> AsyncIterator[tuple["TwinEngine", Serving]]:
+async def _serving(settings: Settings, quotas: Quotas) -> AsyncIterator[tuple["TwinEngine", Serving]]:
     """Start the engine and everything around it that requests need."""
     assert settings.model is not None
     assert settings.quantized is not None
@@ -118,8 +121,9 @@ async def _serving(settings: Settings) -> AsyncIterator[tuple["TwinEngine", Serv
         limits = Limits(settings.max_requests, settings.max_sequences, settings.queue_seconds)
         # Whatever learns of every comparison is listed here.
         observers = [monitor]
-        service = Service(engine, pair.tokenizer, models, monitor.metrics, observers)
-        yield engine, Serving(service, Admission(limits, monitor.metrics), monitor, settings.request_seconds)
+        service = Service(engine, pair.tokenizer, models, monitor.metrics, quotas, observers)
+        admission = Admission(limits, monitor.metrics, quotas)
+        yield engine, Serving(service, admission, monitor, settings.request_seconds)
 
 
 def model_list(pair: Pair, info: EngineInfo) -> ModelList:
@@ -144,12 +148,12 @@ def model_list(pair: Pair, info: EngineInfo) -> ModelList:
     )
 
 
-async def _report(server: uvicorn.Server, listener: socket.socket, started: float, scheme: str) -> None:
+async def _report(server: uvicorn.Server, listeners: Sequence[socket.socket], started: float, scheme: str) -> None:
     """Report when connections are accepted."""
     while not server.started:
         await asyncio.sleep(WATCH_SECONDS)
-    host, port = listener.getsockname()[:2]
-    logger.info("ready on %s://%s:%d after %.0f s", scheme, host, port, time.perf_counter() - started)
+    addresses = ["{}://{}:{}".format(scheme, *listener.getsockname()[:2]) for listener in listeners]
+    logger.info("ready on %s after %.0f s", " and ".join(addresses), time.perf_counter() - started)
 
 
 async def _stop(server: uvicorn.Server, serving: Serving, grace_seconds: float) -> None:
@@ -171,13 +175,24 @@ def _is_loopback(host: str) -> bool:
 
 
 @contextlib.contextmanager
-def bound_socket(settings: Settings) -> Iterator[socket.socket]:
-    """Bind the address before minutes are spent on loading; it listens only once the server is ready."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((settings.host, settings.port))
-        except OSError as error:
-            raise StartError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
-        yield listener
+def bound_sockets(settings: Settings) -> Iterator[list[socket.socket]]:
+    """Bind the addresses, that for operators last, before minutes are spent on loading.
+
+    They listen only once the server is ready.
+    """
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(_bound(settings.host, settings.port))]
+        if settings.operations_port is not None:
+            sockets.append(stack.enter_context(_bound(settings.operations_host, settings.operations_port)))
+        yield sockets
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener

@@ -36,8 +36,17 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    operations_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port for /metrics, /docs and probes alone: no keys, and --port has neither metrics nor docs then.",
+    )
+    operations_host: str = Field("127.0.0.1", description="Address that --operations-port listens on.")
     api_key_file: Path | None = Field(
-        None, description="File with lines NAME = KEY: requests need one of the keys. It is read again when it changes."
+        None,
+        description="File with lines NAME = KEY, and quotas behind the key: requests need one of the keys. It is read "
+        "again when it changes.",
     )
     ssl_certfile: Path | None = Field(None, description="Certificate, to serve HTTPS.")
     ssl_keyfile: Path | None = Field(None, description="Its private key.")
@@ -60,8 +69,9 @@ class Settings(BaseSettings):
     )
     grace_seconds: int = Field(30, ge=0, description="Time that running requests get when the server is stopped.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "ERROR", description="Log level of vLLM and uvicorn."
+        "ERROR", description="Log level of vLLM and of requests, which have a line each from INFO on."
     )
+    log_format: Literal["text", "json"] = Field("text", description="Format of log lines.")
     engine_args: CliUnknownArgs
 
     @model_validator(mode="after")

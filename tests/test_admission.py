@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from server.errors import InvalidRequest, Overloaded
 from server.monitoring.service_metrics import ServiceMetrics
 from server.scoring.admission import Admission, Cost, Limits, Rate, about
+from server.scoring.quotas import Quotas
 
 
 class Clock:
@@ -28,7 +29,7 @@ def clock() -> Clock:
 @pytest.fixture
 def admission(clock: Clock) -> Admission:
     limits = Limits(requests=4, sequences=100, queue_seconds=10)
-    return Admission(limits, ServiceMetrics(CollectorRegistry()), clock)
+    return Admission(limits, ServiceMetrics(CollectorRegistry()), Quotas(clock), clock)
 
 
 def work(admission: Admission, clock: Clock, tokens: int, seconds: float) -> None:

@@ -9,8 +9,10 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from server.api.keys import PRINCIPAL, RELOAD_SECONDS, Keys, KeysMiddleware, read_keys
+from server.api.keys import RELOAD_SECONDS, Keys, KeysMiddleware, read_keys
 from server.errors import StartError
+from server.monitoring.service_metrics import PRINCIPAL
+from server.scoring.quotas import Quotas
 
 ALICE, BOB = "alices-key-0123456789", "bobs-key-0123456789"
 
@@ -38,7 +40,7 @@ async def whoami(scope: Scope, _: Receive, send: Send) -> None:
 
 @pytest.fixture
 async def http(file: Path) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(KeysMiddleware(whoami, Keys(file)))
+    transport = httpx.ASGITransport(KeysMiddleware(whoami, Keys(file, Quotas())))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
@@ -82,16 +84,16 @@ def test_files_that_cannot_be(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_keys(path)
     with pytest.raises(StartError, match=f"--api-key-file .*{message}"):
-        Keys(path)
+        Keys(path, Quotas())
     with pytest.raises(StartError, match="No such file"):
-        Keys(tmp_path / "nothing")
+        Keys(tmp_path / "nothing", Quotas())
 
 
 def test_a_changed_file_is_read_again_and_a_broken_one_keeps_the_keys(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()
-    keys = Keys(file, clock)
+    keys = Keys(file, Quotas(), clock)
     carol = "carols-key-0123456789"
     file.write_text(f"carol = {carol}\n")
     assert keys.principal(carol) is None

@@ -17,6 +17,8 @@ OTHERS = {
     "allow_unquantized": True,
     "host": "0.0.0.0",
     "port": 1234,
+    "operations_port": 1235,
+    "operations_host": "::",
     "api_key_file": Path("keys"),
     "ssl_certfile": Path("certificate"),
     "ssl_keyfile": Path("key"),
@@ -31,6 +33,7 @@ OTHERS = {
     "state_dir": Path("state"),
     "grace_seconds": 5,
     "log_level": "INFO",
+    "log_format": "json",
 }
 """A value for each that is not its default."""
 TOGETHER = (("model", "quantized"), ("ssl_certfile", "ssl_keyfile"))

@@ -2,7 +2,7 @@
 
 from qconf.extras import run_command
 
-PACKAGES = {"datasets", "lm_eval", "numpy", "pyarrow", "rich", "scipy", "typer"}
+PACKAGES = {"datasets", "lm_eval", "numpy", "opentelemetry", "pyarrow", "rich", "scipy", "typer"}
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from client.bench.sources.corpus import DEFAULT_WINDOW
 from client.bench.sources.load import BenchOptions
 from client.errors import QconfError
 from qconf.run.folder import RunError
+from qconf.tracing import tracing
 
 SOME_FAILED = 1
 REFUSED = 2
@@ -156,7 +157,8 @@ def bench(
     )
     console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
     try:
-        failed = run_bench(options, console)
+        with tracing("qconf-bench"):
+            failed = run_bench(options, console)
     except (QconfError, TaskError, RunError) as exc:
         raise _exit(f"error: {exc}", REFUSED) from exc
     except RuleFailed as exc:

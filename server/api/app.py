@@ -4,17 +4,24 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from qconf import __version__
+from qconf.tracing import tracing_is_on
 from server.api import compare, openai, operations, tools
 from server.api.body_limit import BodyLimitMiddleware
 from server.api.errors import add_error_handlers
 from server.api.headers import HeadersMiddleware
 from server.api.keys import Keys, KeysMiddleware
+from server.api.operations_port import OperationsPortMiddleware
 from server.api.overload import OverloadMiddleware
 from server.api.work import Serving
 from server.monitoring.service_metrics import MetricsMiddleware
 
+UNTRACED = "/health$,/ready$,/metrics$"
+"""Routes that are asked every few seconds and say nothing of the work."""
 
-def create_app(serving: Serving, max_body_bytes: int, keys: Keys | None = None) -> FastAPI:
+
+def create_app(
+    serving: Serving, max_body_bytes: int, keys: Keys | None = None, operations_port: int | None = None
+) -> FastAPI:
     """Return the application that serves one pair, to those who have one of the keys if there are any."""
     # Its page of documentation needs no network; FastAPI's own loads its scripts from elsewhere.
     app = FastAPIOffline(
@@ -31,6 +38,12 @@ def create_app(serving: Serving, max_body_bytes: int, keys: Keys | None = None) 
     app.add_middleware(OverloadMiddleware, admission=serving.admission)
     if keys is not None:
         app.add_middleware(KeysMiddleware, keys=keys)
+    if operations_port is not None:
+        app.add_middleware(OperationsPortMiddleware, port=operations_port)
     app.add_middleware(MetricsMiddleware, metrics=serving.monitor.metrics)
     app.add_middleware(HeadersMiddleware)
+    if tracing_is_on():
+        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+        FastAPIInstrumentor.instrument_app(app, excluded_urls=UNTRACED, exclude_spans=["receive", "send"])
     return app

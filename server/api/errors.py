@@ -25,7 +25,7 @@ BAD_REQUEST: dict[int | str, dict[str, Any]] = {
 }
 ERRORS = BAD_REQUEST | {
     413: {"model": ErrorReply, "description": "The body is too large."},
-    429: {"model": ErrorReply, "description": "Too much work in flight; see Retry-After."},
+    429: {"model": ErrorReply, "description": "Too much work in flight, or a quota is used up; see Retry-After."},
     503: {"model": ErrorReply, "description": "The engine is not there, or the server is stopping; see Retry-After."},
     504: {"model": ErrorReply, "description": "The request took longer than the server allows."},
 }

@@ -3,10 +3,13 @@
 import re
 import uuid
 
+from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9_.:/+=-]{1,128}")
+from server.logs import REQUEST_ID
+
+FORM = re.compile(r"[A-Za-z0-9_.:/+=-]{1,128}")
 SECURITY = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -26,7 +29,9 @@ class HeadersMiddleware:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if FORM.fullmatch(given) else uuid.uuid4().hex
+        REQUEST_ID.set(request_id)
+        trace.get_current_span().set_attribute("qconf.request_id", request_id)
 
         async def completed(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -1,10 +1,10 @@
-"""Refuse work early: when there is no room even for the smallest request, its body is not read."""
+"""Refuse work early: without room even for the smallest request, or without quota, the body is not read."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api.refusal import refusal
 from server.api.work import client_of
-from server.errors import Overloaded
+from server.errors import Overloaded, QuotaExceeded
 from server.scoring.admission import Admission
 
 ROUTES = ("/compare", "/compare/batch", "/v1/completions")
@@ -22,6 +22,6 @@ class OverloadMiddleware:
         if scope["type"] == "http" and scope["path"] in ROUTES:
             try:
                 self._admission.check(client_of(scope))
-            except Overloaded as error:
+            except (Overloaded, QuotaExceeded) as error:
                 return await refusal(scope, error)(scope, receive, send)
         await self._app(scope, receive, send)

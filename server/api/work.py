@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
+from opentelemetry import trace
 from starlette.types import Scope
 
-from server.api.keys import PRINCIPAL
 from server.errors import DeadlineExceeded, Unavailable
 from server.monitoring.monitor import Monitor
+from server.monitoring.service_metrics import PRINCIPAL
 from server.scoring.admission import Admission, Cost
 from server.scoring.service import RETRY_AFTER, Service
 from server.scoring.turns import Origin
@@ -48,6 +49,7 @@ async def answered(
     serving.service.check_ready()
     client = client_of(request.scope)
     with serving.admission.room(client, cost):
+        trace.get_current_span().add_event("admitted")
         task = asyncio.ensure_future(work(serving.service.origin(client)))
         gone = asyncio.ensure_future(_disconnected(request))
         ended = asyncio.ensure_future(serving.ended.wait())

@@ -1,9 +1,11 @@
 """Prometheus metrics of the service itself: traffic, latency, refusals."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,7 +13,9 @@ from qconf import __version__
 from qconf.error_types import STATUS
 from qconf.wire import ModelList, Timing
 from server.engine.twin.rows import Rows
+from server.logs import ACCESS
 
+access = logging.getLogger(ACCESS)
 LATENCY_BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 """From a cached request on a GPU to a long prompt on a CPU."""
 CLIENT_CLOSED_REQUEST = 499
@@ -19,7 +23,8 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 ERROR = "qconf.error"
-"""Key of a request's scope."""
+PRINCIPAL = "qconf.principal"
+"""Keys of a request's scope: the type of its error, whose API key it has."""
 
 
 class ServiceMetrics:
@@ -35,6 +40,12 @@ class ServiceMetrics:
         )
         for reason in STATUS:
             self.rejections.labels(reason)
+        self.principal_requests = Counter(
+            "qconf_principal_requests", "Requests by API key and status.", ["principal", "status"], registry=registry
+        )
+        self.principal_tokens = Counter(
+            "qconf_principal_tokens", "Tokens that were asked for, by API key.", ["principal"], registry=registry
+        )
         self._tokens = Counter(
             "qconf_tokens",
             "Tokens: scored; computed, which ran through both models; cached, whose prefix was in the cache.",
@@ -108,12 +119,13 @@ def route_of(scope: Scope) -> str:
 
 
 def note_error(scope: Scope, type_: str) -> None:
-    """Let the request be counted under the type of the error that it was answered with."""
+    """Let the request be counted, logged and traced under the type of the error that it is answered with."""
     scope[ERROR] = type_
+    trace.get_current_span().set_attribute("error.type", type_)
 
 
 class MetricsMiddleware:
-    """Counts and times every request."""
+    """Counts and times every request, and logs a line for it: neither what was asked nor who asked."""
 
     def __init__(self, app: ASGIApp, metrics: ServiceMetrics) -> None:
         self._app = app
@@ -142,9 +154,17 @@ class MetricsMiddleware:
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = route_of(scope)
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.duration.labels(route).observe(seconds)
+        metrics = self._metrics
+        metrics.requests.labels(route, str(status)).inc()
+        metrics.duration.labels(route).observe(seconds)
+        if (principal := scope.get(PRINCIPAL)) is not None:
+            metrics.principal_requests.labels(principal, str(status)).inc()
+        error = scope.get(ERROR)
         if status == CLIENT_CLOSED_REQUEST:
-            self._metrics.aborted.inc()
-        elif (error := scope.get(ERROR)) is not None:
-            self._metrics.rejections.labels(error).inc()
+            metrics.aborted.inc()
+        elif error is not None:
+            metrics.rejections.labels(error).inc()
+        fields = {"method": scope["method"], "route": route, "status": status, "ms": round(1e3 * seconds, 2)}
+        if error is not None:
+            fields["error"] = error
+        access.info("%(method)s %(route)s %(status)d %(ms).2f ms", fields, extra=fields)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from server.errors import InvalidRequest, Overloaded
 from server.monitoring.service_metrics import ServiceMetrics
+from server.scoring.quotas import Quotas
 
 HALF_LIFE_SECONDS = 30.0
 """Of the measured rate: long enough for steps and pauses, short enough for a change of what is asked."""
@@ -85,8 +86,11 @@ class Admission:
     One client gets ``CLIENT_SHARE`` of each limit at most, so that there is room for others.
     """
 
-    def __init__(self, limits: Limits, metrics: ServiceMetrics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: Limits, metrics: ServiceMetrics, quotas: Quotas, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limits = limits
+        self._quotas = quotas
         self._metrics = metrics
         self._rate = Rate(clock)
         self._all = _Held()
@@ -95,7 +99,7 @@ class Admission:
 
     @contextmanager
     def room(self, client: str, cost: Cost) -> Iterator[None]:
-        """Hold room for a request. Raises Overloaded, with the time after which there should be room again.
+        """Hold room for a request. Raises Overloaded or QuotaExceeded, with the time after which to try again.
 
         Raises InvalidRequest for a request that would not fit into an idle server.
         """
@@ -104,6 +108,7 @@ class Admission:
                 f"the request has {cost.sequences} sequences, expected at most {self._limits.sequences} at once"
             )
         self.check(client, cost)
+        self._quotas.request(client)
         self._take(client, cost, 1)
         self._rate.working()
         finished = False
@@ -115,7 +120,8 @@ class Admission:
             self._rate.done(cost.tokens if finished else 0, idle=not self._all.requests)
 
     def check(self, client: str, cost: Cost = NOTHING) -> None:
-        """Raise Overloaded if there is no room. Without a cost: whether even the smallest request has none."""
+        """Raise Overloaded if there is no room, without a cost even for the smallest request; or QuotaExceeded."""
+        self._quotas.check(client)
         self._check("the server", self._all, self._limits, cost)
         if (held := self._clients.get(client)) is not None:
             self._check("this client", held, self._limits.of_one_client(), cost)

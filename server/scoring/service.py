@@ -7,22 +7,27 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from threading import Event
 from typing import Any, TypeVar
 
+from opentelemetry import trace
 from transformers import PreTrainedTokenizerBase
 
+from qconf import __version__
 from qconf.wire import Both, CompareRequest, ModelInfo, ModelList, Timing
 from server.engine.interface import Engine
 from server.engine.twin.rows import Rows
 from server.errors import Unavailable
 from server.monitoring.service_metrics import ServiceMetrics
+from server.scoring.quotas import Quotas
 from server.scoring.reply import comparison
 from server.scoring.scored import Observer, Scored, ScoredContinuation
 from server.scoring.tokenization import PairTokenizer, Sequences
 from server.scoring.turns import Origin, Turns
 
 T = TypeVar("T")
+_tracer = trace.get_tracer("qconf.server", __version__)
 RETRY_AFTER = 30
 """Seconds after which a client may try again where the engine has died, or the server is stopping."""
 STEPS_AHEAD = 2
@@ -87,6 +92,7 @@ class Service:
         tokenizer: PreTrainedTokenizerBase,
         models: ModelList,
         metrics: ServiceMetrics,
+        quotas: Quotas,
         observers: Sequence[Observer],
     ) -> None:
         info = engine.info
@@ -94,6 +100,7 @@ class Service:
         self.models = models
         self._models = Both[ModelInfo](base=models.data[0], quantized=models.data[1])
         self._metrics = metrics
+        self._quotas = quotas
         self._observers = observers
         self._stopping = False
         self._numbers = itertools.count()
@@ -141,7 +148,7 @@ class Service:
             answer = comparison(scored, self._models, tokenizer.texts, top, watch.timing, tokens=tokens)
             return answer.model_dump_json().encode()
 
-        return await self._replies_thread.run(reply), scored.timing
+        return await self.replied(reply), scored.timing
 
     async def scored(self, request: CompareRequest, origin: Origin, watch: Stopwatch) -> Scored:
         """Score the prompt, where it is asked for, and each continuation's tokens."""
@@ -172,25 +179,44 @@ class Service:
 
     async def tokenized(self, function: Callable[..., T], *arguments: Any, origin: Origin) -> T:
         """Run a function on the requests' tokenizer; its last argument is set when nobody waits any more."""
-        async with self._tokenizing.turn(origin, 1), _cancelled() as cancelled:
-            return await self._requests_thread.run(function, *arguments, cancelled)
+        with _span("tokenize"):
+            async with self._tokenizing.turn(origin, 1), _cancelled() as cancelled:
+                return await self._requests_thread.run(function, *arguments, cancelled)
 
     async def replied(self, function: Callable[[PairTokenizer], T]) -> T:
         """Run a function on the replies' tokenizer."""
-        return await self._replies_thread.run(function)
+        with _span("reply"):
+            return await self._replies_thread.run(function)
 
     async def score(
         self, token_ids: list[int], origin: Origin, start: int = 0, top: int = 0, *, cached: int = 0
     ) -> Rows:
         """Score a sequence when it is its turn, and count it; ``cached`` tokens of it should be in the prefix cache."""
-        cost = max(self._cheapest, len(token_ids) - cached)
-        waited = time.perf_counter()
-        async with self._scoring.turn(origin, cost):
-            waited = time.perf_counter() - waited
-            with self._metrics.in_engine(len(token_ids)):
-                rows = await self.engine.score(token_ids, start, top)
+        tokens = len(token_ids) - cached
+        self._quotas.tokens(origin.client, tokens)
+        if origin.client in self._quotas:
+            self._metrics.principal_tokens.labels(origin.client).inc(tokens)
+        with _span("score") as span:
+            waited = time.perf_counter()
+            async with self._scoring.turn(origin, max(self._cheapest, tokens)):
+                waited = time.perf_counter() - waited
+                with self._metrics.in_engine(len(token_ids)):
+                    rows = await self.engine.score(token_ids, start, top)
+            rows = rows.waited(waited)
+            span.set_attributes(
+                {
+                    "qconf.queue_ms": 1e3 * rows.queue_seconds,
+                    "qconf.computed_tokens": rows.computed_tokens,
+                    "qconf.cached_tokens": rows.cached_tokens,
+                }
+            )
         self._metrics.scored(rows)
-        return rows.waited(waited)
+        return rows
+
+
+def _span(name: str) -> AbstractContextManager[trace.Span]:
+    # Errors are in the request's span, by type: their sentences may quote what was asked.
+    return _tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False)
 
 
 @contextlib.asynccontextmanager
