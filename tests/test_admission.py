@@ -7,8 +7,9 @@ from prometheus_client import CollectorRegistry
 
 from server.errors import InvalidRequest, Overloaded
 from server.monitoring.service_metrics import ServiceMetrics
-from server.scoring.admission import Admission, Cost, Limits, Rate, about
+from server.scoring.admission import Admission, Cost, Limits, about
 from server.scoring.quotas import Quotas
+from server.scoring.rate import Rate
 
 
 class Clock:
@@ -97,6 +98,25 @@ def test_room_is_given_back_when_work_fails(admission: Admission) -> None:
             raise ZeroDivisionError
     with admission.room("a", Cost(100, 1)):
         pass
+
+
+def test_a_batch_gives_back_room_and_counts_for_the_rate_as_it_is_scored(admission: Admission, clock: Clock) -> None:
+    with admission.room("a", Cost(sequences=75, tokens=7500)) as room:
+        for _ in range(50):
+            clock.now += 1
+            room.scored()
+        assert room.left == Cost(25, 2500)
+        # At 100 tokens a second this client may have 750 in flight; that rate is known although nothing has ended.
+        with pytest.raises(Overloaded, match=r"about 2500 tokens of the server are in flight, 25 s of work"):
+            admission.check("b")
+        for _ in range(20):
+            clock.now += 1
+            room.scored()
+        admission.check("b", Cost(75, 400))
+        for _ in range(10):  # more than were guessed
+            room.scored()
+        assert room.left == Cost(0, 0)
+    admission.check("a", Cost(100, 750))
 
 
 def test_the_rate_counts_time_with_work_and_forgets(clock: Clock) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from server.scoring.turns import Origin, Turns
+from server.scoring.turns import SHARED_SECONDS, SHORT_SECONDS, Origin, Turns
 
 
 class Work:
@@ -86,3 +86,86 @@ async def test_whoever_gives_up_leaves_no_trace() -> None:
     before = len(work.order)
     await asyncio.wait_for(work.one(Origin("z", 0)), 1)
     assert len(work.order) == before + 1
+
+
+async def test_while_single_requests_come_less_is_given_ahead_of_them() -> None:
+    clock = Clock()
+    turns = Turns(1000, clock)
+    for _ in range(40):  # at 1,000 a second
+        async with turns.turn(Origin("large", 0), 500):
+            clock.now += 0.5
+    most = 1000 * SHORT_SECONDS
+
+    def ask(client: str, count: int, cost: int = 10) -> list[Held]:
+        return [Held(turns, Origin(client, 0), cost) for _ in range(count)]
+
+    large = ask("large", 200)
+    assert await granted(large) == 100
+    small = ask("small", 1)
+    assert await granted(small) == 0
+    for each in large[:95]:
+        await each.end()
+    # What was given before is done, but for the 50 that now may be held, and nothing new was given.
+    assert (await granted(large), await granted(small)) == (100, 0)
+    await large[95].end()
+    assert (await granted(large), await granted(small)) == (100, 1)
+    await small[0].end()
+    for ended in range(96, 150):
+        await large[ended].end()
+        assert await granted(large[ended + 1 :]) * 10 <= most
+    clock.now += SHARED_SECONDS
+    await large[150].end()
+    assert await granted(large) == 200
+    for each in large[151:]:
+        await each.end()
+
+
+async def test_clients_that_always_have_work_share_all_of_it() -> None:
+    """Two large clients lose no throughput to short turns."""
+    clock = Clock()
+    turns = Turns(1000, clock)
+    for _ in range(40):
+        async with turns.turn(Origin("a", 0), 500):
+            clock.now += 0.5
+    held = [Held(turns, Origin(client, 0), 10) for client in ("a", "b") for _ in range(200)]
+    assert await granted(held) == 100
+    clock.now += SHARED_SECONDS
+    for each in held[:100]:
+        await each.end()
+    assert await granted(held[100:]) == 100
+    for each in held[100:]:
+        await each.end()
+
+
+class Clock:
+    """Time that tests move."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Held:
+    """One turn, asked for now and held until it is ended."""
+
+    def __init__(self, turns: Turns, origin: Origin, cost: int) -> None:
+        self.granted = False
+        self._over = asyncio.Event()
+        self._task = asyncio.create_task(self._take(turns, origin, cost))
+
+    async def _take(self, turns: Turns, origin: Origin, cost: int) -> None:
+        async with turns.turn(origin, cost):
+            self.granted = True
+            await self._over.wait()
+
+    async def end(self) -> None:
+        self._over.set()
+        await self._task
+
+
+async def granted(turns: list[Held]) -> int:
+    """Return how many of them have begun, ended ones too."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return sum(each.granted for each in turns)

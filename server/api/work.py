@@ -48,9 +48,9 @@ async def answered(
     """Await the work, and cancel it when the client leaves, the time is over or the server ends."""
     serving.service.check_ready()
     client = client_of(request.scope)
-    with serving.admission.room(client, cost):
+    with serving.admission.room(client, cost) as room:
         trace.get_current_span().add_event("admitted")
-        task = asyncio.ensure_future(work(serving.service.origin(client)))
+        task = asyncio.ensure_future(work(serving.service.origin(client, room.scored)))
         gone = asyncio.ensure_future(_disconnected(request))
         ended = asyncio.ensure_future(serving.ended.wait())
         everything = (task, gone, ended)

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 from server.errors import InvalidRequest, Overloaded
 from server.monitoring.service_metrics import ServiceMetrics
 from server.scoring.quotas import Quotas
-
-HALF_LIFE_SECONDS = 30.0
-"""Of the measured rate: long enough for steps and pauses, short enough for a change of what is asked."""
-FEWEST_SECONDS = 10.0
-"""Of work, before a rate is computed: what has begun and not finished makes the first seconds look slow."""
-
+from server.scoring.rate import Rate
 
 CLIENT_SHARE = 0.75
 
@@ -52,32 +47,20 @@ class Cost:
 NOTHING = Cost(sequences=0, tokens=0)
 
 
-class Rate:
-    """Tokens per second while there is work, recent seconds counting most. Idle time does not count."""
+class Room:
+    """What is left to do of one request."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._tokens = self._seconds = 0.0
-        self._since: float | None = None
+    def __init__(self, admission: "Admission", client: str, cost: Cost) -> None:
+        self._admission = admission
+        self._client = client
+        self.left = cost
 
-    def working(self) -> None:
-        """Note that there is work from now on."""
-        if self._since is None:
-            self._since = self._clock()
-
-    def done(self, tokens: int, *, idle: bool) -> None:
-        """Count finished tokens; ``idle`` says that nothing is left."""
-        if self._since is not None:
-            elapsed = self._clock() - self._since
-            keep = 0.5 ** (elapsed / HALF_LIFE_SECONDS)
-            self._tokens, self._seconds = self._tokens * keep, self._seconds * keep + elapsed
-            self._since = None if idle else self._clock()
-        self._tokens += tokens
-
-    @property
-    def per_second(self) -> float | None:
-        """Tokens per second, or None before enough was seen."""
-        return self._tokens / self._seconds if self._tokens and self._seconds >= FEWEST_SECONDS else None
+    def scored(self) -> None:
+        """Note that one more sequence is scored; a prompt that is scored beside continuations is in none's guess."""
+        if self.left.sequences:
+            tokens = self.left.tokens // self.left.sequences
+            self.left = Cost(self.left.sequences - 1, self.left.tokens - tokens)
+            self._admission.scored(self._client, tokens)
 
 
 class Admission:
@@ -98,8 +81,10 @@ class Admission:
         metrics.sequences_limit.set(limits.sequences)
 
     @contextmanager
-    def room(self, client: str, cost: Cost) -> Iterator[None]:
-        """Hold room for a request. Raises Overloaded or QuotaExceeded, with the time after which to try again.
+    def room(self, client: str, cost: Cost) -> Iterator["Room"]:
+        """Hold room for a request, which shrinks as its sequences are scored.
+
+        Raises Overloaded or QuotaExceeded, with the time after which to try again.
 
         Raises InvalidRequest for a request that would not fit into an idle server.
         """
@@ -109,15 +94,21 @@ class Admission:
             )
         self.check(client, cost)
         self._quotas.request(client)
-        self._take(client, cost, 1)
+        room = Room(self, client, cost)
+        self._add(client, 1, cost.sequences, cost.tokens)
         self._rate.working()
         finished = False
         try:
-            yield
+            yield room
             finished = True
         finally:
-            self._take(client, cost, -1)
-            self._rate.done(cost.tokens if finished else 0, idle=not self._all.requests)
+            self._add(client, -1, -room.left.sequences, -room.left.tokens)
+            self._rate.done(room.left.tokens if finished else 0, idle=not self._all.requests)
+
+    def scored(self, client: str, tokens: int) -> None:
+        """Give back the room of one sequence, of which the request had guessed that many tokens."""
+        self._add(client, 0, -1, -tokens)
+        self._rate.done(tokens, idle=False)
 
     def check(self, client: str, cost: Cost = NOTHING) -> None:
         """Raise Overloaded if there is no room, without a cost even for the smallest request; or QuotaExceeded."""
@@ -154,12 +145,12 @@ class Admission:
         rate = self._rate.per_second
         return max(1, math.ceil(tokens / rate)) if rate else 1
 
-    def _take(self, client: str, cost: Cost, sign: int) -> None:
+    def _add(self, client: str, requests: int, sequences: int, tokens: int) -> None:
         its = self._clients.setdefault(client, _Held())
         for held in (self._all, its):
-            held.requests += sign
-            held.sequences += sign * cost.sequences
-            held.tokens += sign * cost.tokens
+            held.requests += requests
+            held.sequences += sequences
+            held.tokens += tokens
         if not its.requests:
             del self._clients[client]
         self._metrics.requests_in_flight.set(self._all.requests)

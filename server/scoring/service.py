@@ -132,9 +132,9 @@ class Service:
         """Refuse requests from now on; those that were admitted are still answered."""
         self._stopping = True
 
-    def origin(self, client: str) -> Origin:
-        """Number a new request of a client."""
-        return Origin(client, next(self._numbers))
+    def origin(self, client: str, scored: Callable[[], None]) -> Origin:
+        """Number a new request of a client; ``scored`` is called after each of its sequences."""
+        return Origin(client, next(self._numbers), scored)
 
     async def compare(self, request: CompareRequest, origin: Origin) -> tuple[bytes, Timing]:
         """Score what the request asks for under both models: a Comparison as JSON. Cancelling aborts the work."""
@@ -211,6 +211,7 @@ class Service:
                 }
             )
         self._metrics.scored(rows)
+        origin.scored()
         return rows
 
 

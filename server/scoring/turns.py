@@ -2,22 +2,30 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Hashable
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Generic, NamedTuple, TypeVar
 
+from server.scoring.rate import Rate
+
 T = TypeVar("T")
+SHARED_SECONDS = 5.0
+"""After the latest single request that came in beside another client's work."""
+SHORT_SECONDS = 0.05
 MOST_KEYS = 10_000
 """Clients whose use is remembered while a line lasts, before those that owe nothing are forgotten."""
 
 
 class Origin(NamedTuple):
-    """Where work comes from: a client, and one of the client's requests."""
+    """Where work comes from: a client, and one of the client's requests, which is told of each sequence's end."""
 
     client: str
     request: int
+    scored: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -58,26 +66,55 @@ class _Waiting:
 
 class Turns:
     """A resource of a number of units. Those who wait get theirs by ``Origin``: fairly between clients, and within a
-    client fairly between requests. A turn begins while any unit is free, so that one larger than all of it fits."""
+    client fairly between requests. A turn begins while any unit is free, so that one larger than all of it fits.
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    Where turns that were given cannot be taken back, a newcomer waits for them whatever comes next. So while single
+    requests come in beside another client's work, no more is given than is done in ``SHORT_SECONDS``.
+    """
+
+    def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._all = capacity
+        self._clock = clock
+        self._rate = Rate(clock)
+        self._shared_until = clock()
         self._used = 0
+        self._held: Counter[str] = Counter()
         self._clients: _Line[str] = _Line()
         self._requests: dict[str, _Line[_Waiting]] = {}
+
+    @property
+    def _capacity(self) -> float:
+        rate = self._rate.per_second
+        if rate is None or self._clock() >= self._shared_until:
+            return self._all
+        return min(self._all, SHORT_SECONDS * rate)
 
     @asynccontextmanager
     async def turn(self, origin: Origin, cost: int) -> AsyncIterator[None]:
         """Wait for a turn and hold ``cost`` units during it."""
+        if self._used and not self._held[origin.client] and origin.client not in self._requests:
+            self._shared_until = self._clock() + SHARED_SECONDS
         if self._requests or self._used >= self._capacity:
             await self._wait(origin, cost)
         else:
-            self._used += cost
+            self._take(origin.client, cost)
         try:
             yield
         finally:
-            self._used -= cost
+            self._give_back(origin.client, cost)
+            self._rate.done(cost, idle=not self._used)
             self._grant()
+
+    def _take(self, client: str, cost: int) -> None:
+        self._used += cost
+        self._held[client] += cost
+        self._rate.working()
+
+    def _give_back(self, client: str, cost: int) -> None:
+        self._used -= cost
+        self._held[client] -= cost
+        if not self._held[client]:
+            del self._held[client]
 
     async def _wait(self, origin: Origin, cost: int) -> None:
         waiting = _Waiting(origin, cost, asyncio.get_running_loop().create_future())
@@ -90,7 +127,7 @@ class Turns:
             await waiting.ready
         except asyncio.CancelledError:
             if waiting.ready.done() and not waiting.ready.cancelled():  # granted, but never taken
-                self._used -= cost
+                self._give_back(origin.client, cost)
             self._grant()
             raise
 
@@ -103,7 +140,7 @@ class Turns:
                 cost = 0
             else:
                 cost = waiting.cost
-                self._used += cost
+                self._take(client, cost)
                 waiting.ready.set_result(None)
             self._clients.charge(client, cost)
             if line.entries:
