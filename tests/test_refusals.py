@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.pairs import make_pair
 
@@ -66,6 +67,11 @@ def scribble(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"not a safetensors file")
 
 
+def pickle_weights(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
 def index_missing_file(folder: Path) -> None:
     index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -92,6 +98,7 @@ BAD_QUANTIZED: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (truncate, "model.safetensors is truncated or damaged: incomplete metadata"),
     "not-safetensors": (scribble, "model.safetensors is truncated or damaged: header too large"),
     "missing-shard": (index_missing_file, "names model-00002-of-00002.safetensors"),
+    "pickled-weights": (pickle_weights, "has no weights: expected *.safetensors files, since others can hold code"),
     "no-weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
     "no-config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
     "broken-config": (lambda folder: (folder / "config.json").write_text("{"), "configuration of"),  # type: ignore[dict-item]
@@ -133,6 +140,25 @@ def test_weights_that_no_kernel_on_this_cpu_multiplies(
     message = refusal("--model", str(pair_folder / "base"), "--quantized", str(tmp_path / "quantized"))
     assert "floating-point numbers of 8 bits" in message
     assert "serve it on such a CPU or on a GPU, or quantize with GPTQ" in message
+
+
+def test_code_in_checkpoints_never_runs(pair_folder: Path, tmp_path: Path) -> None:
+    """Not when configurations, tokenizers and models are read, of pairs that are served all the same or refused."""
+    marker = tmp_path / "code has run"
+    shutil.copytree(pair_folder, tmp_path / "pair")
+    for folder in (tmp_path / "pair" / "base", tmp_path / "pair" / "quantized"):
+        (folder / "theirs.py").write_text(f"open({str(marker)!r}, 'w').close()\nraise SystemExit(0)\n")
+        classes = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
+        change_config(folder, model_type="theirs", auto_map=classes)
+        tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(
+                tokenizer | {"tokenizer_class": "Theirs", "auto_map": {"AutoTokenizer": ["theirs.Tokenizer", None]}}
+            )
+        )
+    message = refusal("--model", str(tmp_path / "pair" / "base"), "--quantized", str(tmp_path / "pair" / "quantized"))
+    assert not marker.exists()
+    assert "has no tokenizer that can be loaded" in message
 
 
 def test_truncated_base_checkpoint(pair_folder: Path, tmp_path: Path) -> None:

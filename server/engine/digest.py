@@ -9,7 +9,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from server.engine.pair import Checkpoint
 
-FILES = ("config.json", "*.safetensors", "*.bin", "*.pt")
+FILES = ("config.json", "*.safetensors")
 SHA256 = re.compile("[0-9a-f]{64}")
 
 

@@ -192,7 +192,8 @@ def parse_engine_args(arguments: list[str], *, demo: bool = False) -> argparse.N
     The demo pair is small: on a GPU it takes little of the memory by default, where vLLM would take nearly all.
     """
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(prog="qconf-server [engine arguments]"))
-    defaults: dict[str, object] = {"enable_prefix_caching": True}
+    # Pickled weights can hold code, and so are loaded by none but those who ask for it.
+    defaults: dict[str, object] = {"enable_prefix_caching": True, "load_format": "safetensors"}
     if current_platform.is_cpu():
         # Compiling takes longer than most work on a CPU is worth. vLLM's own cache would take most of the memory.
         defaults |= {

@@ -129,7 +129,9 @@ def _read(name: str, revision: str | None) -> Checkpoint:
 
 def _tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase | None:
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=False
+        )
     except Exception:  # whatever transformers' loaders raise; a checkpoint without a tokenizer is not an error yet
         return None
     return tokenizer
@@ -158,8 +160,10 @@ def _check_weights(folder: Path) -> None:
         check_weights(folder)
     except WeightsError as error:
         raise StartError(str(error)) from error
-    if not [*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("*.pt")]:
-        raise StartError(f"the folder {folder} has no weights: expected *.safetensors files")
+    if not [*folder.glob("*.safetensors")]:
+        raise StartError(
+            f"the folder {folder} has no weights: expected *.safetensors files, since others can hold code"
+        )
 
 
 def _names(checkpoint: Checkpoint) -> str:
