@@ -22,9 +22,9 @@ from eval.report.verdict import headline, sentences
 from eval.report.worst import worst_items
 from qconf.run.choices import read_choices
 from qconf.run.columns import TOKEN_SCHEMA, ItemResult
-from qconf.run.folder import Import, Manifest, Run, read_run, write_run
+from qconf.run.folder import Import, Manifest, Run, read_run
 from tests.synthetic_run import again, later, write
-from tests.test_results import RESULT, SCORED, manifest
+from tests.test_results import SCORED, manifest
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -150,7 +150,7 @@ def window() -> ItemResult:
 def written(
     folder: Path, items: list[ItemResult], corpus: pa.Table | None = None, about: Manifest | None = None
 ) -> Pair:
-    write_run(folder, about or manifest(), items, RESULT, corpus)
+    write(folder, items, corpus, about=about)
     return read_run(folder), analyse_run(folder, resamples=200)
 
 
