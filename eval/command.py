@@ -19,13 +19,14 @@ from eval.report.terminal import print_run
 from eval.report.verdict import stopped_sentence
 from qconf.rules import read_rules
 from qconf.run.choices import EvalError
-from qconf.run.folder import RunError, read_manifest, read_run
+from qconf.run.folder import Run, RunError, read_run
 from qconf.run.reference import read_reference, run_samples
 from qconf.statistics.bootstrap import RESAMPLES
 from qconf.statistics.drift import FEWEST
 
 BAD_INPUT = 64
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 2}
+PAGES = (".html", ".htm")
 FILE_WIDTH = 160
 """Columns of a table that is written to a file: only terminals are narrow."""
 FLOOR = "A second run of the same pair, measured in another way: the noise floor."
@@ -38,10 +39,12 @@ def commands() -> None:
     """Analyse what quantization did to a model's confidence, with error bars, from run folders."""
 
 
-def note_stopped(run: Path) -> None:
-    """Warn about a replay that stopped early."""
-    if stopped := stopped_sentence(read_manifest(run)):
-        print(f"note: {run}: {stopped}", file=sys.stderr)
+def read(path: Path) -> Run:
+    """Read a run folder; warn about a replay that stopped early."""
+    run = read_run(path)
+    if stopped := stopped_sentence(run.manifest):
+        print(f"note: {path}: {stopped}", file=sys.stderr)
+    return run
 
 
 @app.command()
@@ -54,8 +57,7 @@ def table(
 ) -> None:
     """Print the statistics of a run, most with 95 % intervals. Exit code 64: a run that cannot be analysed."""
     try:
-        note_stopped(run)
-        analysis = analyse_run(run, floor=floor, seed=seed, resamples=resamples)
+        analysis = analyse_run(read(run), floor=floor, seed=seed, resamples=resamples)
     except (EvalError, RunError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from exc
@@ -68,7 +70,7 @@ def table(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; several are shown side by side.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The page; .md and .json get the same name.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page, NAME.html; NAME.md and NAME.json come with it.")],
     floor: Annotated[Path | None, typer.Option(help=FLOOR)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
@@ -78,9 +80,13 @@ def report(
     Exit code 64: a run that cannot be analysed, or a file that cannot be written.
     """
     try:
-        for run in runs:
-            note_stopped(run)
-        analysed = [(read_run(run), analyse_run(run, floor=floor, seed=seed, resamples=resamples)) for run in runs]
+        if out.suffix not in PAGES:
+            raise EvalError(
+                f"--out is {out}, expected the page's name, which ends in {' or '.join(PAGES)}: "
+                "a text (.md) and the numbers (.json) are written with it"
+            )
+        found = [read(run) for run in runs]
+        analysed = [(run, analyse_run(run, floor=floor, seed=seed, resamples=resamples)) for run in found]
         numbers = as_json([analysis for _, analysis in analysed])
         for suffix, text in (
             (out.suffix, render(analysed)),
@@ -106,9 +112,8 @@ def gate(
 ) -> None:
     """Judge a run by limits. Exit code 0: pass, 1: fail, 2: inconclusive, 64: bad input."""
     try:
-        note_stopped(run)
         rules = read_rules(config)
-        verdicts = judge(rules, analyse_run(run, floor=floor, seed=seed, resamples=resamples))
+        verdicts = judge(rules, analyse_run(read(run), floor=floor, seed=seed, resamples=resamples))
         if junit:
             write_text(junit, as_junit(verdicts, str(run)))
     except (EvalError, RunError) as exc:

@@ -291,7 +291,8 @@ class Choice(Reply):
 
 class Usage(Reply):
     """Token counts. ``scored_tokens`` are those that the summary covers; ``computed_tokens`` ran through the models,
-    the others came from the prefix cache."""
+    the others came from the prefix cache. A sequence whose scored positions are in the cache, as in a repeated
+    request, runs again without the cache: the tokens of both passes are counted."""
 
     prompt_tokens: int
     continuation_tokens: int

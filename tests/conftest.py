@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from client.bench.sources.load import BenchOptions
 from demo.local_server import LocalServer, running_server
+from tests.replays import replay_options
 
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
@@ -27,3 +29,9 @@ def server() -> Iterator[LocalServer]:
 def server_url(server: LocalServer) -> str:
     """Where the session's server answers."""
     return server.url
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> BenchOptions:
+    """Options of a replay of two small tasks, for a stand-in of the server."""
+    return replay_options(tmp_path)

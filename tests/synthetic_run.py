@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from qconf.run.columns import TOKEN_SCHEMA, ItemResult
-from qconf.run.folder import Manifest, write_run
+from qconf.run.folder import Manifest, write_run, write_tokens
 from tests.test_results import RESULT, manifest
 
 
@@ -87,7 +87,9 @@ def write(
     folder: Path, rows: list[ItemResult], corpus: pa.Table | None = None, *, about: Manifest | None = None
 ) -> Path:
     """Writes the run and returns its folder."""
-    write_run(folder, about or manifest(), rows, RESULT, corpus)
+    if corpus is not None:
+        write_tokens(folder, [corpus])
+    write_run(folder, about or manifest(), rows, RESULT)
     return folder
 
 

@@ -82,3 +82,25 @@ async def test_rows_that_are_not_finite_are_an_error_that_names_the_token(
     monkeypatch.setattr(engine, "_encode", encode)
     with pytest.raises(NotFinite, match="not finite where token 3 is predicted"):
         await engine.score([1, 2, 3, 4, 5])
+
+
+async def test_a_sequence_that_runs_twice_counts_both_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeated request: the cache has 64 of its 80 tokens, so that rows of scored positions are missing."""
+    asked = []
+
+    async def encode(ids: list[int], start: int, top: int, *, read_cache: bool) -> Rows:
+        asked.append(read_cache)
+        cached = 64 if read_cache else 0
+        rows = np.zeros((len(ids) - 1 - max(start, cached - 1), WIDTH), np.float32)
+        return Rows(rows, len(ids) - cached, cached, queue_seconds=0.5)
+
+    config: Any = SimpleNamespace(cache_config=SimpleNamespace(enable_prefix_caching=True, block_size=32))
+    nothing: Any = None
+    engine = TwinEngine(nothing, config, nothing, QueueTimes(), Failure(tmp_path / "failure", 0))
+    monkeypatch.setattr(engine, "_encode", encode)
+    rows = await engine.score(list(range(80)), start=40)
+    assert asked == [True, False]
+    assert len(rows.values) == 39
+    assert (rows.computed_tokens, rows.cached_tokens, rows.queue_seconds) == (16 + 80, 64, 1.0)
+    once = await engine.score(list(range(80)), start=70)
+    assert (once.computed_tokens, once.cached_tokens, once.queue_seconds) == (16, 64, 0.5)

@@ -2,11 +2,15 @@
 
 import io
 import re
+from html import escape
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from rich.console import Console
 
-from eval.report.grid import Grid, as_markdown, print_grid
+from eval.report.grid import Grid, as_markdown, escaped, print_grid
 
 GRID = Grid(
     "Shares in percent; * excludes 0.",
@@ -55,3 +59,15 @@ def test_markdown_has_the_same_cells() -> None:
     assert cells[1] == ["---", "---:", "---:"]
     found = [[cell.replace("\\", "").replace("¦", "|") for cell in line] for line in (cells[0], *cells[2:])]
     assert found == [list(GRID.head), *map(list, GRID.rows)]
+
+
+LINKS = ["[a](http://b)", "![a](b)", "&lt;", "~~a~~", "a](b"]
+
+
+@settings(max_examples=500, derandomize=True, deadline=None)
+@given(st.text("[](){}<>!&;#*_`~$|\\\"' /:.ax1") | st.sampled_from(LINKS))
+def test_markdown_shows_text_as_it_is(text: str) -> None:
+    """Names of tasks and folders are not ours: they must not become links, images or markup."""
+    text = text.strip()
+    reader = MarkdownIt("commonmark").enable("strikethrough")
+    assert reader.renderInline(escaped(text)) == escape(text, quote=False).replace('"', "&quot;")

@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
+import typer
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
+import qconf.run.folder
 from eval.analysis.run import RunAnalysis, analyse_run
+from eval.command import report
 from eval.report.floor import floor_rows
 from eval.report.format import bracket, number, signed
 from eval.report.page import render, render_markdown
@@ -22,9 +25,9 @@ from eval.report.verdict import headline, sentences
 from eval.report.worst import worst_items
 from qconf.run.choices import read_choices
 from qconf.run.columns import TOKEN_SCHEMA, ItemResult
-from qconf.run.folder import Import, Manifest, Run, read_run, write_run
+from qconf.run.folder import ITEMS, Import, Manifest, Run, read_run
 from tests.synthetic_run import again, later, write
-from tests.test_results import RESULT, SCORED, manifest
+from tests.test_results import SCORED, manifest
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -150,7 +153,7 @@ def window() -> ItemResult:
 def written(
     folder: Path, items: list[ItemResult], corpus: pa.Table | None = None, about: Manifest | None = None
 ) -> Pair:
-    write_run(folder, about or manifest(), items, RESULT, corpus)
+    write(folder, items, corpus, about=about)
     return read_run(folder), analyse_run(folder, resamples=200)
 
 
@@ -366,6 +369,41 @@ def test_markdown_says_the_same(pair: Pair) -> None:
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {6, 9}
     assert len(text) < 6_000
+
+
+def test_the_command_writes_three_files_and_reads_each_run_once(
+    tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pair[0].path
+    opened: list[Path] = []
+    read_table = qconf.run.folder._read_table
+
+    def counted(path: Path, schema: pa.Schema) -> object:
+        opened.append(path)
+        return read_table(path, schema)
+
+    monkeypatch.setattr("qconf.run.folder._read_table", counted)
+    out = tmp_path / "report.v1.html"
+    report([folder], out, seed=0, resamples=100)
+    written = [out, out.with_suffix(".md"), out.with_suffix(".json")]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in written]
+    assert opened == [folder / ITEMS]
+    assert out.read_text().startswith("<!DOCTYPE html>")
+    assert written[1].read_text().startswith("# ")
+    assert json.loads(written[2].read_text())[0]["path"] == str(folder)
+
+
+@pytest.mark.parametrize("name", ["x.md", "x.json", "x", "x.txt"])
+def test_a_page_of_another_name_is_refused_before_anything_is_written(
+    tmp_path: Path, pair: Pair, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """``x.md`` would be the page and the text, one over the other."""
+    with pytest.raises(typer.Exit) as stopped:
+        report([pair[0].path], tmp_path / name)
+    assert stopped.value.exit_code == 64
+    expected = f"--out is {tmp_path / name}, expected the page's name, which ends in .html or .htm"
+    assert expected in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def browse(page: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -25,6 +25,7 @@ from qconf.run.folder import (
     check_target,
     read_run,
     write_run,
+    write_tokens,
 )
 from qconf.wire import Both, ModelInfo, ServerInfo
 from tests.fake_server import MODELS, SERVER
@@ -181,7 +182,8 @@ def test_what_is_written_is_read(run: Path) -> None:
 
 def test_the_columns_on_disk_are_these(tmp_path: Path) -> None:
     tokens = TOKEN_SCHEMA.empty_table()
-    write_run(tmp_path, manifest(), [SCORED], RESULT, tokens)
+    write_tokens(tmp_path, [tokens])
+    write_run(tmp_path, manifest(), [SCORED], RESULT)
     assert read_run(tmp_path).tokens == tokens
     for file, columns in ((ITEMS, ITEM_COLUMNS), (TOKENS, TOKEN_COLUMNS)):
         stored = pq.read_schema(tmp_path / file)

@@ -1,19 +1,16 @@
-"""Turn scored items into rows, metrics, token tables and summaries."""
+"""Turn scored items into rows, metrics and summaries."""
 
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
-
-from client.bench.display.corpus_summary import CorpusSummary, summarize
+from client.bench.display.corpus_summary import CorpusSummary
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.items import LoadedTask
 from client.bench.lm_eval_metrics import MODELS, Metrics, MetricsFailed, group_metrics, with_metrics
-from client.bench.replay import Outcome
 from client.bench.sources.lm_eval_tasks import LoadedTasks
-from qconf.run.columns import TOKEN_SCHEMA, ItemResult
+from qconf.run.columns import ItemResult
 from qconf.run.folder import SCHEMA_VERSION, Counts, Run
 
 ByModel = dict[str, Metrics]
@@ -24,7 +21,6 @@ class Evaluation:
     """Results of all items: rows in the order of the tasks, and lm-eval's metrics of each task and group."""
 
     rows: list[ItemResult]
-    tokens: pa.Table | None
     scoreboard: Scoreboard
     metrics: dict[str, ByModel]
     groups: dict[str, ByModel]
@@ -60,30 +56,25 @@ def part_of(loaded: LoadedTasks, kept: Collection[tuple[str, int]]) -> LoadedTas
     return LoadedTasks(tasks, loaded.groups if whole else {})
 
 
-def evaluate(loaded: LoadedTasks, outcome_of: Callable[[LoadedTask, int], Outcome]) -> Evaluation:
-    """Evaluate the tasks; ``outcome_of`` returns the outcome of an item by its place in its task."""
+def evaluate(
+    loaded: LoadedTasks, row_of: Callable[[LoadedTask, int], ItemResult], corpora: dict[str, CorpusSummary]
+) -> Evaluation:
+    """Evaluate the tasks; ``row_of`` returns the row of an item by its place in its task."""
     rows: list[ItemResult] = []
-    tables: list[pa.Table] = []
     metrics: dict[str, ByModel] = {}
-    corpora: dict[str, CorpusSummary] = {}
     without_metrics: dict[str, str] = {}
     for task in loaded.tasks:
-        outcomes = [outcome_of(task, index) for index in range(len(task.items))]
-        of_task = [outcome.row for outcome in outcomes]
+        of_task = [row_of(task, index) for index in range(len(task.items))]
         if task.definition is not None:
             try:
                 of_task, metrics[task.name] = with_metrics(task, of_task)
             except MetricsFailed as exc:  # hours of scoring are not given up for it
                 without_metrics[task.name] = str(exc)
-        if tokens := [_token_table(outcome) for outcome in outcomes if outcome.tokens is not None]:
-            tables += tokens
-            corpora[task.name] = summarize(pa.concat_tables(tokens))
         rows += of_task
     scoreboard = _scoreboard([task.name for task in loaded.tasks], rows)
     sizes = {name: scoreboard.tasks[name].scored for name in metrics}
     return Evaluation(
         rows=rows,
-        tokens=pa.concat_tables(tables) if tables else None,
         scoreboard=scoreboard,
         metrics=metrics,
         groups=_groups(loaded.groups, metrics, sizes),
@@ -93,11 +84,10 @@ def evaluate(loaded: LoadedTasks, outcome_of: Callable[[LoadedTask, int], Outcom
 
 
 def evaluation_of(run: Run) -> Evaluation:
-    """Return the evaluation of a run that was read, without its tokens, which no table needs."""
+    """Return the evaluation of a run that was read."""
     rows, tasks = run.items(), run.results["tasks"]
     return Evaluation(
         rows=rows,
-        tokens=None,
         scoreboard=_scoreboard(list(tasks), rows),
         metrics={name: each["metrics"] for name, each in tasks.items() if "metrics" in each},
         groups=run.results["groups"],
@@ -119,13 +109,6 @@ def _groups(groups: Mapping[str, Any], metrics: Mapping[str, ByModel], sizes: Ma
         model: group_metrics(groups, {name: each[model] for name, each in metrics.items()}, sizes) for model in MODELS
     }
     return {name: {model: by_model[model][name] for model in MODELS} for name in by_model["base"]}
-
-
-def _token_table(outcome: Outcome) -> pa.Table:
-    columns = outcome.tokens or {}
-    count = len(columns["token_id"])
-    keys = {"task": [outcome.row.task] * count, "doc_id": [outcome.row.doc_id] * count}
-    return pa.Table.from_pydict(columns | keys, schema=TOKEN_SCHEMA)
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Items that a replay scores, from whatever source."""
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +16,18 @@ class TaskError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Part of a corpus: token ids of a context, and ids after it that are scored, the first of them at ``position``."""
+    """Part of a corpus: token ids of a context, and ids after it that are scored, the first of them at ``position``.
 
-    context: tuple[int, ...]
-    scored: tuple[int, ...]
+    Ids are kept in 4 bytes each, because a corpus may have a hundred million.
+    """
+
+    context: Sequence[int]
+    scored: Sequence[int]
     position: int
+
+    def __post_init__(self) -> None:
+        for name in ("context", "scored"):
+            object.__setattr__(self, name, array("I", getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 The first line holds what is measured (a ``Subject``) and the version of the client: only the same version can resume.
 Then come lines that mark the start of a session, and lines of items. A line that was being written when the process
 died is incomplete and dropped: its item is scored again.
+
+Tokens of a corpus are not kept in memory, but read back from their lines when the run is written.
 """
 
 import fcntl
@@ -12,11 +14,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+from client.bench.replay import Tokens
 from qconf import __version__
 from qconf.run.columns import SCORES
 from qconf.run.folder import RunError, Subject
+
+Key = tuple[str, int]
+"""Task and document of an item."""
 
 JOURNAL = "journal.jsonl"
 # The last version whose journals do not name it.
@@ -26,11 +32,18 @@ KEPT = {*SCORES, "tokens"}
 IGNORED = {"models": {"base": {"created"}, "quantized": {"created"}}}
 
 
+class _Place(NamedTuple):
+    """Bytes of a line in the file."""
+
+    start: int
+    length: int
+
+
 @dataclass
 class Past:
-    """Earlier sessions of a run: ``entries`` by task and document, start of each session, seconds at work in all."""
+    """Earlier sessions of a run: each item's scores without tokens, start of each session, seconds at work in all."""
 
-    entries: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    entries: dict[Key, dict[str, Any]] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -41,6 +54,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = -1
+        self._end = 0
+        self._tokens: dict[Key, _Place] = {}
 
     def __enter__(self) -> Self:
         with self._failing("open"):
@@ -58,17 +73,17 @@ class Journal:
 
     def begin(self, subject: Subject, started: str) -> Past:
         """Start a session: read the journal, or write its first line. RunError names what has changed."""
-        content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        os.ftruncate(self._fd, len(whole))
         described = _described(subject)
-        lines = self._parsed(whole)
-        if whole:
-            self._check(next(lines), described)
+        lines = self._parsed()
+        first = next(lines, None)
+        if first is not None:
+            self._check(first[1], described)
             past = self._read(lines)
         else:
-            self._append({"client": __version__} | described)
             past = Past()
+        os.ftruncate(self._fd, self._end)
+        if first is None:
+            self._append({"client": __version__} | described)
         past.started.append(started)
         self._append({"session": started})
         return past
@@ -82,9 +97,9 @@ class Journal:
         if found := list(_changes(first, described)):
             raise RunError(f"{self._path.parent} cannot be resumed: {'; '.join(found)}")
 
-    def _read(self, lines: Iterator[Any]) -> Past:
+    def _read(self, lines: Iterable[tuple[_Place, Any]]) -> Past:
         try:
-            return _past(lines)
+            return self._past(lines)
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise self._foreign("another version of qconf") from exc
 
@@ -96,24 +111,66 @@ class Journal:
 
     def add(self, task: str, doc_id: int, seconds: float, scores: dict[str, Any]) -> None:
         """Append an item's scores, which came ``seconds`` after the session's start."""
-        self._append({"task": task, "doc_id": doc_id, "seconds": round(seconds, 3), "scores": scores})
+        place = self._append({"task": task, "doc_id": doc_id, "seconds": round(seconds, 3), "scores": scores})
+        if scores["tokens"] is not None:
+            self._tokens[task, doc_id] = place
+
+    def has_tokens(self, task: str, doc_id: int) -> bool:
+        """Return whether the item is a window of a corpus that was scored."""
+        return (task, doc_id) in self._tokens
+
+    def tokens(self, task: str, doc_id: int) -> Tokens:
+        """Read the tokens of a window back."""
+        place = self._tokens[task, doc_id]
+        with self._failing("read"):
+            line = json.loads(os.pread(self._fd, place.length, place.start))
+        tokens: Tokens = line["scores"]["tokens"]
+        return tokens
 
     def delete(self) -> None:
         """Remove the file: the run is complete."""
         self._path.unlink()
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, line: dict[str, Any]) -> _Place:
         data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        place = _Place(self._end, len(data))
         with self._failing("write to"):
             while data:  # a write may be partial, for instance when the disk is full
                 data = data[os.write(self._fd, data) :]
+        self._end += place.length
+        return place
 
-    def _parsed(self, content: bytes) -> Iterator[Any]:
-        for number, line in enumerate(content.splitlines(), 1):
-            try:
-                yield json.loads(line)
-            except ValueError as exc:
-                raise RunError(f"{self._path}, line {number} is damaged: {exc}") from exc
+    def _parsed(self) -> Iterator[tuple[_Place, Any]]:
+        """Yield the whole lines and where they are, one at a time: the file may not fit into memory."""
+        with self._failing("read"), self._path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    return
+                place = _Place(self._end, len(line))
+                self._end += len(line)
+                try:
+                    parsed = json.loads(line)
+                except ValueError as exc:
+                    raise RunError(f"{self._path}, line {number} is damaged: {exc}") from exc
+                yield place, parsed
+
+    def _past(self, lines: Iterable[tuple[_Place, Any]]) -> Past:
+        past, session = Past(), 0.0
+        for place, line in lines:
+            if "session" in line:
+                past.started.append(line["session"])
+                past.seconds += session
+                session = 0.0
+                continue
+            scores, key = line["scores"], (line["task"], line["doc_id"])
+            if scores.keys() != KEPT:
+                raise ValueError(f"scores are {sorted(scores)}, expected {sorted(KEPT)}")
+            if scores.pop("tokens") is not None:
+                self._tokens[key] = place
+            past.entries[key] = scores
+            session = line["seconds"]
+        past.seconds += session
+        return past
 
     @contextmanager
     def _failing(self, action: str) -> Iterator[None]:
@@ -121,22 +178,6 @@ class Journal:
             yield
         except OSError as exc:
             raise RunError(f"cannot {action} {self._path}: {exc.strerror}") from exc
-
-
-def _past(lines: Iterable[Any]) -> Past:
-    past, session = Past(), 0.0
-    for line in lines:
-        if "session" in line:
-            past.started.append(line["session"])
-            past.seconds += session
-            session = 0.0
-        else:
-            if line["scores"].keys() != KEPT:
-                raise ValueError(f"scores are {sorted(line['scores'])}, expected {sorted(KEPT)}")
-            past.entries[line["task"], line["doc_id"]] = line["scores"]
-            session = line["seconds"]
-    past.seconds += session
-    return past
 
 
 def changes(old: Subject, new: Subject) -> list[str]:

@@ -14,12 +14,13 @@ import httpx
 from rich.console import Console
 
 from client.api import AsyncClient, Client
+from client.bench.corpora import write_corpora
 from client.bench.display.final import print_end, print_evaluation, print_heading, print_rules
 from client.bench.display.live import make_display
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.evaluation import evaluate, evaluation_of, part_of
 from client.bench.items import Item
-from client.bench.journal import JOURNAL, Journal, Past, changes
+from client.bench.journal import JOURNAL, Journal, Key, Past, changes
 from client.bench.replay import Outcome, ReplayOptions, ServerGone, blank, longest_first, replay
 from client.bench.sources.lm_eval_tasks import LoadedTasks
 from client.bench.sources.load import BenchOptions, load, subject_of
@@ -27,7 +28,7 @@ from client.bench.standing import Outcome as RuleOutcome
 from client.bench.standing import Standing, standings_of
 from client.errors import BadReply
 from qconf import __version__
-from qconf.run.columns import SCORES
+from qconf.run.columns import SCORES, ItemResult
 from qconf.run.folder import MANIFEST, Drawn, Manifest, RunError, Subject, Timing, check_target, read_run, write_run
 from qconf.wire import Both, ModelInfo, ModelList
 
@@ -137,20 +138,22 @@ class _Session:
         self._until = until
         self._items = [item for task in loaded.tasks for item in task.items]
         self._scoreboard = Scoreboard(task.name for task in loaded.tasks)
-        self._outcomes: dict[tuple[str, int], Outcome] = {}
-        self._failed_before: set[tuple[str, int]] = set()
+        self._rows: dict[Key, ItemResult] = {}
+        self._failed_before: set[Key] = set()
 
     def run(self, transport: httpx.MockTransport | None) -> int:
         """Score the remaining items, write the run and show it; return the number of failed items."""
         past = self._journal.begin(self._subject, datetime.now(UTC).isoformat(timespec="milliseconds"))
         self._take_over(past)
         if not self._options.quiet:
-            print_heading(self._console, self._options.url, self._subject, len(self._outcomes))
+            print_heading(self._console, self._options.url, self._subject, len(self._rows))
         begin = time.monotonic()
         self._replay(begin, transport)
         seconds = time.monotonic() - begin
         loaded = self._loaded if self._until is None else part_of(self._loaded, self._until.kept)
-        evaluation = evaluate(loaded, lambda task, i: self._outcomes[task.name, task.items[i].doc_id])
+        items = [item for task in loaded.tasks for item in task.items]
+        corpora = write_corpora(self._options.out, items, self._journal)
+        evaluation = evaluate(loaded, lambda task, i: self._rows[task.name, task.items[i].doc_id], corpora)
         standings = self._until.standings() if self._until else []
         drawn = Drawn(items=len(evaluation.rows), of=len(self._items)) if self._until else None
         timing = self._timing(past, seconds, len(evaluation.rows))
@@ -168,7 +171,7 @@ class _Session:
         results = evaluation.results()
         if drawn:
             results["until"] = drawn.model_dump() | {"rules": [each.model_dump() for each in standings]}
-        write_run(self._options.out, manifest, evaluation.rows, results, evaluation.tokens)
+        write_run(self._options.out, manifest, evaluation.rows, results)
         if not evaluation.counts.failed:
             self._journal.delete()
         print_evaluation(self._console, evaluation)
@@ -186,21 +189,20 @@ class _Session:
             if scores["error"] is not None:
                 self._failed_before.add((item.task, item.doc_id))
                 continue
-            tokens = scores.pop("tokens")
-            self._add(Outcome(replace(blank(item), **scores), tokens))
+            self._add(replace(blank(item), **scores))
 
-    def _add(self, outcome: Outcome) -> None:
-        self._outcomes[outcome.row.task, outcome.row.doc_id] = outcome
-        self._scoreboard.add(outcome.row)
+    def _add(self, row: ItemResult) -> None:
+        self._rows[row.task, row.doc_id] = row
+        self._scoreboard.add(row)
         if self._until:
-            self._until.add(outcome.row)
+            self._until.add(row)
 
     def _replay(self, begin: float, transport: httpx.MockTransport | None) -> None:
         options = self._options
         todo: Iterable[Item] = (
             self._until.queue()
             if self._until
-            else self._in_order(item for item in self._items if (item.task, item.doc_id) not in self._outcomes)
+            else self._in_order(item for item in self._items if (item.task, item.doc_id) not in self._rows)
         )
         sizes = {task.name: len(task.items) for task in self._loaded.tasks}
         display = make_display(self._console, self._scoreboard, sizes, options.quiet, self._rules)
@@ -209,7 +211,7 @@ class _Session:
             row = outcome.row
             scores = {name: getattr(row, name) for name in SCORES} | {"tokens": outcome.tokens}
             self._journal.add(row.task, row.doc_id, time.monotonic() - begin, scores)
-            self._add(outcome)
+            self._add(row)
             display.advance()
             if self._until and self._until.settled:
                 raise _Settled

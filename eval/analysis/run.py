@@ -10,7 +10,7 @@ from eval.analysis.floor import Floor, measure_floor
 from eval.analysis.items import Analysis, adjusted, analyse
 from eval.analysis.tokens import TokenAnalysis, analyse_tokens
 from qconf.run.choices import Choices, EvalError, read_choices
-from qconf.run.folder import read_run
+from qconf.run.folder import Run, read_run
 from qconf.statistics.bootstrap import RESAMPLES
 
 FEWEST = 3
@@ -35,13 +35,16 @@ class RunAnalysis:
     settings: dict[str, int]
 
 
-def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resamples: int = RESAMPLES) -> RunAnalysis:
-    """Analyse a run folder, and its noise floor: a second run of the same pair.
+def analyse_run(
+    run: Run | Path, *, floor: Path | None = None, seed: int = 0, resamples: int = RESAMPLES
+) -> RunAnalysis:
+    """Analyse a run, or the run of a folder, and its noise floor: a second run of the same pair.
 
     Spreads come from ``resamples`` resamples, and whatever is drawn comes from ``seed``. Raises EvalError or RunError
     for runs that cannot be read, that have items that failed, or nothing to analyse.
     """
-    run = read_run(path)
+    if isinstance(run, Path):
+        run = read_run(run)
     rng = np.random.default_rng(seed)
     choices = read_choices(run)
     labelled = choices.labelled
@@ -49,18 +52,18 @@ def analyse_run(path: Path, *, floor: Path | None = None, seed: int = 0, resampl
     tasks = {name: labelled.of_task(name) for name in labelled.tasks}
     for name, items in tasks.items():
         if 0 < len(items) < FEWEST:
-            raise EvalError(f"'{name}' of {path} has {len(items)} labelled items, expected {FEWEST} or more")
+            raise EvalError(f"'{name}' of {run.path} has {len(items)} labelled items, expected {FEWEST} or more")
     measured = measure_floor(run, floor) if floor else None  # first, so that a wrong floor is reported at once
     analyses = {name: analyse(items, rng, resamples) for name, items in tasks.items() if len(items)}
     if not analyses and not corpora:
-        raise EvalError(f"{path} has no labelled multiple-choice items and no corpus: there is nothing to analyse")
+        raise EvalError(f"{run.path} has no labelled multiple-choice items and no corpus: there is nothing to analyse")
     return RunAnalysis(
-        path=str(path),
+        path=str(run.path),
         overall=_overall(labelled, analyses, rng, resamples),
         tasks=analyses,
         adjusted=adjusted({name: each.tests for name, each in analyses.items()}),
         unlabelled=len(choices) - len(labelled),
-        corpora={name: analyse_tokens(path, name) for name in corpora},
+        corpora={name: analyse_tokens(run.path, name) for name in corpora},
         floor=measured,
         settings={"seed": seed, "resamples": resamples},
     )

@@ -92,7 +92,7 @@ def analyse_tokens(folder: Path, task: str) -> TokenAnalysis:
     kl = np.empty(_rows(folder / TOKENS), np.float32)
     tokens = 0
     for doc_id, columns, confidence in _batches(folder / TOKENS, task):
-        kl[tokens : tokens + len(doc_id)] = columns[:, SUMS.index("kl")]
+        kl[tokens : tokens + len(doc_id)] = _named(columns)["kl"]
         tokens += len(doc_id)
         ids, place = np.unique(doc_id, return_inverse=True)
         batch = np.zeros((len(ids), len(SUMS)))
@@ -107,14 +107,15 @@ def analyse_tokens(folder: Path, task: str) -> TokenAnalysis:
     if not sums:
         raise EvalError(f"{folder / TOKENS} has no tokens of a corpus named '{task}'")
     max_kl = float(kl[:tokens].max())
+    totals = _named(buckets)
     kl_quantiles = _quantiles(kl[:tokens], folder / TOKENS, task, windows)
     return TokenAnalysis(
         tokens=tokens,
         windows=len(sums),
-        **_intervals(np.array(sums)),
+        **_intervals(_named(np.array(sums))),
         kl_quantiles=kl_quantiles,
         max_kl=max_kl,
-        disagreement_trend=cochran_armitage(buckets[:, 0] - buckets[:, SUMS.index("same_top")], buckets[:, 0]),
+        disagreement_trend=cochran_armitage(totals["tokens"] - totals["same_top"], totals["tokens"]),
         buckets=[_bucket(*each) for each in zip(EDGES[:-1], EDGES[1:], buckets, strict=True) if each[2][0]],
     )
 
@@ -183,20 +184,15 @@ def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
     for numbers in read_columns(path, task, COLUMNS):
         base, quantized = (numbers[f"{name}_logprob"].astype(np.float64) for name in ("base", "quantized"))
         delta_p = np.exp(quantized) - np.exp(base)
-        columns = np.stack(
-            [
-                np.ones(len(base)),
-                numbers["kl"],
-                numbers["reverse_kl"],
-                numbers["js"],
-                numbers["base_argmax"] == numbers["quantized_argmax"],
-                delta_p,
-                delta_p**2,
-                -base,
-                -quantized,
-            ],
-            axis=1,
-        )
+        values = numbers | {
+            "tokens": np.ones(len(base)),
+            "same_top": numbers["base_argmax"] == numbers["quantized_argmax"],
+            "delta_p": delta_p,
+            "squared_delta_p": delta_p**2,
+            "base_nll": -base,
+            "quantized_nll": -quantized,
+        }
+        columns = np.stack([values[name] for name in SUMS], axis=1)
         finite = np.isfinite(columns).all(axis=1)
         if not finite.all():
             at = int(finite.argmin())
@@ -206,16 +202,23 @@ def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
         yield numbers["doc_id"], columns, numbers["base_confidence"].astype(np.float64)
 
 
-def _intervals(by_window: Floats) -> dict[str, Any]:
-    def mean(name: str, low: float, high: float) -> Interval:
-        return mean_over_tokens(by_window[:, SUMS.index(name)], by_window[:, 0], low, high)
+def _named(sums: Floats) -> dict[str, Floats]:
+    """Return the columns of an array by their names in SUMS."""
+    return dict(zip(SUMS, sums.T, strict=True))
 
-    nll = [by_window[:, SUMS.index(f"{model}_nll")] for model in ("base", "quantized")]
+
+def _intervals(by_window: dict[str, Floats]) -> dict[str, Any]:
+    tokens = by_window["tokens"]
+
+    def mean(name: str, low: float, high: float) -> Interval:
+        return mean_over_tokens(by_window[name], tokens, low, high)
+
+    log_ratio = by_window["quantized_nll"] - by_window["base_nll"]
     return {
         "means": {name: mean(name, *ends) for name, ends in MEANS.items()},
         "base_perplexity": mean("base_nll", 0.0, math.inf).mapped(math.exp),
         "quantized_perplexity": mean("quantized_nll", 0.0, math.inf).mapped(math.exp),
-        "perplexity_ratio": mean_over_tokens(nll[1] - nll[0], by_window[:, 0], -math.inf, math.inf).mapped(math.exp),
+        "perplexity_ratio": mean_over_tokens(log_ratio, tokens, -math.inf, math.inf).mapped(math.exp),
         "rms_delta_p": mean("squared_delta_p", 0.0, 1.0).mapped(math.sqrt),
     }
 
@@ -232,7 +235,7 @@ def mean_over_tokens(sums: Floats, tokens: Floats, low: float, high: float) -> I
 
 
 def _bucket(low: float, high: float, sums: Floats) -> TokenBucket:
-    mean = dict(zip(SUMS, (sums / sums[0]).tolist(), strict=True))
+    mean = {name: float(total / sums[0]) for name, total in _named(sums).items()}
     return TokenBucket(
         low=float(low),
         high=float(high),
@@ -242,5 +245,5 @@ def _bucket(low: float, high: float, sums: Floats) -> TokenBucket:
         js=mean["js"],
         same_top=mean["same_top"],
         mean_delta_p=mean["delta_p"],
-        rms_delta_p=float(np.sqrt(mean["squared_delta_p"])),
+        rms_delta_p=math.sqrt(mean["squared_delta_p"]),
     )

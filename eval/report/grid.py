@@ -46,11 +46,12 @@ def as_markdown(grid: Grid) -> str:
     """Return the table as Markdown, with its caption above it."""
     lines = [grid.head, ["---", *["---:"] * (len(grid.head) - 1)], *grid.rows]
     text = "\n".join(f"| {' | '.join(escaped(cell.strip()) for cell in line)} |" for line in lines)
-    return f"{grid.caption}\n\n{text}" if grid.caption else text
+    return f"{escaped(grid.caption)}\n\n{text}" if grid.caption else text
 
 
 def escaped(text: str) -> str:
     """Return text that Markdown shows as it is."""
-    for mark in "\\|*_`<":
+    for mark in "\\|*_`<&~$":
         text = text.replace(mark, f"\\{mark}")
-    return text
+    # Brackets alone stand for themselves, and intervals have many.
+    return text.replace("](", "]\\(")

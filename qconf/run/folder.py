@@ -8,8 +8,9 @@ of corpora (only where there were any), ``results.json`` the metrics of each tas
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ MANIFEST = "manifest.json"
 ITEMS = "items.parquet"
 TOKENS = "tokens.parquet"
 RESULTS = "results.json"
+TOKENS_AT_ONCE = 100_000
+"""Tokens in memory, and in a row group of their file."""
 
 
 class RunError(Exception):
@@ -170,23 +173,49 @@ def write_run(
     manifest: Manifest,
     items: Sequence[ItemResult],
     results: Mapping[str, Any],
-    tokens: pa.Table | None = None,
 ) -> None:
-    """Write a run's files. The manifest is written last: a folder without one is not a complete run."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_table(folder / ITEMS, pa.Table.from_pylist([asdict(item) for item in items], schema=ITEM_SCHEMA))
-        if tokens is not None:
-            _write_table(folder / TOKENS, tokens)
+    """Write a run's files, after its tokens. The manifest is last: a folder without one is not a complete run."""
+    columns = {name: [getattr(item, name) for item in items] for name in ITEM_SCHEMA.names}
+    with _writing(folder):
+        _write_tables(folder / ITEMS, ITEM_SCHEMA, [pa.Table.from_pydict(columns, schema=ITEM_SCHEMA)])
         _write_text(folder / RESULTS, json.dumps(results, indent=2, allow_nan=False))
         _write_text(folder / MANIFEST, manifest.model_dump_json(indent=2))
+
+
+def write_tokens(folder: Path, tables: Iterable[pa.Table]) -> None:
+    """Write the tokens of corpora, from tables of any size, which are not all in memory at once."""
+    with _writing(folder):
+        _write_tables(folder / TOKENS, TOKEN_SCHEMA, _in_groups(tables))
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as exc:
         raise RunError(f"cannot write the run to {folder}: {exc.strerror or exc}") from exc
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
+def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of TOKENS_AT_ONCE rows or a little more."""
+    group: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        group.append(table)
+        rows += table.num_rows
+        if rows >= TOKENS_AT_ONCE:
+            yield pa.concat_tables(group)
+            group, rows = [], 0
+    if group:
+        yield pa.concat_tables(group)
+
+
+def _write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     part = path.with_name(f"{path.name}.part")
-    pq.write_table(table, part, compression="zstd")
+    with pq.ParquetWriter(part, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
     os.replace(part, path)
 
 

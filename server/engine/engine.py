@@ -86,7 +86,7 @@ class TwinEngine:
         # A prefix cache holds whole blocks, so with less than one before the start any hit would cost rows.
         rows = await self._encode(token_ids, start, top, read_cache=self._prefix_caching and start >= self._block_size)
         if len(rows.values) < wanted:  # the cache covered positions that are asked for, as with an identical request
-            rows = await self._encode(token_ids, start, top, read_cache=False)
+            rows = (await self._encode(token_ids, start, top, read_cache=False)).after(rows)
         if len(rows.values) != wanted:
             raise RuntimeError(f"the engine returned {len(rows.values)} rows, expected {wanted}")
         finite = np.isfinite(rows.values).all(axis=1)

@@ -1,11 +1,16 @@
 """Comparison of both models on a corpus, token by token, as llama.cpp's --kl-divergence reports it."""
 
 import math
+from array import array
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa  # type: ignore[import-untyped]
+
+COLUMNS = ("base_logprob", "quantized_logprob", "kl", "reverse_kl", "js", "base_argmax", "quantized_argmax")
+"""Columns of ``tokens.parquet`` that a summary needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +36,36 @@ class CorpusSummary:
     rms_delta_p: float
 
 
-def summarize(tokens: pa.Table) -> CorpusSummary:
-    """Summarize a corpus's rows of ``tokens.parquet``, one or more."""
-
-    def column(name: str) -> npt.NDArray[np.float64]:
-        return np.asarray(tokens[name], dtype=np.float64)
-
-    base, quantized, kl = column("base_logprob"), column("quantized_logprob"), column("kl")
-    delta_p = np.exp(quantized) - np.exp(base)
+def summarize(batches: Iterable[Mapping[str, npt.NDArray[Any]]]) -> CorpusSummary:
+    """Summarize a corpus from batches of COLUMNS, of one token or more in all; memory grows by 4 bytes per token."""
+    sums = np.zeros(8)
+    kept = array("f")
+    for batch in batches:
+        sums += _sums(batch)
+        kept.frombytes(batch["kl"].astype(np.float32).tobytes())
+    kl = np.frombuffer(kept, np.float32)
+    base, quantized, mean_kl, reverse_kl, js, same_top, delta_p, squared_delta_p = (sums / len(kl)).tolist()
+    median, kl_99 = np.quantile(kl, (0.5, 0.99), overwrite_input=True).tolist()
     return CorpusSummary(
         tokens=len(kl),
-        base_perplexity=math.exp(-base.mean()),
-        quantized_perplexity=math.exp(-quantized.mean()),
-        perplexity_ratio=math.exp(base.mean() - quantized.mean()),
-        mean_kl=float(kl.mean()),
-        median_kl=float(np.median(kl)),
-        kl_99=float(np.quantile(kl, 0.99)),
+        base_perplexity=math.exp(-base),
+        quantized_perplexity=math.exp(-quantized),
+        perplexity_ratio=math.exp(base - quantized),
+        mean_kl=mean_kl,
+        median_kl=median,
+        kl_99=kl_99,
         max_kl=float(kl.max()),
-        mean_reverse_kl=float(column("reverse_kl").mean()),
-        mean_js=float(column("js").mean()),
-        same_top=float((column("base_argmax") == column("quantized_argmax")).mean()),
-        mean_delta_p=float(delta_p.mean()),
-        rms_delta_p=float(np.sqrt(np.mean(delta_p**2))),
+        mean_reverse_kl=reverse_kl,
+        mean_js=js,
+        same_top=same_top,
+        mean_delta_p=delta_p,
+        rms_delta_p=math.sqrt(squared_delta_p),
     )
+
+
+def _sums(batch: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
+    """Return the sums over a batch's tokens, in the order in which ``summarize`` unpacks them."""
+    base, quantized, kl, reverse_kl, js = (batch[name].astype(np.float64) for name in COLUMNS[:5])
+    delta_p = np.exp(quantized) - np.exp(base)
+    same_top = batch["base_argmax"] == batch["quantized_argmax"]
+    return np.array([each.sum() for each in (base, quantized, kl, reverse_kl, js, same_top, delta_p, delta_p**2)])

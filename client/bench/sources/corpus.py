@@ -51,8 +51,8 @@ def windows(token_ids: Sequence[int], window: int, stride: int | None, first: Se
     split = window - scored
     return [
         Window(
-            context=(*first, *token_ids[start + len(first) : start + split]),
-            scored=tuple(token_ids[start + split : start + window]),
+            context=[*first, *token_ids[start + len(first) : start + split]],
+            scored=token_ids[start + split : start + window],
             position=start + split,
         )
         for start in starts
@@ -64,8 +64,8 @@ def _item(task: str, index: int, window: Window) -> Item:
         task=task,
         doc_id=index,
         kind="window",
-        doc_hash=hash_text(str((window.context, window.scored))),
-        prompt_hash=hash_text(str(window.context)),
+        doc_hash=hash_text(str((tuple(window.context), tuple(window.scored)))),
+        prompt_hash=hash_text(str(tuple(window.context))),
         contexts=("",),
         choices=("",),
         choice_context=(0,),

@@ -39,6 +39,6 @@ class RollingWindows:
         )
         windows, position = [], 0
         for context, scored in map(utils.make_disjoint_window, pairs):
-            windows.append(Window(tuple(context), tuple(scored), position))
+            windows.append(Window(context, scored, position))
             position += len(scored)
         return windows

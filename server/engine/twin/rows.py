@@ -41,7 +41,8 @@ class Rows:
 
     Row ``i`` describes the distributions that predict token ``start + 1 + i``; there is one row for every token
     after ``start``. ``computed_tokens`` ran through the models, ``cached_tokens`` came from the prefix cache;
-    ``queue_seconds`` is how long the sequence waited for the engine to begin with it.
+    ``queue_seconds`` is how long the sequence waited for the engine to begin with it. Where the cache covered positions
+    that are asked for, the sequence ran twice, and all three are sums over both passes.
     """
 
     values: Floats
@@ -57,6 +58,15 @@ class Rows:
     def waited(self, seconds: float) -> "Rows":
         """Return the same rows with a wait before the engine's own added."""
         return replace(self, queue_seconds=self.queue_seconds + seconds)
+
+    def after(self, first: "Rows") -> "Rows":
+        """Return the same rows with the tokens and the wait of an earlier pass over the sequence added."""
+        return replace(
+            self,
+            computed_tokens=self.computed_tokens + first.computed_tokens,
+            cached_tokens=self.cached_tokens + first.cached_tokens,
+            queue_seconds=self.queue_seconds + first.queue_seconds,
+        )
 
     def top(self, model: int) -> Top:
         """Return the likeliest tokens of model 0 (base) or 1 (quantized)."""

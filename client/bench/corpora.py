@@ -1,0 +1,35 @@
+"""Tokens of a replay's corpora, from its journal to the run folder and to a summary of each corpus."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from client.bench.display.corpus_summary import COLUMNS, CorpusSummary, summarize
+from client.bench.items import Item
+from client.bench.journal import Journal
+from client.bench.replay import Tokens
+from qconf.run.columns import TOKEN_SCHEMA
+from qconf.run.folder import TOKENS, write_tokens
+from qconf.run.tokens import read_columns
+
+
+def write_corpora(folder: Path, items: Sequence[Item], journal: Journal) -> dict[str, CorpusSummary]:
+    """Write the tokens of the windows that were scored, and return a summary by corpus; write nothing without any."""
+    scored = [item for item in items if journal.has_tokens(item.task, item.doc_id)]
+    if not scored:
+        return {}
+    write_tokens(folder, _tables(scored, journal))
+    names = dict.fromkeys(item.task for item in scored)
+    return {name: summarize(read_columns(folder / TOKENS, name, COLUMNS)) for name in names}
+
+
+def _tables(items: Sequence[Item], journal: Journal) -> Iterator[pa.Table]:
+    for item in items:
+        yield _table(item, journal.tokens(item.task, item.doc_id))
+
+
+def _table(item: Item, tokens: Tokens) -> pa.Table:
+    count = len(tokens["token_id"])
+    keys = {"task": [item.task] * count, "doc_id": [item.doc_id] * count}
+    return pa.Table.from_pydict(tokens | keys, schema=TOKEN_SCHEMA)
