@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-READY = re.compile(r"^ready on (http://\S+)", re.MULTILINE)
+READY = re.compile(r"^ready on (https?://\S+)", re.MULTILINE)
 START_SECONDS = 300
 STOP_SECONDS = 60
 

@@ -39,6 +39,8 @@ WATCH_SECONDS = 0.1
 LATE_SECONDS = 5
 """What requests get after the time of grace, to be told that they were given up."""
 ENGINE_DIED = 1
+KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+"""A client whose machine has vanished is noticed after 90 seconds of silence, in seconds and probes."""
 
 
 async def serve(settings: Settings, listener: socket.socket) -> int:
@@ -100,7 +102,7 @@ async def _serving(settings: Settings) -> AsyncIterator[tuple["TwinEngine", Serv
     from server.engine.engine import parse_engine_args, running_engine  # vLLM takes longer than all checks of the pair
 
     arguments = parse_engine_args(list(settings.engine_args), demo=settings.demo)
-    async with running_engine(pair, arguments) as engine:
+    async with running_engine(pair, arguments, settings.stalled_seconds) as engine:
         info = engine.info
         logger.info(
             "vLLM %s on %s, %s, context %d tokens", info.vllm_version, info.device, info.dtype, info.max_model_len
@@ -176,6 +178,10 @@ def bound_socket(settings: Settings) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE.items():
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
         try:
             listener.bind((settings.host, settings.port))
         except OSError as error:
