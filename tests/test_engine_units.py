@@ -65,7 +65,7 @@ async def test_an_engine_with_work_and_without_progress_is_stalled(monkeypatch: 
         assert times.stalled
         with times.expected("b"):
             assert times.stalled, "more work is no progress"
-    assert not times.stalled
+    assert times.stalled, "the server ends, and with it the work"
 
 
 async def test_rows_that_are_not_finite_are_an_error_that_names_the_token(

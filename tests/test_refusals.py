@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.pairs import make_pair
 
@@ -108,6 +109,62 @@ def test_bad_quantized_checkpoint(pair_folder: Path, tmp_path: Path, case: str) 
     shutil.copytree(pair_folder / "quantized", tmp_path / "quantized")
     spoil(tmp_path / "quantized")
     message = refusal("--model", str(pair_folder / "base"), "--quantized", str(tmp_path / "quantized"))
+    assert expected in message
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+def index_one_of_two(folder: Path) -> None:
+    """Write the weights to two files, and an index that has all of them in the first."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    for number in range(2):
+        save_file({name: tensors[name] for name in names[number::2]}, folder / f"model-{number}.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-0.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+PACKED = "model.layers.1.mlp.down_proj.qweight"
+JOINED = "model.layers.1.self_attn.k_proj.weight"
+"""Loaded into a part of one parameter of queries, keys and values."""
+BAD_TENSORS: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "missing": (
+        "quantized",
+        lambda folder: change_tensors(folder, lambda tensors: tensors.pop(PACKED)),
+        f"the checkpoint of the quantized model is incomplete or damaged: {PACKED} is missing",
+    ),
+    "missing part": (
+        "base",
+        lambda folder: change_tensors(folder, lambda tensors: tensors.pop(JOINED)),
+        "the checkpoint of the base model is incomplete or damaged: model.layers.1.self_attn.qkv_proj.weight is missing",
+    ),
+    "shape": (
+        "base",
+        lambda folder: change_tensors(folder, lambda tensors: tensors.update({JOINED: tensors[JOINED][:-8].clone()})),
+        f"the checkpoint of the base model cannot be loaded at {JOINED}: ",
+    ),
+    "name": (
+        "quantized",
+        lambda folder: change_tensors(folder, lambda tensors: tensors.update({f"{PACKED}s": tensors.pop(PACKED)})),
+        f"the checkpoint of the quantized model cannot be loaded at {PACKED}s: There is no module or parameter",
+    ),
+    "index": ("quantized", index_one_of_two, "is missing in part or whole, or is not a number"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TENSORS)
+def test_whole_files_with_bad_tensors(pair_folder: Path, tmp_path: Path, case: str) -> None:
+    """What only shows when weights are loaded; without a check the first two would be served."""
+    name, spoil, expected = BAD_TENSORS[case]
+    shutil.copytree(pair_folder, tmp_path, dirs_exist_ok=True)
+    spoil(tmp_path / name)
+    message = refusal("--model", str(tmp_path / "base"), "--quantized", str(tmp_path / "quantized"))
     assert expected in message
 
 

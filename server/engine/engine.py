@@ -149,11 +149,14 @@ class QueueTimes(StatLoggerBase):
         self.stalled_seconds = stalled_seconds
         self._expected: dict[str, asyncio.Future[float]] = {}
         self._progress = time.monotonic()
+        self._stalled = False
 
     @property
     def stalled(self) -> bool:
-        """Whether the engine has work and has finished no step for too long."""
-        return bool(self._expected) and time.monotonic() - self._progress > self.stalled_seconds
+        """Whether the engine had work and finished no step for too long, now or at an earlier call."""
+        # The server ends on it, which takes the work away.
+        self._stalled |= bool(self._expected) and time.monotonic() - self._progress > self.stalled_seconds
+        return self._stalled
 
     @contextlib.contextmanager
     def expected(self, request_id: str) -> Iterator[asyncio.Future[float]]:

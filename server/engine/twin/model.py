@@ -105,8 +105,8 @@ def _loaded(model: nn.Module, prefix: str, weights: Iterable[tuple[str, torch.Te
     try:
         names: set[str] = model.load_weights(named())
     except Exception as error:
-        role = prefix.rstrip(".")
-        raise ValueError(f"the checkpoint of the {role} model is damaged at {reached}: {error}") from error
+        role, why = prefix.rstrip("."), str(error) or type(error).__name__
+        raise ValueError(f"the checkpoint of the {role} model cannot be loaded at {reached}: {why}") from error
     return names
 
 
