@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -29,16 +28,13 @@ def main() -> int:
     except ValidationError as error:
         return _refuse(_sentence(error))
     except StartError as error:
-        message = str(error)
+        return _refuse(str(error))
     except ModuleNotFoundError as error:
         return _refuse(
             f"the package {error.name} is missing: install qconf with its extra 'gpu', or for CPUs as the README says"
         )
     except Stopped:
         return 0
-    # Frames of the error hold vLLM's engine, which prints a traceback when it is collected as late as at exit.
-    gc.collect()
-    return _refuse(message)
 
 
 def _run() -> int:

@@ -219,4 +219,6 @@ def test_a_client_whose_machine_vanishes_is_noticed(monkeypatch: pytest.MonkeyPa
             accepted.settimeout(10)
             with pytest.raises((ConnectionResetError, TimeoutError)) as lost:
                 accepted.recv(1)
-            assert lost.value.errno in (errno.ECONNRESET, errno.ETIMEDOUT), "the connection was lost, not this test's time"
+            assert lost.value.errno in (errno.ECONNRESET, errno.ETIMEDOUT), (
+                "the connection was lost, not this test's time"
+            )

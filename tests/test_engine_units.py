@@ -46,7 +46,9 @@ async def test_a_failed_generation_is_an_error_of_the_request(module: str, tmp_p
     llm: Any = Failing()
     info: Any = None
     with pytest.raises(RequestError, match="the engine failed on the request: it broke"):
-        await TwinEngine(llm, config, info, QueueTimes(STALLED_SECONDS), Failure(tmp_path / "failure", 0)).score([1, 2, 3])
+        await TwinEngine(llm, config, info, QueueTimes(STALLED_SECONDS), Failure(tmp_path / "failure", 0)).score(
+            [1, 2, 3]
+        )
 
 
 async def test_an_engine_with_work_and_without_progress_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,9 @@ def test_a_start_whose_numbers_are_not_those_of_an_earlier_start_is_refused(
         pass
     assert str(refused.value).startswith("exit code 2:\n")
     last = str(refused.value).splitlines()[-1]
-    assert last.startswith("qconf-server: error: the pair's numbers are not those of an earlier start: base_logprob of row 5")
+    assert last.startswith(
+        "qconf-server: error: the pair's numbers are not those of an earlier start: base_logprob of row 5"
+    )
     assert last.endswith(f"(delete {file} to trust this start)")
 
 

@@ -140,6 +140,8 @@ class TwinEngine:
     def shutdown(self) -> None:
         """Stop the engine's processes."""
         self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
+        # An error that is being reported may hold this object; vLLM's would print a traceback if collected at exit.
+        del self._llm
 
 
 class QueueTimes(StatLoggerBase):
@@ -237,10 +239,15 @@ async def running_engine(
         queue_times = QueueTimes(stalled_seconds)
         async with contextlib.AsyncExitStack() as stack:
             try:
-                llm = AsyncLLM.from_vllm_config(
-                    config, disable_log_stats=namespace.disable_log_stats, stat_loggers=[lambda *_: queue_times]
+                engine = TwinEngine(
+                    AsyncLLM.from_vllm_config(
+                        config, disable_log_stats=namespace.disable_log_stats, stat_loggers=[lambda *_: queue_times]
+                    ),
+                    config,
+                    info,
+                    queue_times,
+                    failure,
                 )
-                engine = TwinEngine(llm, config, info, queue_times, failure)
                 # On the event loop, or vLLM's reader logs the ended processes as an error.
                 stack.callback(engine.shutdown)
                 await engine.score([0, 0])  # the first request of a process compiles for seconds; not on a user's time

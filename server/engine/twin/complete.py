@@ -1,7 +1,7 @@
 """Whether a checkpoint has all the weights that its model needs.
 
-vLLM allocates weights without setting them, and lets quantized checkpoints lack some (0.32): whatever lies in memory would
-be served.
+vLLM allocates weights without setting them, and lets quantized checkpoints lack some (0.32): whatever is in memory
+would be served.
 """
 
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ def check_weights_loaded(model: nn.Module, name: str) -> None:
     for parameter, weight in _weights(model):
         if _is_marked(weight.data):
             raise ValueError(
-                f"the checkpoint of the {name} model is incomplete or damaged: {parameter} is missing in part or whole, "
-                "or is not a number"
+                f"the checkpoint of the {name} model is incomplete or damaged: {parameter} is missing in part or "
+                "whole, or is not a number"
             )
 
 

@@ -99,8 +99,9 @@ def _loaded(model: nn.Module, prefix: str, weights: Iterable[tuple[str, torch.Te
 
     def named() -> Iterator[tuple[str, torch.Tensor]]:
         nonlocal reached
-        for reached, tensor in weights:
-            yield reached, tensor
+        for weight in weights:
+            reached = weight[0]
+            yield weight
 
     try:
         names: set[str] = model.load_weights(named())
