@@ -6,6 +6,7 @@ others work. All are started with the same arguments; other defaults are ours on
 
 import argparse
 import asyncio
+import math
 import multiprocessing
 import os
 import platform
@@ -287,7 +288,7 @@ async def _serve_twin(pipe: Connection, arguments: list[str], base: str, quantiz
     from server.engine.pair import read_pair
     from server.scoring.service import together
 
-    async with running_engine(read_pair(base, quantized), namespace) as engine:
+    async with running_engine(read_pair(base, quantized), namespace, math.inf) as engine:
         pipe.send({"device": current_platform.get_device_name(), "dtype": engine.info.dtype})
         while (work := await asyncio.to_thread(pipe.recv)) is not None:
             coroutines = list(starmap(engine.score, work.sequences))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar, Unpack
@@ -67,7 +68,8 @@ class Client(_Base):
 
     ``timeout`` is in seconds and holds for each attempt; ``retries`` counts the attempts after the first one, made on
     connection errors, time-outs, 429 and 503. ``api_key`` is for servers that ask for one; without it the environment
-    variable QCONF_API_KEY is read. ``transport`` and ``sleep`` are what tests replace.
+    variable QCONF_API_KEY is read. ``verify`` is the SSL context for a server whose certificate a private authority
+    signed (``ssl.create_default_context(cafile=...)``). ``transport`` and ``sleep`` are what tests replace.
     """
 
     def __init__(
@@ -77,11 +79,14 @@ class Client(_Base):
         timeout: float = DEFAULT_TIMEOUT,
         retries: int = RETRIES,
         api_key: str | None = None,
+        verify: ssl.SSLContext | bool = True,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         super().__init__(base_url, timeout, retries, api_key)
-        self._http = httpx.Client(timeout=self._timeout, headers=self._headers, limits=LIMITS, transport=transport)
+        self._http = httpx.Client(
+            timeout=self._timeout, headers=self._headers, limits=LIMITS, verify=verify, transport=transport
+        )
         self._sleep = sleep
 
     def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
@@ -151,11 +156,14 @@ class AsyncClient(_Base):
         timeout: float = DEFAULT_TIMEOUT,
         retries: int = RETRIES,
         api_key: str | None = None,
+        verify: ssl.SSLContext | bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         super().__init__(base_url, timeout, retries, api_key)
-        self._http = httpx.AsyncClient(timeout=self._timeout, headers=self._headers, limits=LIMITS, transport=transport)
+        self._http = httpx.AsyncClient(
+            timeout=self._timeout, headers=self._headers, limits=LIMITS, verify=verify, transport=transport
+        )
         self._sleep = sleep
 
     async def compare(self, **fields: Unpack[CompareFields]) -> Comparison:

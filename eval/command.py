@@ -1,6 +1,7 @@
 """The commands of ``python -m eval``: options, exit codes, one sentence per error."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -162,8 +163,15 @@ def console() -> Console:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write the file. EvalError where that is not possible."""
+    """Write the file, which is replaced as a whole. EvalError where that is not possible."""
+    # A device or a pipe, such as /dev/stdout, must not be replaced.
+    replaced = not path.exists() or path.is_file()
+    target = path.with_name(f"{path.name}.part") if replaced else path
     try:
-        path.write_text(text, encoding="utf-8")
+        target.write_text(text, encoding="utf-8")
+        if replaced:
+            os.replace(target, path)
     except OSError as exc:
+        if replaced:
+            target.unlink(missing_ok=True)
         raise EvalError(f"cannot write {path}: {exc.strerror}") from exc

@@ -40,6 +40,8 @@ WATCH_SECONDS = 0.1
 LATE_SECONDS = 5
 """What requests get after the time of grace, to be told that they were given up."""
 ENGINE_DIED = 1
+KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+"""A client whose machine has vanished is noticed after 90 seconds of silence, in seconds and probes."""
 
 
 async def serve(settings: Settings, listeners: Sequence[socket.socket]) -> int:
@@ -103,7 +105,7 @@ async def _serving(settings: Settings, quotas: Quotas) -> AsyncIterator[tuple["T
     from server.engine.engine import parse_engine_args, running_engine  # vLLM takes longer than all checks of the pair
 
     arguments = parse_engine_args(list(settings.engine_args), demo=settings.demo)
-    async with running_engine(pair, arguments) as engine:
+    async with running_engine(pair, arguments, settings.stalled_seconds) as engine:
         info = engine.info
         logger.info(
             "vLLM %s on %s, %s, context %d tokens", info.vllm_version, info.device, info.dtype, info.max_model_len
@@ -190,6 +192,10 @@ def bound_sockets(settings: Settings) -> Iterator[list[socket.socket]]:
 def _bound(host: str, port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Accepted connections inherit it.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
     try:
         listener.bind((host, port))
     except OSError as error:

@@ -59,6 +59,12 @@ class Settings(BaseSettings):
         description="Seconds of work in flight, at the measured rate, beyond which requests are refused.",
     )
     request_seconds: float = Field(600, gt=0, description="Time after which a request is given up (504).")
+    stalled_seconds: float = Field(
+        120,
+        gt=0,
+        description="Time without a finished step after which an engine that has work counts as hung: the server ends. "
+        "It must be far longer than a step, compilation included.",
+    )
     reference: Path | None = Field(None, description="Run folder that live traffic is compared with: drift metrics.")
     window_comparisons: int = Field(
         2000, ge=1, description="Comparisons in the sliding window of calibration and drift."

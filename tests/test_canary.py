@@ -1,6 +1,8 @@
 """Rows of one start against those of an earlier one."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,11 +53,25 @@ async def test_what_may_change_by_intent_is_not_compared(tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == 3
 
 
-async def test_a_damaged_file_is_written_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def saved(values: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, values)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"half", b"PK\x03\x04 half a file", saved(np.ones(3)), saved(np.array("x")), saved(np.array([{}]))],
+    ids=["empty", "half", "zip", "shape", "text", "pickle"],
+)
+async def test_a_damaged_file_is_kept_aside_and_written_again(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     await check_canary(Numbers(), models(), tmp_path)
     (file,) = tmp_path.iterdir()
-    file.write_bytes(b"half")
+    file.write_bytes(damage)
     await check_canary(Numbers(), models(), tmp_path)
     assert "is damaged" in caplog.text
+    assert file.with_suffix(".damaged").read_bytes() == damage
     with pytest.raises(StartError):
         await check_canary(Numbers(error=1), models(), tmp_path)

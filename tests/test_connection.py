@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -11,20 +13,26 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from server import serve
 from server.api import body_limit, connection
 from server.api.body_limit import BodyLimitMiddleware
 from server.api.connection import HEAD_BYTES, HEAD_LINES, Connection
+from server.settings import Settings
 
 LARGE = 64 * 2**20
+TCP_REPAIR = 19
 Open = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the number of bytes of the body; /large answers with many bytes."""
+    """Answer with the number of bytes of the body; /large answers with many bytes, /never when the client has left."""
     received, more = 0, True
     while more:
         message = await receive()
         received, more = received + len(message.get("body", b"")), message.get("more_body", False)
+    if scope["path"] == "/never":
+        await receive()
+        return
     body = b"x" * LARGE if scope["path"] == "/large" else str(received).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
@@ -163,3 +171,54 @@ async def test_requests_go_on_as_usual_on_one_connection(connect: Open) -> None:
         assert head.startswith(b"HTTP/1.1 200")
         assert await reader.readexactly(1) == str(number).encode()
     writer.close()
+
+
+async def half_closed(connect: Open, path: bytes, length: int = 5) -> tuple[bytes, float]:
+    """What a client receives that sends no more, and after how many seconds the connection ends."""
+    reader, writer = await connect()
+    started = time.monotonic()
+    writer.write(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\nhello" % (path, length))
+    writer.write_eof()
+    received = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return received, time.monotonic() - started
+
+
+async def test_a_client_that_sends_no_more_is_answered(connect: Open) -> None:
+    received, seconds = await half_closed(connect, b"/")
+    assert received.startswith(b"HTTP/1.1 200")
+    assert received.endswith(b"\r\n\r\n5")
+    assert seconds < connection.HALF_CLOSED_SECONDS
+
+
+async def test_a_client_that_may_have_left_is_not_waited_for(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HALF_CLOSED_SECONDS", 0.3)
+    received, seconds = await half_closed(connect, b"/never")
+    assert received == b""
+    assert 0.3 <= seconds < 5
+
+
+async def test_half_a_body_is_given_up_at_once(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HALF_CLOSED_SECONDS", 60)
+    assert (await half_closed(connect, b"/", length=6))[0] == b""
+
+
+def test_a_client_whose_machine_vanishes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "KEEPALIVE", {option: 1 for option in serve.KEEPALIVE})
+    with serve.bound_socket(Settings(port=0, engine_args=[])) as listener:
+        listener.listen()
+        client = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+        with accepted:
+            try:
+                client.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)  # closing it sends nothing from here on
+            except PermissionError:
+                pytest.skip("needs CAP_NET_ADMIN")
+            finally:
+                client.close()
+            accepted.settimeout(10)
+            with pytest.raises((ConnectionResetError, TimeoutError)) as lost:
+                accepted.recv(1)
+            assert lost.value.errno in (errno.ECONNRESET, errno.ETIMEDOUT), (
+                "the connection was lost, not this test's time"
+            )

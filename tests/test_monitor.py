@@ -1,7 +1,9 @@
 """Live metrics without a server: counted as eval counts, kept over restarts, in formats that others read."""
 
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from server.errors import StartError
 from server.monitoring.histogram import ArrayHistogram
 from server.monitoring.monitor import Monitor, load_reference, make_state_folder
 from server.monitoring.observation import UNLABELLED, Item, Observation, Observations
-from server.monitoring.sliding import PARTS, SlidingSums
+from server.monitoring.sliding import PARTS, Damaged, SlidingSums
 from server.scoring.scored import MODELS
 from tests.synthetic_run import items, tokens, window, write
 
@@ -70,6 +72,10 @@ def rows(rng: np.random.Generator, count: int) -> Rows:
     return Rows(
         np.where(["argmax" in name for name in STATISTICS], rng.integers(3, size=(count, 11)), rng.random((count, 11)))
     )
+
+
+def observation_of_an_item() -> Observation:
+    return Observation(rows(np.random.default_rng(0), 5), Item((0, 0), (0.5, 0.5), 0, (0.0, 0.0)))
 
 
 def observations(run: Run, rng: np.random.Generator) -> list[Observation]:
@@ -270,6 +276,86 @@ def test_a_damaged_state_is_kept_aside_and_serving_goes_on(
     again.save()
     assert monitor(run.path, tmp_path) is not None
     assert caplog.text.count("is damaged") == 1
+
+
+def test_no_damage_of_a_saved_window_keeps_the_server_from_starting(tmp_path: Path) -> None:
+    """Bytes changed at random, as by a bad disk: the window is restored, or damage is reported, and nothing else."""
+    rng = np.random.default_rng(9)
+    window = SlidingSums(50, most=1000, seconds=100)
+    for number in range(20):
+        window.add(rng.random(50), 10, now=number)
+    file = tmp_path / "window.npz"
+    window.save(file, now=20, time_of_day=1000)
+    whole = file.read_bytes()
+    found = 0
+    for _ in range(2000):
+        damaged = bytearray(whole)
+        for place in rng.integers(len(damaged), size=rng.integers(1, 5)):
+            damaged[place] ^= 1 << rng.integers(8)
+        file.write_bytes(damaged)
+        try:
+            SlidingSums(50, most=1000, seconds=100).load(file, now=20, time_of_day=1000)
+        except Damaged:
+            found += 1
+    assert found > 1500
+
+
+@pytest.mark.parametrize(("step", "left"), [(-5000.0, 10), (0.0, 10), (40.0, 10), (60.0, 0)])
+def test_a_step_of_the_clock_counts_only_while_the_server_is_down(tmp_path: Path, step: float, left: int) -> None:
+    """``step`` is what the time of day says has passed since the window was saved; forward, it may be time indeed."""
+    saved = SlidingSums(1, most=1000, seconds=100)
+    saved.add(np.ones(1), 10, now=500)
+    saved.save(tmp_path / "window.npz", now=550, time_of_day=1_000_000)
+    restored = SlidingSums(1, most=1000, seconds=100)
+    restored.load(tmp_path / "window.npz", now=7, time_of_day=1_000_000 + step)
+    assert restored.total(7)[0] == left
+    assert restored.total(7 + 50.1)[0] == 0
+
+
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+STEPPED = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from prometheus_client import CollectorRegistry
+from qconf.statistics.drift import Reference
+from server.monitoring.live_window import LiveWindow
+from server.monitoring.observation import Observations
+from server.scoring.admission import Rate
+from tests.test_monitor import observation_of_an_item
+
+def comparisons():
+    return next(iter(window.collect())).samples[0].value
+
+window = LiveWindow(1000, 3600, "pair", Reference.of({}), CollectorRegistry())
+rate = Rate()
+rate.working()
+window.observe(Observations([observation_of_an_item()]))
+before = time.time()
+for offset in ("+10d", "-10d"):
+    Path(sys.argv[1]).write_text(offset)
+    assert abs(time.time() - before) > 9 * 86400, "the clock did not step"
+    assert comparisons() == 1, offset
+rate.done(100, idle=True)
+assert 0 < rate._seconds < 60, rate._seconds
+print("unmoved")
+"""
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="libfaketime (Debian: libfaketime) is not installed")
+def test_a_clock_that_steps_moves_neither_the_window_nor_the_rate(tmp_path: Path) -> None:
+    offset = tmp_path / "offset"
+    offset.write_text("+0")
+    settings = {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        # A step moves the time of day, and never the monotonic clock.
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    command = [sys.executable, "-c", STEPPED, str(offset)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "unmoved\n"), done.stderr
 
 
 def test_settings_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.pairs import make_pair
 
@@ -26,8 +26,11 @@ def pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def refusal(*arguments: str) -> str:
-    """What ``python -m server`` says when it refuses, after checking that it says it in one line."""
+def refusal(*arguments: str, loading: bool = False) -> str:
+    """What ``python -m server`` says when it refuses, after checking that it says it in one line.
+
+    While weights are ``loading``, vLLM's process prints a traceback before.
+    """
     run = subprocess.run(
         [sys.executable, "-m", "server", *arguments],
         capture_output=True,
@@ -36,7 +39,7 @@ def refusal(*arguments: str) -> str:
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     assert run.returncode == 2, run.stderr
-    assert "Traceback" not in run.stderr
+    assert loading or "Traceback" not in run.stderr
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("qconf-server: error: ")
     return last
@@ -115,6 +118,51 @@ def test_bad_quantized_checkpoint(pair_folder: Path, tmp_path: Path, case: str) 
     shutil.copytree(pair_folder / "quantized", tmp_path / "quantized")
     spoil(tmp_path / "quantized")
     message = refusal("--model", str(pair_folder / "base"), "--quantized", str(tmp_path / "quantized"))
+    assert expected in message
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+def index_one_of_two(folder: Path) -> None:
+    """Write the weights to two files, and an index that has all of them in the first."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    for number in range(2):
+        save_file({name: tensors[name] for name in names[number::2]}, folder / f"model-{number}.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-0.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+PACKED = "model.layers.1.mlp.down_proj.qweight"
+JOINED = "model.layers.1.self_attn.k_proj.weight"
+BAD_TENSORS: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "missing": (
+        "quantized",
+        lambda folder: change_tensors(folder, lambda tensors: tensors.pop(PACKED)),
+        f"the checkpoint of the quantized model is incomplete or damaged: {PACKED} is missing",
+    ),
+    "shape": (
+        "base",
+        lambda folder: change_tensors(folder, lambda tensors: tensors.update({JOINED: tensors[JOINED][:-8].clone()})),
+        f"the checkpoint of the base model cannot be loaded at {JOINED}: ",
+    ),
+    "index": ("quantized", index_one_of_two, "is missing in part or whole, or is not a number"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TENSORS)
+def test_whole_files_with_bad_tensors(pair_folder: Path, tmp_path: Path, case: str) -> None:
+    """What only shows when weights are loaded; without a check the first would be served."""
+    name, spoil, expected = BAD_TENSORS[case]
+    shutil.copytree(pair_folder, tmp_path, dirs_exist_ok=True)
+    spoil(tmp_path / name)
+    message = refusal("--model", str(tmp_path / "base"), "--quantized", str(tmp_path / "quantized"), loading=True)
     assert expected in message
 
 

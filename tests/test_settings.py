@@ -27,6 +27,7 @@ OTHERS = {
     "max_sequences": 7,
     "queue_seconds": 2.5,
     "request_seconds": 3.5,
+    "stalled_seconds": 4.5,
     "reference": Path("run"),
     "window_comparisons": 8,
     "window_seconds": 9.5,

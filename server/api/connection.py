@@ -22,6 +22,10 @@ SEND_SECONDS = 60
 """How long a reply may wait for a client that does not read."""
 
 
+HALF_CLOSED_SECONDS = 1
+"""How long a client is answered that sends no more. One that has left looks the same, and its work must end soon."""
+
+
 class _Refused(Exception):
     """Ends parsing; the parser turns it into the error that its caller expects."""
 
@@ -57,6 +61,16 @@ class Connection(HttpToolsProtocol):
         if self._head_timer is not None and self._head_bytes > HEAD_BYTES and not self._draining:
             self._refuse(error_types.HEAD_TOO_LARGE, f"the request's head has more than {HEAD_BYTES} bytes")
             self.send_400_response("")
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Return whether the connection stays open: for a moment, where there is a reply to come."""
+        # Over TLS asyncio cannot keep one direction open.
+        cycle = self.cycle
+        if self.scheme == "https" or cycle is None or cycle.more_body or cycle.response_complete:
+            return False
+        cycle.keep_alive = False
+        self.loop.call_later(HALF_CLOSED_SECONDS, self.transport.close)
+        return True
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -54,8 +54,6 @@ FAILED_REQUEST = (EngineGenerateError, getattr(vllm.exceptions, "GenerationError
 """What vLLM raises for a request that fails: the first up to 0.32, the second, which is new there, from 0.33 on."""
 SHUTDOWN_SECONDS = 20
 STATISTICS_SECONDS = 5
-STALLED_SECONDS = 120
-"""Far longer than a step of max_num_batched_tokens takes, compilation included."""
 GPTQ_SERVED = "GPTQ is served with 4 or 8 bits, symmetric, without desc_act unless the group size is -1"
 MISSING_OPERATOR = re.compile(r"'_OpNamespace' '\w+' object has no attribute '(\w+)'")
 """What torch says when an operator is called that no library has registered."""
@@ -136,25 +134,31 @@ class TwinEngine:
     def failure(self) -> str | None:
         """Why the engine died, in one sentence, if that is known."""
         if self._queue_times.stalled:
-            return f"it has work and has finished no step for {STALLED_SECONDS} s"
+            return f"it has work and has finished no step for {self._queue_times.stalled_seconds:g} s"
         return self._failure.reason()
 
     def shutdown(self) -> None:
         """Stop the engine's processes."""
         self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
+        # An error that is being reported may hold this object; vLLM's would print a traceback if collected at exit.
+        del self._llm
 
 
 class QueueTimes(StatLoggerBase):
     """Queue times of sequences, and the time of the latest step, which vLLM reports to stat loggers only."""
 
-    def __init__(self) -> None:
+    def __init__(self, stalled_seconds: float) -> None:
+        self.stalled_seconds = stalled_seconds
         self._expected: dict[str, asyncio.Future[float]] = {}
         self._progress = time.monotonic()
+        self._stalled = False
 
     @property
     def stalled(self) -> bool:
-        """Whether the engine has work and has finished no step for too long."""
-        return bool(self._expected) and time.monotonic() - self._progress > STALLED_SECONDS
+        """Whether the engine had work and finished no step for too long, now or at an earlier call."""
+        # The server ends on it, which takes the work away.
+        self._stalled |= bool(self._expected) and time.monotonic() - self._progress > self.stalled_seconds
+        return self._stalled
 
     @contextlib.contextmanager
     def expected(self, request_id: str) -> Iterator[asyncio.Future[float]]:
@@ -216,8 +220,13 @@ def parse_engine_args(arguments: list[str], *, demo: bool = False) -> argparse.N
 
 
 @contextlib.asynccontextmanager
-async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIterator[TwinEngine]:
-    """Start the engine for a pair, and shut it down at exit. StartError says in one sentence why it cannot start."""
+async def running_engine(
+    pair: Pair, namespace: argparse.Namespace, stalled_seconds: float
+) -> AsyncIterator[TwinEngine]:
+    """Start the engine for a pair, and shut it down at exit. StartError says in one sentence why it cannot start.
+
+    An engine that has work and finishes no step for ``stalled_seconds`` is not alive.
+    """
     if namespace.pipeline_parallel_size > 1:
         raise StartError(
             f"--pipeline-parallel-size is {namespace.pipeline_parallel_size}, expected 1: the two models of a pair "
@@ -228,13 +237,18 @@ async def running_engine(pair: Pair, namespace: argparse.Namespace) -> AsyncIter
         failure = Failure(Path(folder) / "failure", oom_kills())
         os.environ[FAILURE_VARIABLE] = str(failure.file)
         config, info = _configure(pair, namespace)
-        queue_times = QueueTimes()
+        queue_times = QueueTimes(stalled_seconds)
         async with contextlib.AsyncExitStack() as stack:
             try:
-                llm = AsyncLLM.from_vllm_config(
-                    config, disable_log_stats=namespace.disable_log_stats, stat_loggers=[lambda *_: queue_times]
+                engine = TwinEngine(
+                    AsyncLLM.from_vllm_config(
+                        config, disable_log_stats=namespace.disable_log_stats, stat_loggers=[lambda *_: queue_times]
+                    ),
+                    config,
+                    info,
+                    queue_times,
+                    failure,
                 )
-                engine = TwinEngine(llm, config, info, queue_times, failure)
                 # On the event loop, or vLLM's reader logs the ended processes as an error.
                 stack.callback(engine.shutdown)
                 await engine.score([0, 0])  # the first request of a process compiles for seconds; not on a user's time

@@ -40,10 +40,11 @@ class LiveWindow(Collector):
         reference: Reference,
         registry: CollectorRegistry,
         folder: Path | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        time_of_day: Callable[[], float] = time.time,
     ) -> None:
         self._reference = reference
-        self._clock = clock
+        self._clock, self._time_of_day = clock, time_of_day
         self._lock, self._saving = threading.Lock(), threading.Lock()
         self._window = SlidingSums(len(MODELS) * PER_MODEL + len(reference.own), most, seconds)
         identity = hashlib.sha256(pair.encode() + reference.own.tobytes()).hexdigest()[:16]
@@ -55,7 +56,7 @@ class LiveWindow(Collector):
     def _restore(self, path: Path) -> None:
         """Restore the window; a damaged file is kept aside, since monitoring must not keep the server from serving."""
         try:
-            self._window.load(path)
+            self._window.load(path, self._clock(), self._time_of_day())
         except Damaged as damage:
             aside = path.with_suffix(".damaged")
             path.replace(aside)
@@ -77,8 +78,8 @@ class LiveWindow(Collector):
         if self._path is not None:
             with self._saving:
                 with self._lock:
-                    window = copy.deepcopy(self._window)
-                window.save(self._path)
+                    window, now = copy.deepcopy(self._window), self._clock()
+                window.save(self._path, now, self._time_of_day())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """For the registry."""

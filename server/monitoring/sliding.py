@@ -2,7 +2,6 @@
 
 import math
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ class Damaged(Exception):
 class SlidingSums:
     """Sums of vectors over the latest ``most`` entries, none of them older than ``seconds``.
 
-    Entries are kept as sums over parts of the window, and leave it part by part.
+    Entries are kept as sums over parts of the window, and leave it part by part. Times are in seconds of a clock that
+    never steps. The file has the age of each part and the time of day at which it was written.
     """
 
     def __init__(self, width: int, most: int, seconds: float) -> None:
@@ -56,22 +56,30 @@ class SlidingSums:
         if not kept.all():
             self._starts, self._counts, self._sums = self._starts[kept], self._counts[kept], self._sums[kept]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, now: float, time_of_day: float) -> None:
         """Write the window to a file, which is replaced as a whole. One thread at a time."""
         part = path.with_name(f"{path.name}.part")
         with part.open("wb") as stream:
-            np.savez_compressed(stream, starts=self._starts, counts=self._counts, sums=self._sums)
+            ages = now - self._starts
+            np.savez_compressed(stream, ages=ages, written=time_of_day, counts=self._counts, sums=self._sums)
             stream.flush()
             os.fsync(stream.fileno())  # or a crash of the machine may leave an empty file under the final name
         os.replace(part, path)
 
-    def load(self, path: Path) -> None:
-        """Restore the window from a file. Damaged where it cannot be read."""
+    def load(self, path: Path, now: float, time_of_day: float) -> None:
+        """Restore the window from a file. Damaged where it cannot be read.
+
+        A clock that was set back in between counts as no time.
+        """
         try:
             with path.open("rb") as stream, np.load(stream) as file:
-                starts, counts, sums = file["starts"], file["counts"], file["sums"]
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                ages, counts, sums = (np.asarray(file[name], float) for name in ("ages", "counts", "sums"))
+                written = float(file["written"])
+        except Exception as error:  # whatever zipfile, zlib and numpy raise on bytes that nobody wrote
             raise Damaged(str(error)) from error
-        if sums.shape != (len(starts), self._width) or counts.shape != starts.shape:
+        if ages.ndim != 1 or sums.shape != (len(ages), self._width) or counts.shape != ages.shape:
             raise Damaged("it does not contain a window of this server")
-        self._starts, self._counts, self._sums = starts, counts, sums
+        if not (all(np.isfinite(values).all() for values in (ages, counts, sums, written)) and (ages >= 0).all()):
+            raise Damaged("it contains numbers that no window has")
+        self._starts = now - (ages + max(0.0, time_of_day - written))
+        self._counts, self._sums = counts, sums

@@ -57,14 +57,20 @@ def _identity(engine: Engine, models: ModelList) -> str:
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Floats | None:
+    if not path.exists():
+        return None
     try:
-        values = np.load(path)
-    except FileNotFoundError:
-        return None
-    except (OSError, EOFError, ValueError) as error:
-        logger.error("%s is damaged (%s) and written again", path, error)
-        return None
-    return np.asarray(values) if values.shape == shape else None
+        with path.open("rb") as stream:
+            values = np.asarray(np.load(stream), float)
+        if values.shape == shape and np.isfinite(values).all():
+            return values
+        damage = f"expected finite numbers of shape {shape}, got {values.shape}"
+    except Exception as error:  # whatever numpy and zipfile raise on bytes that nobody wrote
+        damage = str(error)
+    aside = path.with_suffix(".damaged")
+    os.replace(path, aside)
+    logger.error("%s is damaged (%s): kept as %s, and this start's rows are kept instead", path, damage, aside.name)
+    return None
 
 
 def _write(path: Path, values: Floats) -> None:

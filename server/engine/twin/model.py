@@ -3,7 +3,7 @@
 Touches vLLM's internals; tested on 0.32; 0.26 has the same interfaces.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +19,7 @@ from vllm.platforms import current_platform
 
 from server.engine.twin.bloom import repack_packed_qkv
 from server.engine.twin.compiled import Compiled
+from server.engine.twin.complete import check_weights_loaded, mark_weights
 from server.engine.twin.cpu import choose_kernels
 from server.engine.twin.kernels import statistics
 from server.engine.twin.pooler import TwinPooler
@@ -79,13 +80,35 @@ class Twin(nn.Module, VllmModelForPooling):
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Hand each model the tensors of its own checkpoint; returns the names of the parameters that were set."""
+        for model in (self.base, self.quantized):
+            mark_weights(model)
         loaded: set[str] = set()
         # vLLM reads one checkpoint after the other, so neither is ever held in memory whole.
         for is_quantized, group in groupby(weights, key=lambda weight: weight[0].startswith(QUANTIZED)):
             model, prefix = (self.quantized, QUANTIZED) if is_quantized else (self.base, BASE)
-            names = model.load_weights((name.removeprefix(QUANTIZED), tensor) for name, tensor in group)
+            names = _loaded(model, prefix, ((name.removeprefix(QUANTIZED), tensor) for name, tensor in group))
             loaded |= {prefix + name for name in names}
+        for prefix, model in ((BASE, self.base), (QUANTIZED, self.quantized)):
+            check_weights_loaded(model, prefix.rstrip("."))
         return loaded
+
+
+def _loaded(model: nn.Module, prefix: str, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+    """Load one model. An error names the tensor at which it came, which vLLM's own do not."""
+    reached = ""
+
+    def named() -> Iterator[tuple[str, torch.Tensor]]:
+        nonlocal reached
+        for weight in weights:
+            reached = weight[0]
+            yield weight
+
+    try:
+        names: set[str] = model.load_weights(named())
+    except Exception as error:
+        role, why = prefix.rstrip("."), str(error) or type(error).__name__
+        raise ValueError(f"the checkpoint of the {role} model cannot be loaded at {reached}: {why}") from error
+    return names
 
 
 def quantized_model_config(base: ModelConfig, max_model_len: int | None) -> ModelConfig:
