@@ -52,6 +52,7 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
             uvicorn.Config(
                 create_app(serving, settings.max_body_bytes, keys),
                 http=Connection,
+                ws="none",
                 server_header=False,
                 ssl_certfile=settings.ssl_certfile,
                 ssl_keyfile=settings.ssl_keyfile,

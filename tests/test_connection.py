@@ -16,15 +16,23 @@ from server.api.body_limit import BodyLimitMiddleware
 from server.api.connection import HEAD_BYTES, HEAD_LINES, Connection
 
 LARGE = 64 * 2**20
+SLOW = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 Open = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the number of bytes of the body; /large answers with many bytes."""
+    """Answer with the number of bytes of the body; /large answers with many bytes, /slow late,
+    /headers with the number of headers.
+    """
     received, more = 0, True
     while more:
         message = await receive()
         received, more = received + len(message.get("body", b"")), message.get("more_body", False)
+    if scope["path"] == "/slow":
+        await asyncio.sleep(0.3)
+    if scope["path"] == "/headers":
+        received = len(scope["headers"])
     body = b"x" * LARGE if scope["path"] == "/large" else str(received).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
@@ -53,6 +61,19 @@ def connect(server: uvicorn.Server) -> Open:
     return lambda: asyncio.open_connection("127.0.0.1", server.config.port)
 
 
+async def received(connect: Open, *parts: bytes) -> bytes:
+    """Everything that comes back for parts that are sent one after the other."""
+    reader, writer = await connect()
+    for part in parts:
+        with contextlib.suppress(ConnectionError):
+            writer.write(part)
+            await writer.drain()
+        await asyncio.sleep(0.05)
+    found = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return found
+
+
 async def exchange(connect: Open, request: bytes) -> tuple[int, Any]:
     """Status and error of the answer to what was sent as it is."""
     reader, writer = await connect()
@@ -73,6 +94,9 @@ async def exchange(connect: Open, request: bytes) -> tuple[int, Any]:
             431,
             "request_head_too_large",
         ),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * HEAD_BYTES + b"\r\n\r\n", 431, "request_head_too_large"),
+        (CHUNKED + b"0\r\nX: " + b"a" * 8 * HEAD_BYTES, 431, "request_head_too_large"),
+        (CHUNKED + b"0" * 8 * HEAD_BYTES, 431, "request_head_too_large"),
         (b"GET /" + b"a" * 2 * HEAD_BYTES, 431, "request_head_too_large"),
         (b"NOT HTTP AT ALL\r\n\r\n", 400, "invalid_request_error"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, "invalid_request_error"),
@@ -87,7 +111,7 @@ async def exchange(connect: Open, request: bytes) -> tuple[int, Any]:
             "request_too_large",
         ),
     ],
-    ids=["long header", "many headers", "long url", "no http", "negative length", "two lengths", "too large"],
+    ids=["long header", "many headers", "long header at once", "long trailer", "long chunk size", "long url", "no http", "negative length", "two lengths", "too large"],
 )
 async def test_what_is_refused(connect: Open, request_: bytes, status: int, type_: str) -> None:
     found, body = await exchange(connect, request_)
@@ -162,4 +186,33 @@ async def test_requests_go_on_as_usual_on_one_connection(connect: Open) -> None:
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
         assert head.startswith(b"HTTP/1.1 200")
         assert await reader.readexactly(1) == str(number).encode()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"NOT HTTP\r\n\r\n", b"GET /" + b"a" * 2 * HEAD_BYTES, CHUNKED + b"nothing hexadecimal\r\n"],
+    ids=["no http", "long url", "bad chunk"],
+)
+@pytest.mark.parametrize("before", [1, 3])
+async def test_what_cannot_be_parsed_does_not_take_the_place_of_earlier_replies(
+    connect: Open, caplog: pytest.LogCaptureFixture, bad: bytes, before: int
+) -> None:
+    for parts in ((SLOW * before, bad), (SLOW * before + bad,)):
+        found = await received(connect, *parts)
+        assert found.count(b"HTTP/1.1 ") == found.count(b"HTTP/1.1 200") == before, found
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_bad_chunk_has_one_reply(connect: Open, caplog: pytest.LogCaptureFixture) -> None:
+    found = await received(connect, CHUNKED + b"1\r\na\r\n", b"nothing hexadecimal\r\n")
+    assert found.count(b"HTTP/1.1 ") == found.count(b"HTTP/1.1 400") == 1, found
+    assert "Traceback" not in caplog.text
+
+
+async def test_trailers_are_not_headers(connect: Open) -> None:
+    reader, writer = await connect()
+    writer.write(CHUNKED.replace(b"POST /", b"POST /headers") + b"1\r\na\r\n0\r\nAuthorization: x\r\n\r\n")
+    assert b"200" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    assert await reader.readexactly(1) == b"2", "Host and Transfer-Encoding"
     writer.close()

@@ -25,7 +25,7 @@ class _BodyRequest(Request):
                 f"the body has more values than are accepted in one request: {MOST_VALUES} values, {MOST_FIELDS} fields"
             )
         try:
-            return from_json(body)
+            return from_json(body, allow_inf_nan=False)
         except ValueError as error:
             raise json.JSONDecodeError(str(error), "", 0) from error
 

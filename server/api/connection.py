@@ -32,7 +32,9 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._draining = False
-        self._head_bytes = 0
+        self._in_head = False
+        self._unread_bytes = 0
+        """Since the latest part of a body, or the end of a head: what the parser may be holding."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._refusal: ErrorDetail | None = None
@@ -50,28 +52,51 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._draining:
             return
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
+        self._unread_bytes += len(data)
         super().data_received(data)
-        # A parser holds back what it has of a header that does not end.
-        if self._head_timer is not None and self._head_bytes > HEAD_BYTES and not self._draining:
-            self._refuse(error_types.HEAD_TOO_LARGE, f"the request's head has more than {HEAD_BYTES} bytes")
+        # A parser holds back what it has of a header, or of a trailer after chunks, that does not end.
+        if self._unread_bytes > HEAD_BYTES and not self._draining:
+            self._refuse_bytes()
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._in_head = True
         if self._head_timer is None:
             self._await_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers would become headers of a request that is being answered.
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        self._in_head = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        self._head_bytes = 0
+        self._unread_bytes = 0
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
+            self._refuse_bytes()
+            raise _Refused
         if len(self.headers) > HEAD_LINES:
             self._refuse(error_types.HEAD_TOO_LARGE, f"the request's head has more than {HEAD_LINES} lines")
             raise _Refused
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unread_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unread_bytes = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        last = self._draining and not self.pipeline
+        super().on_response_complete()
+        if last:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -84,7 +109,19 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be parsed, and close the connection."""
+        """Answer what cannot be parsed, and close the connection.
+
+        Replies have the order of their requests: while earlier ones are being answered, the connection ends after them.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:
+            unfinished = self.cycle.more_body  # then what cannot be parsed is this request's own body
+            if self.pipeline or not unfinished:
+                if unfinished:
+                    self.pipeline.popleft()
+                self._draining = True
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         error = self._refusal or ErrorDetail(type=error_types.INVALID_REQUEST, message=msg)
         status = HTTPStatus(STATUS[error.type])
         body = ErrorReply(error=error).model_dump_json().encode()
@@ -106,11 +143,14 @@ class Connection(HttpToolsProtocol):
         self._head_timer = None
         if self._draining or self.transport.is_closing():
             return
-        if not self._head_bytes:
+        if not self._unread_bytes:
             self.transport.close()
             return
         self._refuse(error_types.TOO_SLOW, f"the request's head took longer than {HEAD_SECONDS} s")
         self.send_400_response("")
+
+    def _refuse_bytes(self) -> None:
+        self._refuse(error_types.HEAD_TOO_LARGE, f"the request's head has more than {HEAD_BYTES} bytes")
 
     def _refuse(self, type_: str, message: str) -> None:
         self._refusal = ErrorDetail(type=type_, message=message)
