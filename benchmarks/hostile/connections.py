@@ -108,6 +108,8 @@ def _methods(key: str) -> Iterator[Case]:
     for route in (*GET_ROUTES, *VALID, "/nothing"):
         for method in METHODS:
             allowed = frozenset({404 if route == "/nothing" else 405})
+            if route == "/openapi.json" and method == b"HEAD":
+                allowed = frozenset({200})
             yield Case(
                 "methods", f"{method.decode()} {route}", head(method + f" {route} HTTP/1.1".encode(), key=key), allowed
             )
