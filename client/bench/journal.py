@@ -112,7 +112,7 @@ class Journal:
         for number, line in enumerate(content.splitlines(), 1):
             try:
                 yield json.loads(line)
-            except ValueError as exc:
+            except (ValueError, RecursionError) as exc:
                 raise RunError(f"{self._path}, line {number} is damaged: {exc}") from exc
 
     @contextmanager
