@@ -40,6 +40,28 @@ WHOLE = SAMPLE | {
 }
 VALUES = (None, True, -1, 1.5, 2**70, math.inf, math.nan, "", "x", "\ud800", "\x00", [], {}, [[]], [None], {"a": {}})
 
+DEEP = 100_000
+HAND_MADE = (
+    b"",
+    b"\n\n",
+    b"\x00",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf{}\n",
+    b"null\n",
+    b"[]\n",
+    b'"text"\n',
+    b"1\n",
+    b"NaN\n",
+    b"1e999\n",
+    b"9" * 5000 + b"\n",
+    b"[" * DEEP + b"\n",
+    b'{"a":' * DEEP + b"\n",
+    rb'{"text": "\ud800", "prompt": "\ud800", "choices": ["\ud800", "b"]}' + b"\n",
+    b'{"doc_id": 1e999}\n',
+    b'{"doc_id": NaN}\n',
+    b"a = " + b"[" * DEEP,
+)
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -108,7 +130,17 @@ def attempt(reader: Reader, folder: Path, content: bytes) -> None:
         assert str(error), f"{type(error).__name__} without a sentence"
 
 
-def variants(content: bytes) -> Iterator[bytes]:
+def surprises(reader: Reader, folder: Path) -> Iterator[bytes]:
+    """Yield content near to what the reader accepts, and hand-made content."""
+    for content in reader.accepted(folder):
+        yield from _variants(content)
+        for made in HAND_MADE:
+            yield made
+            yield content + made
+            yield made + content
+
+
+def _variants(content: bytes) -> Iterator[bytes]:
     """Yield content of JSON lines with each value in its last line replaced by values of other types, or left out."""
     *before, last = content.splitlines(keepends=True)
     try:
