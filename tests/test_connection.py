@@ -111,7 +111,18 @@ async def exchange(connect: Open, request: bytes) -> tuple[int, Any]:
             "request_too_large",
         ),
     ],
-    ids=["long header", "many headers", "long header at once", "long trailer", "long chunk size", "long url", "no http", "negative length", "two lengths", "too large"],
+    ids=[
+        "long header",
+        "many headers",
+        "long header at once",
+        "long trailer",
+        "long chunk size",
+        "long url",
+        "no http",
+        "negative length",
+        "two lengths",
+        "too large",
+    ],
 )
 async def test_what_is_refused(connect: Open, request_: bytes, status: int, type_: str) -> None:
     found, body = await exchange(connect, request_)

@@ -30,8 +30,8 @@ def test_values_of_other_types_and_hand_made_content_give_a_sentence(tmp_path: P
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has wheels for x86-64 only")
-def test_what_a_fuzzer_makes_gives_a_sentence() -> None:
-    command = [sys.executable, "-m", "benchmarks.hostile.fuzz", "all", "--runs", "3000", "--seed", "1"]
+def test_what_a_fuzzer_makes_gives_a_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.hostile.fuzz", "all", str(tmp_path), "--runs", "3000", "--seed", "1"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SECONDS)
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-3000:]
     assert b"DONE" in done.stdout, done.stdout.decode(errors="replace")[-3000:]

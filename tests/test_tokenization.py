@@ -51,7 +51,9 @@ def split(hf_tokenizer: Any) -> Split:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_continuations_are_split_as_the_harness_splits_them(split: Split, tokenizer: PairTokenizer, prompt: str) -> None:
+def test_continuations_are_split_as_the_harness_splits_them(
+    split: Split, tokenizer: PairTokenizer, prompt: str
+) -> None:
     sequences = tokenizer.sequences(CompareRequest(prompt=prompt, continuations=[*CONTINUATIONS]))
     for text, ours in zip(CONTINUATIONS, sequences.continuations, strict=True):
         context, continuation = split(prompt, text)
@@ -70,8 +72,7 @@ def test_any_texts_are_split_as_the_harness_splits_them(
         nonlocal split_texts
         try:
             sequences = tokenizer.sequences(CompareRequest(prompt=prompt, continuations=[text]))
-        except InvalidRequest as error:
-            assert error.detail.param == "continuations[0]"
+        except InvalidRequest:
             assert not text or not split(prompt, text)[1]
             return
         ours = sequences.continuations[0].token_ids

@@ -95,7 +95,9 @@ def bodies(model: type[Request]) -> st.SearchStrategy[Any]:
         "model": TEXT,
         "max_tokens": st.just(1),
     }
-    good = st.fixed_dictionaries({}, optional={name: each for name, each in likely.items() if name in model.model_fields})
+    good = st.fixed_dictionaries(
+        {}, optional={name: each for name, each in likely.items() if name in model.model_fields}
+    )
     return JSON | known | good | st.builds(dict.__or__, good, known)
 
 

@@ -100,7 +100,12 @@ def _chunks(key: str) -> Iterator[Case]:
         "20,000 chunks": b"1\r\n \r\n" * 20_000 + b"0\r\n\r\n",
     }.items():
         yield Case("chunks", name, start + body, frozenset({400, 431}))
-    for name, body in {"no end": b"2\r\n{}\r\n", "half a size": b"2", "half the data": b"9\r\n{}", "16 digits": b"f" * 16 + b"\r\n{}"}.items():
+    for name, body in {
+        "no end": b"2\r\n{}\r\n",
+        "half a size": b"2",
+        "half the data": b"9\r\n{}",
+        "16 digits": b"f" * 16 + b"\r\n{}",
+    }.items():
         yield Case("chunks", name, start + body, ENDED)
 
 
@@ -116,7 +121,9 @@ def _methods(key: str) -> Iterator[Case]:
     for method in NO_METHODS:
         name = repr(method[:10])
         yield Case("methods", name, head(method + b" /health HTTP/1.1", key=key), frozenset({400, 431}))
-    yield Case("methods", "GET with a body", head(b"GET /health HTTP/1.1", b"Content-Length: 2", key=key) + b"{}", JUDGED)
+    yield Case(
+        "methods", "GET with a body", head(b"GET /health HTTP/1.1", b"Content-Length: 2", key=key) + b"{}", JUDGED
+    )
     yield Case("methods", "CONNECT", head(b"CONNECT localhost:80 HTTP/1.1", key=key), frozenset({400, 404, 405}))
 
 
@@ -233,7 +240,16 @@ def _headers(key: str) -> Iterator[Case]:
 def _protocols(key: str) -> Iterator[Case]:
     for version in (b"HTTP/1.0", b"HTTP/1.1"):
         yield Case("protocols", version.decode(), head(b"GET /health " + version, key=key), frozenset({200}))
-    for version in (b"HTTP/0.9", b"HTTP/1.2", b"HTTP/2.0", b"HTTP/3.0", b"HTTP/9.9", b"HTTP/11", b"http/1.1", b"HTTP/1."):
+    for version in (
+        b"HTTP/0.9",
+        b"HTTP/1.2",
+        b"HTTP/2.0",
+        b"HTTP/3.0",
+        b"HTTP/9.9",
+        b"HTTP/11",
+        b"http/1.1",
+        b"HTTP/1.",
+    ):
         yield Case("protocols", version.decode(), head(b"GET /health " + version, key=key), JUDGED)
     yield Case("protocols", "HTTP/0.9 without version", b"GET /health\r\n\r\n", JUDGED)
     for name, sent in {

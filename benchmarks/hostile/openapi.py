@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NOT_CHECKED = "positive_data_acceptance"
-"""Rules between fields, such as 'exactly one of prompt and messages', and limits of the model are not in the document."""
+"""Rules between fields, such as 'one of prompt and messages', and limits of the model are not in the document."""
 
 
 @dataclass(frozen=True)

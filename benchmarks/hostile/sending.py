@@ -122,7 +122,7 @@ def parse(found: bytes, *, bodies: bool = True) -> list[Reply]:
 def _head(start: bytes) -> tuple[int, dict[str, str]]:
     first, *lines = start.decode("latin-1").split("\r\n")
     match = re.fullmatch(r"HTTP/1\.1 (\d{3}) [^\r\n]*", first)
-    headers = dict(line.lower().split(": ", 1) if ": " in line else (line, "") for line in lines)
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     if match is None or "transfer-encoding" in headers:
         return 0, {}
     return int(match[1]), headers

@@ -4,6 +4,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -29,7 +30,7 @@ def state(server: LocalServer, key: str = "") -> State:
     """Return what it holds once nothing is in flight and no connection is open, or after a while."""
     deadline = time.monotonic() + SETTLED_SECONDS
     process = psutil.Process(server.process.pid)
-    while (in_flight := _in_flight(server, key)) or _connections(process):
+    while (in_flight := _in_flight(server, key)) or _connections(process, server):
         if time.monotonic() > deadline:
             break
         time.sleep(0.2)
@@ -49,8 +50,9 @@ def _in_flight(server: LocalServer, key: str) -> float:
     return sum(map(float, IN_FLIGHT.findall(metrics)))
 
 
-def _connections(process: psutil.Process) -> int:
-    return sum(each.status == psutil.CONN_ESTABLISHED for each in process.net_connections("tcp"))
+def _connections(process: psutil.Process, server: LocalServer) -> int:
+    port = urlsplit(server.url).port
+    return sum(each.laddr.port == port and each.status != psutil.CONN_LISTEN for each in process.net_connections("tcp"))
 
 
 def longest_block(lateness: Path, since: float) -> float:

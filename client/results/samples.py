@@ -165,7 +165,8 @@ def _row(
         return _ROW.validate_python(_columns(task, doc_id, base, quantized))
     except MALFORMED as exc:
         reason = problem(exc.errors()).message if isinstance(exc, ValidationError) else repr(exc)
-        raise RunError(f"document {doc_id} of '{task}' in {base_path} is not a log-likelihood sample: {reason}") from exc
+        place = f"document {doc_id} of '{task}' in {base_path}"
+        raise RunError(f"{place} is not a log-likelihood sample: {reason}") from exc
 
 
 def _columns(
