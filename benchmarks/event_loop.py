@@ -66,11 +66,11 @@ def serve(lateness: Path) -> None:
 async def note(file: Any) -> None:
     """Write a line for every late beat: when, how late, and the processor time that the process took meanwhile."""
     while True:
-        due, computed = time.time() + BEAT_SECONDS, time.process_time()
+        due, computed, own = time.time() + BEAT_SECONDS, time.process_time(), time.thread_time()
         await asyncio.sleep(BEAT_SECONDS)
         late = time.time() - due
         if late > BEAT_SECONDS:
-            file.write(f"{time.time()} {late} {time.process_time() - computed}\n")
+            file.write(f"{time.time()} {late} {time.process_time() - computed} {time.thread_time() - own}\n")
 
 
 async def measure(url: str, lateness: Path, rounds: int) -> None:

@@ -4,8 +4,9 @@ Tested on uvicorn 0.54.
 """
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -26,12 +27,30 @@ class _Refused(Exception):
     """Ends parsing; the parser turns it into the error that its caller expects."""
 
 
+class _Transport:
+    """A transport that is closed unless ``linger`` says that it will be later."""
+
+    def __init__(self, transport: asyncio.Transport, linger: Callable[[], bool]) -> None:
+        self._transport = transport
+        self._linger = linger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def close(self) -> None:
+        """Close it, at once or later."""
+        if not self._linger():
+            self._transport.close()
+
+
 class Connection(HttpToolsProtocol):
     """A connection whose client is neither slow nor large in its request heads."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._draining = False
+        self._last = False
+        """Whether nothing is read any more, and the connection ends after the replies that are due."""
         self._in_head = False
         self._unread_bytes = 0
         """Since the latest part of a body, or the end of a head: what the parser may be holding."""
@@ -40,7 +59,7 @@ class Connection(HttpToolsProtocol):
         self._refusal: ErrorDetail | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Transport(transport, self._linger)))
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -50,12 +69,12 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._draining:
+        if self._draining or self._last:
             return
         self._unread_bytes += len(data)
         super().data_received(data)
         # A parser holds back what it has of a header, or of a trailer after chunks, that does not end.
-        if self._unread_bytes > HEAD_BYTES and not self._draining:
+        if self._unread_bytes > HEAD_BYTES and not (self._draining or self._last):
             self._refuse_bytes()
             self.send_400_response("")
 
@@ -93,7 +112,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        last = self._draining and not self.pipeline
+        last = self._last and not self.pipeline
         super().on_response_complete()
         if last:
             self.transport.close()
@@ -118,7 +137,7 @@ class Connection(HttpToolsProtocol):
             if self.pipeline or not unfinished:
                 if unfinished:
                     self.pipeline.popleft()
-                self._draining = True
+                self._last = True
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -130,9 +149,19 @@ class Connection(HttpToolsProtocol):
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode("ascii") + body)
+        self._drain()
+
+    def _linger(self) -> bool:
+        """Return whether the connection stays for a moment although it shall be closed."""
+        if self._draining or self.cycle is None or not self.cycle.more_body:
+            return False
+        self._drain()
+        return True
+
+    def _drain(self) -> None:
+        """Read on for a moment: closing a connection while its client still sends loses the reply too."""
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        # Read on for a moment: closing a connection while its client still sends loses the reply too.
         self._draining = True
         self.loop.call_later(DRAIN_SECONDS, self.transport.close)
 
@@ -141,7 +170,7 @@ class Connection(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._head_timer = None
-        if self._draining or self.transport.is_closing():
+        if self._draining or self._last or self.transport.is_closing():
             return
         if not self._unread_bytes:
             self.transport.close()
