@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,16 +45,18 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(*arguments: str, port: int = 0, log: Path | None = None) -> Iterator[LocalServer]:
+def running_server(
+    *arguments: str, port: int = 0, log: Path | None = None, program: Sequence[str] = ("server",)
+) -> Iterator[LocalServer]:
     """Run ``python -m server`` on this machine, on a free port if none is given, and wait until it is ready.
 
-    ``log`` is a file that keeps its output.
+    ``log`` is a file that keeps its output, ``program`` a module that serves in place of ``server``, with arguments.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = log or Path(folder) / "server.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "server", "--port", str(port), *arguments],
+                [sys.executable, "-m", *program, "--port", str(port), *arguments],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"HF_HUB_OFFLINE": "1"},

@@ -59,7 +59,7 @@ def read_rules(path: Path) -> list[Rule]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise EvalError(f"cannot read {path}: {exc.strerror}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise EvalError(f"{path} is no TOML: {exc}") from exc
     try:
         return Rules.model_validate(content).rule

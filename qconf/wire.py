@@ -379,9 +379,10 @@ EXCERPT.maxlevel, EXCERPT.maxstring, EXCERPT.maxlong, EXCERPT.maxother = 2, 80, 
 def problem(errors: Sequence[Any]) -> ErrorDetail:
     """One sentence for the first of pydantic's errors: the field, what was expected, and what came."""
     error = errors[0]
-    if "param" in error.get("ctx", {}):
-        return ErrorDetail(type=INVALID_REQUEST, message=error["msg"], param=error["ctx"]["param"])
     param = _field(error["loc"])
+    if "param" in error.get("ctx", {}):
+        named: str = error["ctx"]["param"]
+        return ErrorDetail(type=INVALID_REQUEST, message=error["msg"], param=f"{param}.{named}" if param else named)
     expected = str(error["msg"]).removeprefix("Value error, ")
     shown = EXCERPT.repr(error["input"])
     message = f"{repr(param) if param else 'the body'}: {expected[0].lower() + expected[1:]}, got {shown}"

@@ -57,6 +57,7 @@ async def serve(settings: Settings, listeners: Sequence[socket.socket]) -> int:
             uvicorn.Config(
                 create_app(serving, settings.max_body_bytes, keys, operations_port),
                 http=Connection,
+                ws="none",
                 server_header=False,
                 ssl_certfile=settings.ssl_certfile,
                 ssl_keyfile=settings.ssl_keyfile,

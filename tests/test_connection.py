@@ -17,22 +17,29 @@ from server import serve
 from server.api import body_limit, connection
 from server.api.body_limit import BodyLimitMiddleware
 from server.api.connection import HEAD_BYTES, HEAD_LINES, Connection
-from server.settings import Settings
 
 LARGE = 64 * 2**20
 TCP_REPAIR = 19
+SLOW = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 Open = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the number of bytes of the body; /large answers with many bytes, /never when the client has left."""
-    received, more = 0, True
+    """Answer with the number of bytes of the body; /large answers with many bytes, /slow late, /headers with the
+    number of headers, /unread without reading the body, /never when the client has left.
+    """
+    received, more = 0, scope["path"] != "/unread"
     while more:
         message = await receive()
         received, more = received + len(message.get("body", b"")), message.get("more_body", False)
     if scope["path"] == "/never":
         await receive()
         return
+    if scope["path"] == "/slow":
+        await asyncio.sleep(0.3)
+    if scope["path"] == "/headers":
+        received = len(scope["headers"])
     body = b"x" * LARGE if scope["path"] == "/large" else str(received).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
@@ -61,6 +68,19 @@ def connect(server: uvicorn.Server) -> Open:
     return lambda: asyncio.open_connection("127.0.0.1", server.config.port)
 
 
+async def received(connect: Open, *parts: bytes) -> bytes:
+    """Everything that comes back for parts that are sent one after the other."""
+    reader, writer = await connect()
+    for part in parts:
+        with contextlib.suppress(ConnectionError):
+            writer.write(part)
+            await writer.drain()
+        await asyncio.sleep(0.05)
+    found = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return found
+
+
 async def exchange(connect: Open, request: bytes) -> tuple[int, Any]:
     """Status and error of the answer to what was sent as it is."""
     reader, writer = await connect()
@@ -81,6 +101,9 @@ async def exchange(connect: Open, request: bytes) -> tuple[int, Any]:
             431,
             "request_head_too_large",
         ),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * HEAD_BYTES + b"\r\n\r\n", 431, "request_head_too_large"),
+        (CHUNKED + b"0\r\nX: " + b"a" * 8 * HEAD_BYTES, 431, "request_head_too_large"),
+        (CHUNKED + b"0" * 8 * HEAD_BYTES, 431, "request_head_too_large"),
         (b"GET /" + b"a" * 2 * HEAD_BYTES, 431, "request_head_too_large"),
         (b"NOT HTTP AT ALL\r\n\r\n", 400, "invalid_request_error"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, "invalid_request_error"),
@@ -95,7 +118,18 @@ async def exchange(connect: Open, request: bytes) -> tuple[int, Any]:
             "request_too_large",
         ),
     ],
-    ids=["long header", "many headers", "long url", "no http", "negative length", "two lengths", "too large"],
+    ids=[
+        "long header",
+        "many headers",
+        "long header at once",
+        "long trailer",
+        "long chunk size",
+        "long url",
+        "no http",
+        "negative length",
+        "two lengths",
+        "too large",
+    ],
 )
 async def test_what_is_refused(connect: Open, request_: bytes, status: int, type_: str) -> None:
     found, body = await exchange(connect, request_)
@@ -123,7 +157,6 @@ async def test_a_connection_that_says_nothing_is_closed(connect: Open, monkeypat
 
 async def test_a_body_that_never_ends(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_limit, "BODY_SECONDS", 0.2)
-    monkeypatch.setattr(body_limit, "DRAIN_SECONDS", 0.1)
     found, body = await exchange(connect, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nslow")
     assert (found, body["error"]["type"]) == (408, "request_timeout")
 
@@ -145,7 +178,6 @@ async def test_a_client_that_does_not_read_is_cut_off(
 
 async def test_many_bodies_that_are_held_are_bounded(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_limit, "MOST_BODIES", 2)
-    monkeypatch.setattr(body_limit, "DRAIN_SECONDS", 0.1)
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
     held = [await connect() for _ in range(2)]
     for _, writer in held:
@@ -205,7 +237,7 @@ async def test_half_a_body_is_given_up_at_once(connect: Open, monkeypatch: pytes
 
 def test_a_client_whose_machine_vanishes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "KEEPALIVE", {option: 1 for option in serve.KEEPALIVE})
-    with serve.bound_socket(Settings(port=0, engine_args=[])) as listener:
+    with serve._bound("127.0.0.1", 0) as listener:
         listener.listen()
         client = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
@@ -222,3 +254,44 @@ def test_a_client_whose_machine_vanishes_is_noticed(monkeypatch: pytest.MonkeyPa
             assert lost.value.errno in (errno.ECONNRESET, errno.ETIMEDOUT), (
                 "the connection was lost, not this test's time"
             )
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"NOT HTTP\r\n\r\n", b"GET /" + b"a" * 2 * HEAD_BYTES, CHUNKED + b"nothing hexadecimal\r\n"],
+    ids=["no http", "long url", "bad chunk"],
+)
+@pytest.mark.parametrize("before", [1, 3])
+async def test_what_cannot_be_parsed_does_not_take_the_place_of_earlier_replies(
+    connect: Open, caplog: pytest.LogCaptureFixture, bad: bytes, before: int
+) -> None:
+    for parts in ((SLOW * before, bad), (SLOW * before + bad[:40], bad[40:])):
+        found = await received(connect, *parts)
+        assert found.count(b"HTTP/1.1 ") == found.count(b"HTTP/1.1 200") == before, found
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_bad_chunk_has_one_reply(connect: Open, caplog: pytest.LogCaptureFixture) -> None:
+    found = await received(connect, CHUNKED + b"1\r\na\r\n", b"nothing hexadecimal\r\n")
+    assert found.count(b"HTTP/1.1 ") == found.count(b"HTTP/1.1 400") == 1, found
+    assert "Traceback" not in caplog.text
+
+
+async def test_trailers_are_not_headers(connect: Open) -> None:
+    reader, writer = await connect()
+    writer.write(CHUNKED.replace(b"POST /", b"POST /headers") + b"1\r\na\r\n0\r\nAuthorization: x\r\n\r\n")
+    assert b"200" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    assert await reader.readexactly(1) == b"2", "Host and Transfer-Encoding"
+    writer.close()
+
+
+@pytest.mark.parametrize("close", [b"Connection: close\r\n", b""])
+async def test_a_reply_comes_before_its_requests_body_is_read(connect: Open, close: bytes) -> None:
+    reader, writer = await connect()
+    size = 2**20
+    writer.write(b"POST /unread HTTP/1.1\r\nHost: x\r\n" + close + b"Content-Length: %d\r\n\r\n" % size)
+    await asyncio.sleep(0.1)  # the reply is there, and the client sends without looking
+    writer.write(b"x" * size)
+    await writer.drain()
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(b"HTTP/1.1 200")
+    writer.close()

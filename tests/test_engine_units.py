@@ -99,7 +99,7 @@ async def test_a_sequence_that_runs_twice_counts_both_passes(tmp_path: Path, mon
 
     config: Any = SimpleNamespace(cache_config=SimpleNamespace(enable_prefix_caching=True, block_size=32))
     nothing: Any = None
-    engine = TwinEngine(nothing, config, nothing, QueueTimes(), Failure(tmp_path / "failure", 0))
+    engine = TwinEngine(nothing, config, nothing, QueueTimes(STALLED_SECONDS), Failure(tmp_path / "failure", 0))
     monkeypatch.setattr(engine, "_encode", encode)
     rows = await engine.score(list(range(80)), start=40)
     assert asked == [True, False]

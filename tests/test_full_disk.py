@@ -19,10 +19,9 @@ from client.bench.sources.load import BenchOptions
 from qconf.run.folder import RunError, read_run
 from server.monitoring.sliding import SlidingSums
 from tests.fake_server import FakeServer
+from tests.replays import run
 from tests.synthetic_run import items, write
-from tests.test_bench import options, run
 
-__all__ = ["options"]
 LIMIT = 5_000
 
 

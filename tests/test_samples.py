@@ -148,7 +148,7 @@ REFUSED = [
     pytest.param({"doc_hash": "x"}, r"document 0 of 'boolq' differs between .*: doc_hash", id="document"),
     pytest.param({"prompt_hash": "x"}, r"differs between .*: prompt_hash", id="prompt"),
     pytest.param({"doc_id": 7}, r"document 0 is in only one of ", id="missing document"),
-    pytest.param({"doc_id": None}, r"line 1 is not a sample of lm-eval: TypeError", id="id"),
+    pytest.param({"doc_id": None}, r"line 1 is not a sample of lm-eval: .*doc_id is None", id="id"),
     pytest.param({"resps": [[["nan", "False"]]] * 2}, r"is not a log-likelihood sample: ValueError\('log-li", id="nan"),
     pytest.param({"resps": [["some text"]] * 2}, r"is not a log-likelihood sample: ValueError", id="generated"),
     pytest.param({"resps": [[["-1", "False"]]] * 3}, r"'3 answers to 2 requests'", id="count"),
@@ -196,3 +196,20 @@ def test_nothing_to_export_is_said(tmp_path: Path) -> None:
     write_run(tmp_path / "run", manifest(), [FAILED], RESULT)
     with pytest.raises(RunError, match="has no items of tasks to export"):
         export_samples(read_run(tmp_path / "run"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085", "\x0b", "\x1c"])
+def test_a_document_may_have_characters_that_end_lines_elsewhere(tmp_path: Path, separator: str) -> None:
+    row = dataclasses.replace(ANSWERED, contexts=[f"one{separator}two"], doc=json.dumps({"question": separator}))
+    out = exported(tmp_path, row)
+    import_samples(out / "base", out / "quantized", tmp_path / "again")
+    (again,) = read_run(tmp_path / "again").items()
+    assert again.contexts == [f"one{separator}two"]
+
+
+@pytest.mark.parametrize("target", [1, ["1"], {"a": 1}])
+def test_a_target_that_is_not_a_text_is_refused(tmp_path: Path, target: Any) -> None:
+    (base, quantized) = edited(tmp_path)
+    base.write_text("".join(json.dumps(each | {"target": target}) + "\n" for each in samples(base.parent)))
+    with pytest.raises(RunError, match=r"is not a log-likelihood sample: 'target': input should be a valid string"):
+        import_samples(base, quantized, tmp_path / "again")

@@ -150,7 +150,7 @@ class Journal:
                 self._end += len(line)
                 try:
                     parsed = json.loads(line)
-                except ValueError as exc:
+                except (ValueError, RecursionError) as exc:
                     raise RunError(f"{self._path}, line {number} is damaged: {exc}") from exc
                 yield place, parsed
 

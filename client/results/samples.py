@@ -8,13 +8,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
 from client.bench.display.scoreboard import chosen
 from client.bench.items import distinct, hash_text
 from qconf.run.columns import ItemResult, Kind
 from qconf.run.folder import SCHEMA_VERSION, Counts, Import, Manifest, Run, RunError, check_target, write_run
+from qconf.wire import problem
 
 MODELS = ("base", "quantized")
 PREFIX = "samples_"
+MALFORMED = (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
+"""What reading a sample raises that is not one of lm-eval's."""
+_ROW = TypeAdapter(ItemResult)
 
 
 def export_samples(run: Run, out: Path) -> list[Path]:
@@ -122,16 +129,24 @@ def _documents(path: Path) -> dict[int, list[dict[str, Any]]]:
     """Return the samples by document, one for each filter."""
     documents: dict[int, list[dict[str, Any]]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise RunError(f"cannot read {path}: {exc}") from exc
+        # As text, lines would also end at characters that JSON may have within a text, such as U+2028.
+        lines = path.read_bytes().splitlines()
+    except OSError as exc:
+        raise RunError(f"cannot read {path}: {exc.strerror}") from exc
     for number, line in enumerate(lines, 1):
         try:
-            sample = json.loads(line)
-            documents.setdefault(int(sample["doc_id"]), []).append(sample)
-        except (ValueError, KeyError, TypeError) as exc:
+            sample = from_json(line)
+            documents.setdefault(_doc_id(sample), []).append(sample)
+        except MALFORMED as exc:
             raise RunError(f"{path}, line {number} is not a sample of lm-eval: {exc!r}") from exc
     return documents
+
+
+def _doc_id(sample: Mapping[str, Any]) -> int:
+    value = sample["doc_id"]
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"doc_id is {value!r}, expected an integer from 0 to 2**63 - 1")
+    return value
 
 
 def _row(
@@ -147,45 +162,54 @@ def _row(
         if first.get(field) != second.get(field):
             raise RunError(f"document {doc_id} of '{task}' differs between {base_path} and {quantized_path}: {field}")
     try:
-        arguments = [tuple(each.values()) for each in first["arguments"].values()]
-        answers = {"base": _answers(first), "quantized": _answers(second)}
-        kind = _kind(arguments, answers)
-        count = len(arguments)
-        unconditional = 0
-        if kind == "multiple_choice" and "acc_mutual_info" in first["metrics"]:
-            count = unconditional = len(arguments) // 2
-        if kind == "loglikelihood_rolling":
-            arguments = [("", arguments[0][0])]
-        contexts, choice_context = distinct(context for context, _ in arguments[:count])
-        choices = [choice for _, choice in arguments[:count]]
-        bare = [choice.lstrip() or choice for choice in choices]
-        label = _label(first, second, bare, answers, count) if kind == "multiple_choice" else None
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as exc:
-        raise RunError(f"document {doc_id} of '{task}' in {base_path} is not a log-likelihood sample: {exc!r}") from exc
-    return ItemResult(
-        task=task,
-        doc_id=doc_id,
-        kind=kind,
-        doc_hash=first["doc_hash"],
-        prompt_hash=first["prompt_hash"],
-        label=label,
-        n_choices=count,
-        contexts=contexts,
-        choices=choices,
-        choice_context=choice_context,
-        choice_chars=[len(choice) for choice in bare],
-        choice_bytes=[len(choice.encode()) for choice in bare],
-        base_logprob=[logprob for logprob, _ in answers["base"][:count]],
-        quantized_logprob=[logprob for logprob, _ in answers["quantized"][:count]],
-        base_is_greedy=[greedy for _, greedy in answers["base"][:count]],
-        quantized_is_greedy=[greedy for _, greedy in answers["quantized"][:count]],
-        base_unconditional=[logprob for logprob, _ in answers["base"][count : count + unconditional]],
-        quantized_unconditional=[logprob for logprob, _ in answers["quantized"][count : count + unconditional]],
-        doc=json.dumps(first["doc"], ensure_ascii=False),
-        target=first["target"],
-        base_metrics=_metrics(base),
-        quantized_metrics=_metrics(quantized),
-    )
+        return _ROW.validate_python(_columns(task, doc_id, base, quantized))
+    except MALFORMED as exc:
+        reason = problem(exc.errors()).message if isinstance(exc, ValidationError) else repr(exc)
+        place = f"document {doc_id} of '{task}' in {base_path}"
+        raise RunError(f"{place} is not a log-likelihood sample: {reason}") from exc
+
+
+def _columns(
+    task: str, doc_id: int, base: Sequence[Mapping[str, Any]], quantized: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    first, second = base[0], quantized[0]
+    arguments = [tuple(each.values()) for each in first["arguments"].values()]
+    answers = {"base": _answers(first), "quantized": _answers(second)}
+    kind = _kind(arguments, answers)
+    count = len(arguments)
+    unconditional = 0
+    if kind == "multiple_choice" and "acc_mutual_info" in first["metrics"]:
+        count = unconditional = len(arguments) // 2
+    if kind == "loglikelihood_rolling":
+        arguments = [("", arguments[0][0])]
+    contexts, choice_context = distinct(context for context, _ in arguments[:count])
+    choices = [choice for _, choice in arguments[:count]]
+    bare = [choice.lstrip() or choice for choice in choices]
+    label = _label(first, second, bare, answers, count) if kind == "multiple_choice" else None
+    return {
+        "task": task,
+        "doc_id": doc_id,
+        "kind": kind,
+        "doc_hash": first["doc_hash"],
+        "prompt_hash": first["prompt_hash"],
+        "label": label,
+        "n_choices": count,
+        "contexts": contexts,
+        "choices": choices,
+        "choice_context": choice_context,
+        "choice_chars": [len(choice) for choice in bare],
+        "choice_bytes": [len(choice.encode()) for choice in bare],
+        "base_logprob": [logprob for logprob, _ in answers["base"][:count]],
+        "quantized_logprob": [logprob for logprob, _ in answers["quantized"][:count]],
+        "base_is_greedy": [greedy for _, greedy in answers["base"][:count]],
+        "quantized_is_greedy": [greedy for _, greedy in answers["quantized"][:count]],
+        "base_unconditional": [logprob for logprob, _ in answers["base"][count : count + unconditional]],
+        "quantized_unconditional": [logprob for logprob, _ in answers["quantized"][count : count + unconditional]],
+        "doc": json.dumps(first["doc"], ensure_ascii=False),
+        "target": first["target"],
+        "base_metrics": _metrics(base),
+        "quantized_metrics": _metrics(quantized),
+    }
 
 
 def _answers(sample: Mapping[str, Any]) -> list[tuple[float, bool]]:

@@ -26,6 +26,8 @@ def create_app(
     # Its page of documentation needs no network; FastAPI's own loads its scripts from elsewhere.
     app = FastAPIOffline(
         redoc_url=None,
+        # A redirect would go to whatever host the client names.
+        redirect_slashes=False,
         title="qconf",
         version=__version__,
         summary="Compare a full-precision language model with its quantized twin.",

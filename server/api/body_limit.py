@@ -8,7 +8,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.api.refusal import refusal
 from server.errors import Overloaded, RequestError, TooLarge, TooSlow
 
-DRAIN_SECONDS = 2
 BODY_SECONDS = 60
 MOST_BODIES = 64
 """Bodies of the largest size that may be held at once, however many connections there are."""
@@ -65,7 +64,7 @@ class BodyLimitMiddleware:
         finally:
             self._held -= received
         if error is not None:
-            await _refuse(error, scope, receive, send)
+            await refusal(scope, error, {"connection": "close"})(scope, receive, send)
 
     def _declared(self, scope: Scope) -> RequestError | None:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
@@ -75,16 +74,3 @@ class BodyLimitMiddleware:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body has more than the {self._max_bytes} bytes that are accepted")
-
-
-async def _refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    await _drain(receive)
-    await refusal(scope, error, {"connection": "close"})(scope, receive, send)
-
-
-async def _drain(receive: Receive) -> None:
-    """Read on for a moment: closing a connection while its client still sends loses the reply too."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
-                pass

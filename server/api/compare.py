@@ -28,7 +28,7 @@ router = APIRouter(route_class=BodyRoute)
 Answer = tuple[bytes, Timing]
 
 
-@router.post("/compare", response_model=Comparison, responses=ERRORS)
+@router.post("/compare", operation_id="compare", response_model=Comparison, responses=ERRORS)
 async def compare(body: CompareRequest, request: Request, serving: ServingDependency) -> Response:
     """Score a prompt, or continuations of it, under both models."""
     json, timing = await answered(request, serving, _cost(body), lambda origin: serving.service.compare(body, origin))

@@ -18,12 +18,18 @@ from server.monitoring.service_metrics import CLIENT_CLOSED_REQUEST, note_error
 
 logger = logging.getLogger(__name__)
 
+UNAUTHORIZED: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorReply, "description": "The server has API keys, and the request none of them."}
+}
 BAD_REQUEST: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorReply, "description": "The request cannot be answered; `param` names the field."},
     # FastAPI's own 422 would promise another shape of error in the documentation.
     422: {"model": ErrorReply, "description": "Not sent: what is wrong with a request is answered with 400."},
 }
-ERRORS = BAD_REQUEST | {
+ERRORS = {
+    **BAD_REQUEST,
+    **UNAUTHORIZED,
+    408: {"model": ErrorReply, "description": "The body came too slowly."},
     413: {"model": ErrorReply, "description": "The body is too large."},
     429: {"model": ErrorReply, "description": "Too much work in flight, or a quota is used up; see Retry-After."},
     503: {"model": ErrorReply, "description": "The engine is not there, or the server is stopping; see Retry-After."},

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from qconf.wire import ErrorReply, ServerInfo
+from server.api.errors import UNAUTHORIZED
 from server.api.work import ServingDependency
 
 router = APIRouter()
@@ -27,13 +28,13 @@ async def ready(serving: ServingDependency) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/version")
+@router.get("/version", responses=UNAUTHORIZED)
 async def version(serving: ServingDependency) -> ServerInfo:
     """Return the versions of the server and of vLLM, and the device."""
     return serving.service.models.server
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", response_class=PlainTextResponse, responses=UNAUTHORIZED)
 async def prometheus(request: Request, serving: ServingDependency) -> Response:
     """Return Prometheus metrics, in its text format or in OpenMetrics, by the Accept header."""
     body, content_type = await asyncio.to_thread(serving.monitor.exposition, request.headers.get("accept", ""))

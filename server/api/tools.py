@@ -11,21 +11,27 @@ from qconf.wire import (
     TokenizerInfo,
 )
 from server.api.body import BodyRoute
-from server.api.errors import ERRORS
+from server.api.errors import ERRORS, UNAUTHORIZED
 from server.api.work import ServingDependency, answered
 from server.scoring.admission import NOTHING
 from server.scoring.tokenization import PairTokenizer
 
 router = APIRouter(route_class=BodyRoute)
+TOKENS = {"tokens": "$response.body#/tokens"}
+LINKS = {
+    "text": {"operationId": "detokenize", "requestBody": TOKENS},
+    "comparison": {"operationId": "compare", "requestBody": {"prompt": "$response.body#/tokens"}},
+}
+"""What the ids of a text are good for."""
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=UNAUTHORIZED)
 async def models(serving: ServingDependency) -> ModelList:
     """Return the two models of the pair, base first, and what serves them."""
     return serving.service.models
 
 
-@router.post("/tokenize", responses=ERRORS)
+@router.post("/tokenize", responses={**ERRORS, 200: {"links": LINKS}})
 async def tokenize(body: TokenizeRequest, request: Request, serving: ServingDependency) -> TokenizeReply:
     """Return the token ids of a text, and each token's own text."""
     service = serving.service
@@ -42,7 +48,7 @@ async def tokenize(body: TokenizeRequest, request: Request, serving: ServingDepe
     return await answered(request, serving, NOTHING, lambda _: service.tools_thread.run(split))
 
 
-@router.post("/detokenize", responses=ERRORS)
+@router.post("/detokenize", operation_id="detokenize", responses=ERRORS)
 async def detokenize(body: DetokenizeRequest, request: Request, serving: ServingDependency) -> DetokenizeReply:
     """Return the text of token ids."""
 
@@ -52,7 +58,7 @@ async def detokenize(body: DetokenizeRequest, request: Request, serving: Serving
     return await answered(request, serving, NOTHING, lambda _: serving.service.tools_thread.run(join))
 
 
-@router.get("/tokenizer_info")
+@router.get("/tokenizer_info", responses=UNAUTHORIZED)
 async def tokenizer_info(serving: ServingDependency) -> TokenizerInfo:
     """Return the special tokens and the chat template of the tokenizer that both models share."""
     return await serving.service.tools_thread.run(PairTokenizer.info)

@@ -30,7 +30,7 @@ def documents(file: Path) -> Iterator[str]:
     for number, line in numbered_lines(file):
         try:
             text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise QuantizeError(f'{file} line {number} is not a JSON object like {{"text": "..."}}') from exc
         if not isinstance(text, str):
             raise QuantizeError(f"{file} line {number}: `text` must be a string, got {type(text).__name__}")

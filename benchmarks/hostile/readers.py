@@ -1,0 +1,170 @@
+"""Readers of files that users name or that a crash leaves behind: any bytes give content, or an error of their own."""
+
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client.bench.items import TaskError
+from client.bench.journal import KEPT, Journal
+from client.bench.sources.data import load_data
+from client.results.samples import import_samples
+from qconf.rules import read_rules
+from qconf.run.choices import EvalError
+from qconf.run.folder import MANIFEST, RunError, read_manifest
+from server.api.keys import read_keys
+from server.quantize.calibration_text import QuantizeError, documents
+from tests.test_results import manifest, subject
+
+SAMPLE = {
+    "doc_id": 0,
+    "doc": {"question": "Is it?"},
+    "target": "1",
+    "arguments": {
+        "gen_args_0": {"arg_0": "Is it?", "arg_1": " yes"},
+        "gen_args_1": {"arg_0": "Is it?", "arg_1": " no"},
+    },
+    "resps": [[["-1.25", "False"]], [["-0.5", "True"]]],
+    "filtered_resps": [["-1.25", "False"], ["-0.5", "True"]],
+    "filter": "none",
+    "metrics": ["acc"],
+    "acc": 1.0,
+    "doc_hash": "a",
+    "prompt_hash": "b",
+}
+WHOLE = SAMPLE | {
+    "arguments": {"gen_args_0": {"arg_0": "a page"}},
+    "resps": [["-9.5"]],
+    "metrics": ["word_perplexity"],
+    "word_perplexity": [-9.5, 2],
+}
+VALUES = (None, True, -1, 1.5, 2**70, math.inf, math.nan, "", "x", "\ud800", "\x00", [], {}, [[]], [None], {"a": {}})
+
+DEEP = 100_000
+HAND_MADE = (
+    b"",
+    b"\n\n",
+    b"\x00",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf{}\n",
+    b"null\n",
+    b"[]\n",
+    b'"text"\n',
+    b"1\n",
+    b"NaN\n",
+    b"1e999\n",
+    b"9" * 5000 + b"\n",
+    b"[" * DEEP + b"\n",
+    b'{"a":' * DEEP + b"\n",
+    rb'{"text": "\ud800", "prompt": "\ud800", "choices": ["\ud800", "b"]}' + b"\n",
+    b'{"doc_id": 1e999}\n',
+    b'{"doc_id": NaN}\n',
+    b"a = " + b"[" * DEEP,
+)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader, the name of its file, its own errors, and content that it accepts."""
+
+    file: str
+    read: Callable[[Path], object]
+    errors: tuple[type[Exception], ...]
+    accepted: Callable[[Path], list[bytes]]
+
+
+def _lines(*objects: object) -> Callable[[Path], list[bytes]]:
+    return lambda _: [b"".join(json.dumps(each).encode() + b"\n" for each in objects[:stop]) for stop in (1, 9)]
+
+
+def _read_journal(path: Path) -> object:
+    with Journal(path) as journal:
+        return journal.begin(subject(), "now")
+
+
+def _journals(folder: Path) -> list[bytes]:
+    """Return a journal that has only begun, and one with two items."""
+    path = folder / "journal.jsonl"
+    path.unlink(missing_ok=True)
+    with Journal(path) as journal:
+        journal.begin(subject(), "then")
+        begun = path.read_bytes()
+        for number in range(2):
+            journal.add("boolq", number, 0.5, dict.fromkeys(KEPT, 1))
+    return [begun, path.read_bytes()]
+
+
+def _read_samples(path: Path) -> object:
+    out = path.with_name("out")
+    shutil.rmtree(out, ignore_errors=True)
+    return import_samples(path, path, out)
+
+
+READERS = {
+    "journal": Reader("journal.jsonl", _read_journal, (RunError,), _journals),
+    "items": Reader(
+        "items.jsonl",
+        lambda path: load_data(path, delimiter=" "),
+        (TaskError,),
+        _lines(
+            {"prompt": "a", "choices": ["b", "c"], "label": 0, "cluster": "d"}, {"prompt": "", "choices": ["b", "c"]}
+        ),
+    ),
+    "samples": Reader("samples_a_1.jsonl", _read_samples, (RunError,), _lines(SAMPLE, WHOLE | {"doc_id": 1})),
+    "calibration": Reader("text.jsonl", lambda path: list(documents(path)), (QuantizeError,), _lines({"text": "a"})),
+    "manifest": Reader(
+        MANIFEST,
+        lambda path: read_manifest(path.parent),
+        (RunError,),
+        lambda _: [manifest().model_dump_json().encode()],
+    ),
+    "rules": Reader(
+        "gate.toml", read_rules, (EvalError,), lambda _: [b'[[rule]]\nstatistic = "accuracy"\nat_least = -0.02\n']
+    ),
+    "keys": Reader("keys", read_keys, (ValueError,), lambda _: [b"# who\nalice = 0123456789abcdef\n"]),
+}
+
+
+def attempt(reader: Reader, folder: Path, content: bytes) -> None:
+    """Read the content. Whatever is not the reader's own error is raised."""
+    path = folder / reader.file
+    path.write_bytes(content)
+    with contextlib.suppress(*reader.errors):
+        reader.read(path)
+
+
+def surprises(reader: Reader, folder: Path) -> Iterator[bytes]:
+    """Yield content near to what the reader accepts, and hand-made content."""
+    for content in reader.accepted(folder):
+        yield from _variants(content)
+        for made in HAND_MADE:
+            yield made
+            yield content + made
+            yield made + content
+
+
+def _variants(content: bytes) -> Iterator[bytes]:
+    """Yield content of JSON lines with each value in its last line replaced by values of other types, or left out."""
+    *before, last = content.splitlines(keepends=True)
+    try:
+        parsed = json.loads(last)
+    except ValueError:
+        return
+    for changed in _changed(parsed):
+        yield b"".join(before) + json.dumps(changed).encode() + b"\n"
+
+
+def _changed(value: Any) -> Iterator[Any]:
+    yield from VALUES
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        rest = value.copy()
+        del rest[key]
+        yield rest
+        for changed in _changed(value[key]):
+            other = value.copy()
+            other[key] = changed
+            yield other
