@@ -39,7 +39,7 @@ Answer = Callable[[int], bool]
 
 
 def write_items(folder: Path, name: str = "mine", count: int = ITEMS, labelled: bool = True) -> Path:
-    """Items of two choices, numbered in their prompts; the first is right."""
+    """Write items of two choices, numbered in their prompts; the first choice is right."""
     path = folder / f"{name}.jsonl"
     label = {"label": 0} if labelled else {}
     lines = [{"prompt": f"{name} {n}:", "choices": ["right", "wrong"], **label} for n in range(count)]
@@ -78,7 +78,7 @@ def options(tmp_path: Path) -> BenchOptions:
 
 
 def answering(flips: Answer, fails: Answer = lambda _: False, until: int = 10**9) -> FakeServer:
-    """A server whose quantized model flips some items; it fails some, and is gone after so many answers."""
+    """Return a server whose quantized model flips some items; others fail, and it is gone after so many answers."""
     left = until
 
     def hook(request: httpx.Request) -> httpx.Response | None:

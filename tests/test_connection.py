@@ -54,7 +54,7 @@ def connect(server: uvicorn.Server) -> Open:
 
 
 async def exchange(connect: Open, request: bytes) -> tuple[int, Any]:
-    """Status and error of the answer to what was sent as it is."""
+    """Send bytes as they are, and return the answer's status and error."""
     reader, writer = await connect()
     with contextlib.suppress(ConnectionError):
         writer.write(request)

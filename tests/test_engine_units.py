@@ -1,4 +1,4 @@
-"""Parts of server/engine/engine.py that no engine need run for."""
+"""Parts of server/engine/engine.py that can be tested without an engine."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_the_demo_pair_takes_little_of_a_gpu() -> None:
 
 @pytest.mark.parametrize("module", ["vllm.exceptions.GenerationError", "vllm.v1.engine.exceptions.EngineGenerateError"])
 async def test_a_failed_generation_is_an_error_of_the_request(module: str, tmp_path: Path) -> None:
-    """vLLM raises the one up to 0.32, the other from 0.33 on."""
+    """vLLM raises the first up to 0.32 and the second from 0.33 on."""
     path, _, name = module.rpartition(".")
     error = getattr(__import__(path, fromlist=[name]), name)
 

@@ -1,4 +1,4 @@
-"""Calibration errors against torchmetrics, scikit-learn, relplot, closed forms, and loops over what a formula says."""
+"""Calibration errors against torchmetrics, scikit-learn, relplot, closed forms, and loops over formulas."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ CASES = ("random", "calibrated", "saturated", "tiny", "skewed", "tied")
 
 
 def data(case: str, choices: int = 4) -> tuple[Floats, Ints]:
-    """Shares of the choices of items, and which choice is true."""
+    """Return shares of the choices of items, and which choice is true."""
     rng = np.random.default_rng(len(case))
     items = 5 if case == "tiny" else 2_000
     scale = {"saturated": 200.0, "skewed": 6.0}.get(case, 1.5)
@@ -161,7 +161,7 @@ def test_auroc_without_two_classes_is_nan() -> None:
 
 
 def notebook_ace(shares: Floats, labels: Ints) -> float:
-    """The notebook's ranges and classes, one by one."""
+    """Compute the notebook's error over its ranges and classes, one by one."""
     confidence, choices = shares.max(axis=1), shares.shape[1]
     step = len(labels) // 15
     thresholds = [np.sort(confidence)[i * step] for i in range(15)]

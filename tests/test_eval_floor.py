@@ -28,7 +28,7 @@ ROWS = [*items("boolq", 80, 1, choices=2), *items("piqa", 120, 2), *(window("tex
 
 
 def second_tokens(seed: int, noise: float = 0.02) -> pa.Table:
-    """The corpus measured once more."""
+    """Return the tokens of the corpus measured again."""
     table, rng = tokens("text", 12, 40, 3), np.random.default_rng(seed)
     for name in ("base_logprob", "quantized_logprob"):
         moved = np.minimum(np.asarray(table[name]) + rng.normal(0, noise, len(table)), 0).astype(np.float32)
@@ -154,7 +154,7 @@ def test_a_run_is_not_its_own_floor(folder: Path, tmp_path: Path) -> None:
 
 
 def changed(**fields: Any) -> list[ItemResult]:
-    """The rows with another value in one of them."""
+    """Return the rows with another value in one of them."""
     return [*ROWS[:-13], dataclasses.replace(ROWS[-13], **fields), *ROWS[-12:]]
 
 
@@ -181,7 +181,7 @@ def test_other_documents_are_no_floor(folder: Path, tmp_path: Path, rows: list[I
 
 
 def about(**fields: Any) -> Manifest:
-    """A later run with something else in its subject."""
+    """Return the manifest of a later run with a change in its subject."""
     subject = later().subject
     assert subject is not None
     return later().model_copy(update={"subject": subject.model_copy(update=fields)})

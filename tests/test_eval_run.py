@@ -159,7 +159,7 @@ def test_corpora_are_summed_over_their_tokens(folder: Path, run: RunAnalysis) ->
 
 
 def test_intervals_of_corpora_are_clustered_by_window(tmp_path: Path) -> None:
-    """Windows that are each one value over and over: what counts is how many there are."""
+    """All tokens of a window have the same value: what counts is the number of windows."""
     table = tokens("text", 40, 25, 0)
     kl = np.repeat(np.random.default_rng(1).exponential(size=40), 25).astype(np.float32)
     table = table.set_column(table.schema.get_field_index("kl"), table.schema.field("kl"), [kl])

@@ -14,12 +14,12 @@ REPLAYS = 400
 
 
 def most_wrong(level: float, replays: int = REPLAYS) -> int:
-    """Wrong verdicts of that many replays which a test at the level exceeds once in a thousand times."""
+    """Return how many wrong verdicts in that many replays a test at the level exceeds once in a thousand times."""
     return int(stats.binom.ppf(0.999, replays, level))
 
 
 def capital(values: Floats, size: int, limit: float, low: float, stake: float) -> list[float]:
-    """What a gambler has after each item, straight from the formula."""
+    """Return a gambler's capital after each item, straight from the formula."""
     found, has, total = [], 1.0, 0.0
     for count, value in enumerate(values):
         expected = (size * limit - total) / (size - count)

@@ -136,7 +136,7 @@ def test_a_target_that_is_a_text_and_an_index_is_what_agrees_with_acc(tmp_path: 
 
 
 def edited(folder: Path, **changes: Any) -> tuple[Path, Path]:
-    """Sample files of two models, of which the second was changed."""
+    """Write sample files of two models, of which the second was changed."""
     out = exported(folder, ANSWERED, dataclasses.replace(ANSWERED, doc_id=1))
     (base,), (quantized,) = ((out / model).glob("*.jsonl") for model in ("base", "quantized"))
     lines = [json.loads(line) | changes for line in quantized.read_text().splitlines()]

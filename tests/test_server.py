@@ -242,13 +242,13 @@ def test_models_health_docs_and_metrics(server_url: str) -> None:
 
 
 def series(url: str) -> set[str]:
-    """All series that the server itself exports."""
+    """Return all series that the server itself exports."""
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     return {line.rpartition(" ")[0] for line in lines if line.startswith("qconf_")}
 
 
 def counted(url: str, name: str) -> float:
-    """The value of a series."""
+    """Return the value of a series."""
     lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
     return float(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2])
 
@@ -301,7 +301,7 @@ def test_what_is_counted(server_url: str) -> None:
 
 
 def test_dropped_connection_aborts_its_work(server: LocalServer) -> None:
-    """A client that leaves is counted, and those after it do not wait for what it asked."""
+    """A client that leaves is counted, and later clients do not wait for its request."""
     entries = [{"prompt": [2 + (i + j) % 500 for j in range(400)]} for i in range(500)]
     body = json.dumps({"requests": entries}).encode()
     address = urlsplit(server.url)
