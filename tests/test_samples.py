@@ -196,3 +196,8 @@ def test_nothing_to_export_is_said(tmp_path: Path) -> None:
     write_run(tmp_path / "run", manifest(), [FAILED], RESULT)
     with pytest.raises(RunError, match="has no items of tasks to export"):
         export_samples(read_run(tmp_path / "run"), tmp_path / "out")
+
+
+def test_samples_that_cannot_be_written_are_an_error_of_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"cannot write .*/base/samples_a+_.*\.jsonl: File name too long"):
+        exported(tmp_path, dataclasses.replace(ANSWERED, task="a" * 300))
