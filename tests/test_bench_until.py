@@ -138,7 +138,7 @@ def test_a_replay_ends_when_its_rule_is_settled(options: BenchOptions) -> None:
     assert (rule.of, rule.failed, rule.estimate, rule.low) == (ITEMS, 0, 0.0, 0.0)
     assert 0.03 < (rule.high or 0.0) <= 0.05
     assert len(fake.bodies("/compare")) == rule.used
-    # Not what is short, nor what comes first in the file.
+    # Neither the shortest items nor the first of the file.
     first = drawn_order(load_data(options.data[0], delimiter=" ", limit=None).items, seed=0)[: rule.used]
     assert [number_of(body) for body in fake.bodies("/compare")] == documents(first)
     assert documents(read.items()) == sorted(documents(first))

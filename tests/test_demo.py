@@ -118,7 +118,7 @@ class TestItems:
         for guess in (max, min):
             right = sum(row.index(guess(row)) == item["label"] for row, item in zip(lengths, items, strict=True))
             assert right / len(items) < 1 / CHOICES[task] + 0.15
-        # Nor does the place tell which choice is the likely one.
+        # Nor does the position show which choice is likely.
         likely = Counter(item["probabilities"].index(max(item["probabilities"])) for item in items)
         assert max(likely.values()) / len(items) < 1 / CHOICES[task] + 0.1
 

@@ -59,7 +59,7 @@ def test_distances_are_those_of_their_definitions() -> None:
     assert found.psi == pytest.approx(sum((p - q) * np.log(p / q)), rel=1e-12)
     assert found.js == pytest.approx(jensenshannon(p, q) ** 2, rel=1e-9)
     exact = stats.ks_2samp(sample.values, reference.values).statistic
-    # Looked at only between percentiles of the reference, it misses at most what lies within one.
+    # Computed only at percentiles of the reference, the distance is too small by at most one percentile.
     assert exact - 1 / 100 - 1 / 900 <= found.ks <= exact
     assert (found.reference, found.samples) == (900, 400)
 

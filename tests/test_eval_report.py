@@ -430,7 +430,7 @@ def test_a_browser_draws_the_plots(tmp_path: Path, html: str, scheme: int, hover
     assert [place for place, figure in enumerate(drawn) if 'class="main-svg"' not in figure] == []
     base = "rgb(0, 114, 178)" if scheme else "rgb(86, 180, 233)"
     assert base in drawn[0]
-    # Plots can be zoomed where there is a mouse, and leave fingers to the page where there is none.
+    # Plots can be zoomed with a mouse; without one, touches scroll the page.
     assert ("cursor-ew-resize" in drawn[1]) == (hover == 2)
     assert "var(--" not in "".join(re.findall(r"<svg.*?</svg>", "".join(drawn), re.DOTALL))
 

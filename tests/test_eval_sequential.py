@@ -81,7 +81,7 @@ def test_a_mean_is_hardly_ever_said_to_be_beyond_itself_however_often_one_looks(
             Above(len(values), -values.mean(), -1.0, strictly=True),
         )
         for test, each in zip(tests, (drawn, -drawn), strict=True):
-            # The last item is no matter of chance: rounding alone decides which of two equal means is larger.
+            # The last item is not random: only rounding decides which of two equal means is larger.
             test.update(each[:-1])
         wrong = [count + (test.proven_at is not None) for count, test in zip(wrong, tests, strict=True)]
     assert max(wrong) <= most_wrong(LEVEL / 2)

@@ -212,7 +212,7 @@ def test_prometheus_scrapes_as_its_own_configuration_says(variant: str) -> None:
         {"port": "http", "path": "/metrics", "interval": every, "scrapeTimeout": within}
     ]
     assert "/metrics" in answered()
-    # Rules and dashboard ask for the job by this name.
+    # Rules and dashboard select the job by this name.
     (job,) = (each["job_name"] for each in prometheus["scrape_configs"])
     labels = objects[DEPLOYMENT]["spec"]["template"]["metadata"]["labels"]
     assert labels[monitor["spec"]["jobLabel"]] == job
@@ -248,7 +248,7 @@ def test_a_server_that_hangs_is_not_killed_at_once(objects: Objects) -> None:
 def test_running_requests_can_finish(objects: Objects) -> None:
     grace = pod_of(objects)["terminationGracePeriodSeconds"]
     assert grace >= Settings.model_fields["grace_seconds"].default + 10
-    # A hook before the stop would take of that time.
+    # A preStop hook would use up part of that time.
     assert "lifecycle" not in server_of(objects)
     assert grace == seconds(COMPOSE["server-gpu"]["stop_grace_period"])
 

@@ -85,7 +85,7 @@ def test_group_size(tmp_path: Path, group_size: int) -> None:
 
 
 def test_tied_head_and_activation_order_without_effect(tmp_path: Path) -> None:
-    # With one group per output, activation order changes nothing; vLLM takes it in that case only.
+    # With one group per output, activation order changes nothing; vLLM accepts it only then.
     check_against_oracle(make_pair(tmp_path, "llama", -1, tied=True, desc_act=True), "bfloat16")
 
 

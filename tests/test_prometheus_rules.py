@@ -79,7 +79,7 @@ def test_an_alert_says_what_to_do(alert: dict[str, Any]) -> None:
     page, _, anchor = alert["annotations"]["runbook_url"].partition("#")
     assert page == RUNBOOK
     assert anchor in anchors(RUNBOOK)
-    # A threshold is of use only with the value beside it; an alert about what is absent has none.
+    # A threshold needs the value next to it; an alert about missing data has no value.
     assert "$value" in alert["annotations"]["description"] or alert["alert"] == "QconfAbsent"
 
 

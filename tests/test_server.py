@@ -261,7 +261,7 @@ def test_hostile_input_adds_no_series(server_url: str) -> None:
                 httpx.request(method, f"{server_url}{path}", json={"prompt": 7, seed: seed})
         for body in (b"", b"{", seed.encode(), b"\xff", b'{"prompt": "\\ud800"}'):
             httpx.post(f"{server_url}/compare", content=body)
-        # The server closes a connection whose body is too large, and its answer may be lost with what was on its way.
+        # The server closes a connection whose body is too large, and its answer may be lost with it.
         with contextlib.suppress(httpx.TransportError):
             httpx.post(f"{server_url}/compare", content=b"x" * (17 * 2**20))
         httpx.post(f"{server_url}/compare/batch", json={"requests": [{"prompt": "a", seed: 1}, {"prompt": [10**9]}]})
@@ -283,7 +283,7 @@ def test_what_is_counted(server_url: str) -> None:
     httpx.post(f"{server_url}/compare/batch", json={"requests": [{"prompt": "a"}, {}]})  # makes the series
     before = [counted(server_url, name) for name in names]
     prompt = [2 + i % 300 for i in range(100)]
-    # The prompt is given, so that its blocks are in the cache when the choices follow.
+    # The prompt is scored first, so its blocks are in the cache when the choices follow.
     entries = [{"prompt": prompt, "continuations": [[5, 6], [7]]}, {"prompt": "a", "label": 3}, {}]
     reply = httpx.post(f"{server_url}/compare/batch", json={"requests": entries}).json()["results"]
     after = [counted(server_url, name) for name in names]
