@@ -1,7 +1,7 @@
 """``python -m benchmarks.eval_scale``: time and memory of the statistics on runs far larger than most.
 
 A million items of four choices with 2,000 resamples, and a hundred million tokens streamed from parquet, by default:
-each in a process of its own, with its own peak memory.
+each in a process of its own, with its own peak memory. Other work on the machine hardly changes the CPU time.
 """
 
 import argparse
@@ -39,25 +39,25 @@ def main() -> None:
 
 
 def measured(label: str, work: Callable[..., None], *arguments: object) -> None:
-    """Run the work in a fresh process and print its time and peak memory."""
+    """Run the work in a fresh process and print its times and peak memory."""
     context = multiprocessing.get_context("spawn")
-    results: multiprocessing.SimpleQueue[tuple[float, float]] = context.SimpleQueue()
+    results: multiprocessing.SimpleQueue[tuple[float, float, float]] = context.SimpleQueue()
     process = context.Process(target=_timed, args=(results, work, *arguments))
     process.start()
     process.join()
-    seconds, gigabytes = results.get()
-    print(f"{label}: {seconds:.1f} s, {gigabytes:.2f} GB at most", flush=True)
+    seconds, cpu, gigabytes = results.get()
+    print(f"{label}: {seconds:.1f} s, {cpu:.1f} s of CPU time, {gigabytes:.2f} GB at most", flush=True)
 
 
 def _timed(
-    results: "multiprocessing.SimpleQueue[tuple[float, float]]", work: Callable[..., None], *arguments: object
+    results: "multiprocessing.SimpleQueue[tuple[float, float, float]]", work: Callable[..., None], *arguments: object
 ) -> None:
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     work(*arguments)
     # getrusage would report the parent's peak where it was higher.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    results.put((time.perf_counter() - begin, int(peak.split()[1]) / 1e6))
+    results.put((time.perf_counter() - begin, time.process_time() - cpu, int(peak.split()[1]) / 1e6))
 
 
 def analyse_items(count: int) -> None:

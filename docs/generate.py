@@ -41,7 +41,7 @@ def run_folder() -> str:
     """Return the files of a run, and the columns of its tables."""
     about = markdown(inspect.getdoc(folder)).partition("\n\n")[2]
     columns = ("column", "type", "null", "meaning")
-    journal = f"While a replay goes on, `{JOURNAL}` has what was answered so far; `--resume` goes on from there."
+    journal = f"During a replay, `{JOURNAL}` has the answers so far; `--resume` continues from there."
     return page(
         "Run folders",
         about,

@@ -20,18 +20,18 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[LocalServer]:
-    """One real server with the demo pair for the whole session."""
+    """Start one real server with the demo pair for the whole session."""
     with running_server("--demo") as live:
         yield live
 
 
 @pytest.fixture(scope="session")
 def server_url(server: LocalServer) -> str:
-    """Where the session's server answers."""
+    """Return the URL of the session's server."""
     return server.url
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> BenchOptions:
-    """Options of a replay of two small tasks, for a stand-in of the server."""
+    """Return the options of a replay of two small tasks, for a stand-in of the server."""
     return replay_options(tmp_path)

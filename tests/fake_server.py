@@ -42,7 +42,7 @@ SERVER = {"version": "0.1.0", "vllm": "0.32.0", "device": "cpu"}
 
 
 class FakeServer:
-    """Answers like a server; keeps what it was sent. ``hook`` may answer in its place."""
+    """A server that keeps the requests it gets. ``hook`` may answer in its place."""
 
     def __init__(self, hook: Hook | None = None) -> None:
         self.hook = hook
@@ -75,7 +75,7 @@ class FakeServer:
         return error(404, "no such route")
 
     def bodies(self, path: str) -> list[Any]:
-        """What was posted to a path."""
+        """Return the bodies that were posted to a path."""
         return [json.loads(request.content) for request in self.received if request.url.path == path]
 
 
@@ -85,12 +85,12 @@ def error(status: int, message: str, param: str | None = None, headers: dict[str
 
 
 def tokens(text: str) -> list[int]:
-    """A token per character."""
+    """Return a token per character."""
     return [ord(character) for character in text]
 
 
 def compare(fields: dict[str, Any]) -> dict[str, Any]:
-    """A made-up comparison, the same for the same request."""
+    """Return a made-up comparison, the same for the same request."""
     try:
         request = CompareRequest.model_validate(fields)
     except ValidationError as exc:
@@ -125,7 +125,7 @@ def compare(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def noise(text: str) -> float:
-    """A number in [0, 1) that looks random and stays the same."""
+    """Return a number in [0, 1) that looks random and is the same for the same text."""
     return zlib.crc32(text.encode()) / 2**32
 
 

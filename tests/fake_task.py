@@ -26,7 +26,7 @@ WINOGRANDE: dict[str, Any] = {
 
 
 def write_task(folder: Path, name: str, docs: list[dict[str, Any]] = DOCS, **overrides: Any) -> Path:
-    """Writes data and definition, and returns the folder."""
+    """Write data and definition, and return the folder."""
     data = folder / f"{name}.jsonl"
     data.write_text("".join(json.dumps(doc) + "\n" for doc in docs))
     config = {

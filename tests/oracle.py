@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 LOGPROB_TOLERANCE = {"bfloat16": 0.03, "float16": 0.005, "float32": 0.0001}
-"""What log-probabilities may be off by, as demanded, where models are tiny and logits of order 1. In float32 the engine
+"""How far log-probabilities may be off where models are tiny and logits of order 1. In float32 the engine
 and transformers differ in the order of their sums only."""
 
 
@@ -27,13 +27,13 @@ class Expected:
 
 @torch.no_grad()
 def expected(base: PreTrainedModel, quantized: PreTrainedModel, token_ids: list[int]) -> Expected:
-    """Statistics of both models over the sequence."""
+    """Return the statistics of both models over the sequence."""
     ids = torch.tensor([token_ids], device=base.device)
     return from_logits(base(ids).logits[0, :-1], quantized(ids).logits[0, :-1], ids[0, 1:])
 
 
 def from_logits(base: torch.Tensor, quantized: torch.Tensor, targets: torch.Tensor) -> Expected:
-    """Textbook definitions, each in float64."""
+    """Compute the textbook definitions, each in float64."""
     b, q = base.double().log_softmax(-1), quantized.double().log_softmax(-1)
     p_b, p_q = b.exp(), q.exp()
     middle = torch.logaddexp(b, q) - torch.tensor(2.0, dtype=torch.float64).log()
@@ -51,7 +51,7 @@ def from_logits(base: torch.Tensor, quantized: torch.Tensor, targets: torch.Tens
 
 
 def tolerances(kl: torch.Tensor, dtype: str) -> dict[str, torch.Tensor]:
-    """What each quantity may be off by, position by position, where the exact KL is ``kl``.
+    """Return how far each quantity may be off at each position, where the exact KL is ``kl``.
 
     The engine's activations carry 8 (11, 24) bits, its logits are rounded to them, so each log-ratio r = log q - log p
     is off by independent noise of a standard deviation of about sigma; entropies move by at most the largest shift of a

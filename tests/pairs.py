@@ -92,14 +92,14 @@ class TinyPair:
 
 @dataclass(frozen=True)
 class Format:
-    """How a quantized checkpoint is written: tensors of a layer from scales, levels and bits; its description."""
+    """A format of quantized checkpoints: makes a layer's tensors from scales, levels and bits, and the description."""
 
     pack: Callable[[torch.Tensor, torch.Tensor, int], dict[str, torch.Tensor]]
     describe: Callable[[int, int], dict[str, Any]]
 
 
 def pack_compressed_tensors(scales: torch.Tensor, levels: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
-    """The tensors of compressed-tensors' format "pack-quantized"."""
+    """Return a layer's tensors in compressed-tensors' format "pack-quantized"."""
     return {
         "weight_packed": pack_words(levels, bits),
         "weight_scale": scales,
@@ -108,14 +108,14 @@ def pack_compressed_tensors(scales: torch.Tensor, levels: torch.Tensor, bits: in
 
 
 def pack_asymmetric(scales: torch.Tensor, levels: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
-    """The same with zero points."""
+    """Return the same tensors with zero points."""
     levels, zeros = shifted(scales, levels, bits)
     packed = pack_compressed_tensors(scales, levels, bits)
     return packed | {"weight_zero_point": pack_words(zeros.T, bits).T}
 
 
 def compressed_tensors_config(group_size: int, bits: int, symmetric: bool = True) -> dict[str, Any]:
-    """How compressed-tensors checkpoints describe themselves."""
+    """Return the quantization config of a compressed-tensors checkpoint."""
     weights = {
         "num_bits": bits,
         "type": "int",
@@ -133,7 +133,7 @@ def compressed_tensors_config(group_size: int, bits: int, symmetric: bool = True
 
 
 def pack_awq(scales: torch.Tensor, levels: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
-    """AWQ's tensors: inputs before outputs, the levels of a word along the outputs, even ones before odd ones."""
+    """Return AWQ's tensors: inputs before outputs; a word's levels are along the outputs, even ones first."""
     levels, zeros = shifted(scales, levels, bits)
 
     def packed(codes: torch.Tensor) -> torch.Tensor:
@@ -143,12 +143,12 @@ def pack_awq(scales: torch.Tensor, levels: torch.Tensor, bits: int) -> dict[str,
 
 
 def awq_config(group_size: int, bits: int) -> dict[str, Any]:
-    """How AWQ checkpoints describe themselves."""
+    """Return the quantization config of an AWQ checkpoint."""
     return {"quant_method": "awq", "bits": bits, "group_size": group_size, "zero_point": True, "version": "gemm"}
 
 
 def shifted(scales: torch.Tensor, levels: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same weights with zero points (out, groups) that alternate between the middle level and the one below."""
+    """Return the same weights with zero points (out, groups) that alternate between the middle level and one below."""
     shift = (torch.arange(scales.shape[0])[:, None] + torch.arange(scales.shape[1])) % 2
     moved = levels.unflatten(1, (scales.shape[1], -1)) - shift[..., None]
     return moved.flatten(1), 2 ** (bits - 1) - shift

@@ -1,4 +1,4 @@
-"""Processors other than this machine's: environments in which vLLM and torch take it for an older one.
+"""Other processors than this machine's: environments in which vLLM and torch detect an older processor.
 
 ``env $(python -m tests.processors) COMMAND`` runs a command as on a machine without AVX-512.
 """

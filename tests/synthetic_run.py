@@ -12,7 +12,7 @@ from tests.test_results import RESULT, manifest
 
 
 def items(task: str, count: int, seed: int, *, choices: int = 4, noise: float = 0.3) -> list[ItemResult]:
-    """Items whose true choice is likelier than others, under two models that differ by some noise."""
+    """Return items whose true choice is likelier than others, under two models that differ by noise."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(choices, size=count)
     base = rng.normal(-20, 1.5, size=(count, choices))
@@ -42,7 +42,7 @@ def items(task: str, count: int, seed: int, *, choices: int = 4, noise: float = 
 
 
 def window(task: str, number: int) -> ItemResult:
-    """The row of a corpus's window."""
+    """Return the row of a corpus's window."""
     return ItemResult(
         task=task,
         doc_id=number,
@@ -64,7 +64,7 @@ def window(task: str, number: int) -> ItemResult:
 
 
 def tokens(task: str, windows: int, each: int, seed: int) -> pa.Table:
-    """Tokens of a corpus, the quantized model a little worse."""
+    """Return the tokens of a corpus; the quantized model is a little worse."""
     rng, count = np.random.default_rng(seed), windows * each
     base = -rng.exponential(2.0, count)
     columns = {
@@ -86,7 +86,7 @@ def tokens(task: str, windows: int, each: int, seed: int) -> pa.Table:
 def write(
     folder: Path, rows: list[ItemResult], corpus: pa.Table | None = None, *, about: Manifest | None = None
 ) -> Path:
-    """Writes the run and returns its folder."""
+    """Write the run and return its folder."""
     if corpus is not None:
         write_tokens(folder, [corpus])
     write_run(folder, about or manifest(), rows, RESULT)
@@ -94,12 +94,12 @@ def write(
 
 
 def later() -> Manifest:
-    """What a second run of the same pair is described by."""
+    """Return the manifest of a second run of the same pair."""
     return manifest().model_copy(update={"created": "2025-03-02T12:00:00.000+00:00"})
 
 
 def again(rows: list[ItemResult], seed: int, *, base: float, quantized: float) -> list[ItemResult]:
-    """The same items measured once more, with so much noise on the log-likelihoods of either model."""
+    """Return the same items measured again, with noise of these sizes on the models' log-likelihoods."""
     rng = np.random.default_rng(seed)
     return [
         replace(

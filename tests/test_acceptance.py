@@ -1,4 +1,4 @@
-"""The acceptance on a GPU, without an engine: what it takes for wrong, what it keeps, how it ends."""
+"""The acceptance test for GPUs, without an engine: what counts as wrong, what is kept, and the exit code."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How much is taken at once, and when a client that was refused should come back."""
+"""How much work is admitted at once, and when a refused client should try again."""
 
 from contextlib import ExitStack
 
@@ -13,7 +13,7 @@ from server.scoring.rate import Rate
 
 
 class Clock:
-    """Time that tests move."""
+    """A clock that tests advance."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -34,7 +34,7 @@ def admission(clock: Clock) -> Admission:
 
 
 def work(admission: Admission, clock: Clock, tokens: int, seconds: float) -> None:
-    """One request that takes so long."""
+    """Do one request that takes this many seconds."""
     with admission.room("a", Cost(1, tokens)):
         clock.now += seconds
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX2 is 
 
 @pytest.fixture(autouse=True)
 def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every process that a test starts takes the machine for one without AVX-512."""
+    """Make every process that a test starts take the machine for one without AVX-512."""
     for name, value in AVX2.items():
         monkeypatch.setenv(name, value)
 

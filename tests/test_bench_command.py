@@ -31,7 +31,7 @@ def tasks(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def listening(fake: FakeServer) -> Iterator[str]:
-    """The stand-in on a real socket."""
+    """Serve the stand-in on a real socket."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"""What a replay does about items that fail, servers that go and metrics that raise."""
+"""Replays with items that fail, servers that disappear and metrics that raise."""
 
 import json
 from dataclasses import replace
@@ -56,7 +56,7 @@ def test_a_reply_to_another_request_fails_its_item(options: BenchOptions) -> Non
 
 
 def test_an_item_that_the_server_cannot_do_fails_alone_and_is_tried_last(options: BenchOptions) -> None:
-    """One that is met by time-outs while the server is fine must not end the replay, nor be the first of the next."""
+    """An item that times out while the server is fine must neither end the replay nor come first in the next."""
 
     def poison(request: httpx.Request) -> httpx.Response | None:
         if b"Is 7 " in request.content:

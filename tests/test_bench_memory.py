@@ -46,7 +46,7 @@ class Forgetful(FakeServer):
 
 
 def corpus(options: BenchOptions, windows: int) -> BenchOptions:
-    """Options for a corpus of so many windows, with token ids that Python does not share as it does those below 257."""
+    """Return options for a corpus of this many windows, with token ids that Python does not share (above 256)."""
     text = options.out.with_name(f"text{windows}.txt")
     text.write_text("".join(chr(0x4E00 + place % 5000) for place in range(windows * WINDOW)))
     return replace(options, tasks=[], corpora=[text], out=text.with_suffix(""), concurrency=2, quiet=True)
@@ -76,7 +76,7 @@ def measured(patch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 
 def tokens(options: BenchOptions) -> pa.Table:
-    """The tokens of a run."""
+    """Return the tokens of a run."""
     found = read_run(options.out).tokens
     assert found is not None
     return found

@@ -1,4 +1,4 @@
-"""A replay that stopped is resumed from its journal, or it is said why not."""
+"""A replay that stopped is resumed from its journal, or refused with the reason."""
 
 import errno
 import fcntl
@@ -128,7 +128,7 @@ def test_a_damaged_line_is_named(options: BenchOptions) -> None:
 
 
 def rewritten(journal: Path, change: Callable[[list[Any]], object]) -> bytes:
-    """The content of a journal whose lines were changed in place."""
+    """Change a journal's lines in place, and return its content."""
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     change(lines)
     journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -176,7 +176,7 @@ def test_a_later_client_does_not_resume_a_journal_without_version(
 
 
 def served(**changes: Any) -> FakeServer:
-    """A server with another pair or build."""
+    """Return a server with another pair or build."""
     models = [MODELS[0], MODELS[1] | {"created": 99} | changes.get("quantized", {})]
     body = {"object": "list", "data": models, "server": SERVER | changes.get("server", {})}
     return FakeServer(lambda request: httpx.Response(200, json=body) if request.url.path == "/v1/models" else None)

@@ -1,4 +1,4 @@
-"""What the bench says about a run: sums checked by hand and against scipy, and the table that shows them."""
+"""The bench's summary of a run: sums checked by hand and against scipy, and the table that shows them."""
 
 import dataclasses
 import io

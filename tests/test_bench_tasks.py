@@ -106,7 +106,7 @@ def test_choices_in_the_context_have_contexts_of_their_own(make_task: MakeTask) 
     assert item.contexts == ("The cat chased the mouse because the cat", "The cat chased the mouse because the mouse")
     assert item.choices == (" was hungry.", " was hungry.")
     assert item.choice_context == (0, 1)
-    # lm-eval takes the contexts for the choices, and so for what its acc_norm divides by.
+    # lm-eval treats the contexts as the choices, so acc_norm divides by their lengths.
     assert item.choice_chars == tuple(map(len, item.contexts))
     assert item.label == 0
 

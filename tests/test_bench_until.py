@@ -39,7 +39,7 @@ Answer = Callable[[int], bool]
 
 
 def write_items(folder: Path, name: str = "mine", count: int = ITEMS, labelled: bool = True) -> Path:
-    """Items of two choices, numbered in their prompts; the first is right."""
+    """Write items of two choices, numbered in their prompts; the first choice is right."""
     path = folder / f"{name}.jsonl"
     label = {"label": 0} if labelled else {}
     lines = [{"prompt": f"{name} {n}:", "choices": ["right", "wrong"], **label} for n in range(count)]
@@ -78,7 +78,7 @@ def options(tmp_path: Path) -> BenchOptions:
 
 
 def answering(flips: Answer, fails: Answer = lambda _: False, until: int = 10**9) -> FakeServer:
-    """A server whose quantized model flips some items; it fails some, and is gone after so many answers."""
+    """Return a server whose quantized model flips some items; others fail, and it is gone after so many answers."""
     left = until
 
     def hook(request: httpx.Request) -> httpx.Response | None:
@@ -138,7 +138,7 @@ def test_a_replay_ends_when_its_rule_is_settled(options: BenchOptions) -> None:
     assert (rule.of, rule.failed, rule.estimate, rule.low) == (ITEMS, 0, 0.0, 0.0)
     assert 0.03 < (rule.high or 0.0) <= 0.05
     assert len(fake.bodies("/compare")) == rule.used
-    # Not what is short, nor what comes first in the file.
+    # Neither the shortest items nor the first of the file.
     first = drawn_order(load_data(options.data[0], delimiter=" ", limit=None).items, seed=0)[: rule.used]
     assert [number_of(body) for body in fake.bodies("/compare")] == documents(first)
     assert documents(read.items()) == sorted(documents(first))

@@ -1,4 +1,4 @@
-"""Rows of one start against those of an earlier one."""
+"""The rows of one start, compared with the rows of an earlier start."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.test_monitor import models
 
 
 class Numbers:
-    """An engine whose rows follow from the token ids, moved by ``error`` where a kernel is broken."""
+    """An engine whose rows depend on the token ids, off by ``error`` where a kernel is broken."""
 
     is_alive = True
 

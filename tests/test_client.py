@@ -162,7 +162,7 @@ def test_ready_tells_starting_and_absent_servers_from_ready_ones() -> None:
     answers = [FakeServer(), FakeServer(lambda _: error(503, "loading")), FakeServer(absent)]
     with_clients = [Client("http://fake", transport=fake.transport) for fake in answers]
     assert [qconf.ready() for qconf in with_clients] == [True, False, False]
-    # Asking is no work to be done: it is not tried again.
+    # A question about readiness is answered at once: it is not tried again.
     assert [len(fake.received) for fake in answers] == [1, 1, 1]
     for qconf in with_clients:
         qconf.close()

@@ -1,4 +1,4 @@
-"""What the client makes of failures: which error, and whether it tries again."""
+"""The client's errors, and whether it tries again."""
 
 import random
 from collections.abc import Callable
@@ -105,7 +105,7 @@ def test_a_reply_that_is_none_is_refused_and_not_asked_for_again(text: str, mess
 
 
 def failing(times: int, failure: Callable[[], Reply]) -> Hook:
-    """Fails so many times, then leaves the answer to the server."""
+    """Return a hook that fails this many times, then leaves the answer to the server."""
     left = iter(range(times))
     return lambda _: failure() if next(left, None) is not None else None
 

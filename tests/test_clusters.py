@@ -32,7 +32,7 @@ PASSAGES = 40
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two hundred items in forty passages, whose items are copies of each other."""
+    """Write a run of two hundred items in forty passages, where a passage's items are copies of each other."""
     once = items("boolq", PASSAGES, 1, choices=2)
     rows = [
         dataclasses.replace(row, doc_id=5 * number + copy, cluster=f"passage {number}")
@@ -112,7 +112,7 @@ def test_clusters_are_those_of_a_task(tmp_path: Path) -> None:
 
 
 def test_copies_tell_as_much_as_one_of_them(folder: Path, tmp_path: Path) -> None:
-    """Intervals and p-values of the clustered run are close to those of its passages told once."""
+    """Intervals and p-values of the clustered run are close to those of a run with one item per passage."""
     clustered = whole(folder)
     rows = read_run(folder).items()
     once = whole(write(tmp_path / "once", [dataclasses.replace(row, cluster=None) for row in rows[::5]]))
@@ -178,7 +178,7 @@ def test_many_clusters_have_the_normal_p_value() -> None:
 
 
 def test_sign_flips_reject_as_often_as_they_should() -> None:
-    """Where clusters differ and models do not: 5 %, and items taken for independent reject far more often."""
+    """Where clusters differ and models do not, 5 % of tests reject; if items count as independent, far more do."""
     rng, clusters = np.random.default_rng(2), np.repeat(np.arange(30), 10)
     flipped, blind = [], []
     for _ in range(300):

@@ -17,7 +17,7 @@ SERVERS = ("server-gpu", "server-cpu")
 
 
 def config(*options: str, **variables: str) -> dict[str, Any]:
-    """The file as docker-compose understands it."""
+    """Return the file as docker-compose understands it."""
     if shutil.which("docker-compose") is None:
         pytest.skip("docker-compose is not installed")
     ours = re.compile("QCONF_|COMPOSE_|HF_|PROMETHEUS_|ALERTMANAGER_|GRAFANA_")

@@ -82,7 +82,7 @@ async def received(connect: Open, *parts: bytes) -> bytes:
 
 
 async def exchange(connect: Open, request: bytes) -> tuple[int, Any]:
-    """Status and error of the answer to what was sent as it is."""
+    """Send bytes as they are, and return the answer's status and error."""
     reader, writer = await connect()
     with contextlib.suppress(ConnectionError):
         writer.write(request)

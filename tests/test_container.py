@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(not IMAGE, reason="no image: .ci/run builds one 
 
 
 def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """A command of Docker's; what it printed, its errors among it."""
+    """Run a Docker command, and return its output and errors."""
     run = subprocess.run(
         ["docker", *arguments], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600
     )
@@ -73,7 +73,7 @@ class Container:
 
 @pytest.fixture(scope="module")
 def container() -> Iterator[Container]:
-    """The server with the demo pair, told all it needs by its environment but one argument of the engine's."""
+    """Run the server with the demo pair, configured by its environment except for one argument of the engine."""
     port = free_port()
     name = f"qconf-test-{os.getpid()}"
     environment = {
@@ -93,7 +93,7 @@ def container() -> Iterator[Container]:
 
 
 def refusal(*arguments: str, options: tuple[str, ...] = (), tracebacks: bool = False) -> str:
-    """The last line that a container prints that cannot serve; before it vLLM's processes may have printed theirs."""
+    """Return the last line of a container that cannot serve; vLLM's processes may have printed lines before it."""
     run = docker("run", "--rm", *RUN, *options, IMAGE, *arguments, check=False)
     assert run.returncode == 2, run.stdout
     assert tracebacks or "Traceback" not in run.stdout
@@ -245,7 +245,7 @@ def test_the_bill_lists_what_is_installed() -> None:
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A base laid out as vLLM's own image: vLLM is installed, what only we need is not; it starts vLLM, as root."""
+    """Build a base image like vLLM's own: root starts vLLM, and qconf's other dependencies are missing."""
     name = "localhost/vllm-openai"
     folder = tmp_path_factory.mktemp("official")
     (folder / "Dockerfile").write_text(

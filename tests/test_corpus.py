@@ -1,4 +1,4 @@
-"""Windows over a corpus, and what a real server says of one, against transformers on the same tokens."""
+"""Windows over a corpus, and a real server's scores of one, against transformers on the same tokens."""
 
 import math
 import subprocess

@@ -54,7 +54,7 @@ def test_expressions_name_our_metrics_of_the_chosen_instances(expression: str) -
     assert ours
     assert names <= ours | {"up"}
     assert all('instance=~"$instance"' in labels for _, labels in selectors)
-    # A metric without braces would take every instance.
+    # A metric without braces would select every instance.
     assert not re.findall(r"\b(?:qconf_|vllm:)\w+|\bALERTS\b", SELECTOR.sub("", expression))
 
 

@@ -118,7 +118,7 @@ class TestItems:
         for guess in (max, min):
             right = sum(row.index(guess(row)) == item["label"] for row, item in zip(lengths, items, strict=True))
             assert right / len(items) < 1 / CHOICES[task] + 0.15
-        # Nor does the place tell which choice is the likely one.
+        # Nor does the position show which choice is likely.
         likely = Counter(item["probabilities"].index(max(item["probabilities"])) for item in items)
         assert max(likely.values()) / len(items) < 1 / CHOICES[task] + 0.1
 
@@ -158,7 +158,7 @@ def test_spread_channels_leaves_the_model_as_it_is() -> None:
 
 
 class Scored(NamedTuple):
-    """What the pair makes of every other item of a task: the confidences in its choices."""
+    """Every other item of a task, with the pair's confidences in its choices."""
 
     items: list[Item]
     base: list[list[float]]
@@ -171,7 +171,7 @@ class Scored(NamedTuple):
 
 @torch.no_grad()
 def confidences(model: Any, tokenizer: Any, items: list[Item]) -> list[list[float]]:
-    """As lm-eval: summed log-likelihood of each choice after the prompt, and the softmax of these sums."""
+    """Compute the softmax of the choices' summed log-likelihoods after the prompt, as lm-eval does."""
     prompts = [item["prompt"] for item in items for _ in item["choices"]]
     texts = [f"{item['prompt']} {choice}" for item in items for choice in item["choices"]]
     rows = [torch.tensor(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
@@ -187,7 +187,7 @@ def confidences(model: Any, tokenizer: Any, items: list[Item]) -> list[list[floa
 
 @pytest.fixture(scope="module")
 def single_thread() -> Iterator[None]:
-    """Beside other tests, threads that wait for each other are slower than one alone."""
+    """Use one thread: while other tests run, several threads that wait for each other are slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two devices w
 
 @pytest.fixture(scope="module", params=["tensor", "data"])
 def parallel(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
-    """A server whose pair is on two devices, and in which way."""
+    """Start a server whose pair is on two devices, and return how it is divided."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # on a CPU a device is a set of cores
         with running_server("--demo", f"--{request.param}-parallel-size", "2") as server:

@@ -34,7 +34,7 @@ GIVEN: dict[str, dict[str, str]] = {
     },
     "docs/runbook.md": {"runs/good": f"{SMALL} --out runs/good"},
 }
-"""What a page says is there already, and the command that makes it."""
+"""Files that a page presupposes, and the command that makes each."""
 ATTRIBUTES = {"not-run", "file", "output", "exit"}
 RUN = (*SHELL, "python")
 SECONDS = 300
@@ -50,7 +50,7 @@ NOT_RUN = [block for block in ALL if "not-run" in block.attributes]
 
 
 class Workplace:
-    """A folder in which a page's commands run: the repository's, but for what they write."""
+    """A folder in which a page's commands run: a copy of the repository that they may write to."""
 
     replays: ClassVar[dict[str, str]] = {}
     """For each replay that a page has made, the command that copies its folder and prints what it printed."""

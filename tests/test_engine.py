@@ -1,4 +1,4 @@
-"""How the engine runs must not change what it says: batches, chunks, caches, and a model beside itself.
+"""The engine's numbers do not depend on batches, chunks and caches, and a model compared with itself diverges by 0.
 
 Tolerance between ways of running: in bfloat16 the order of a matrix product's sums may depend on how many tokens run
 together, which moves a hidden state by at most a unit in its last place and these tiny models' log-probabilities by
@@ -23,7 +23,7 @@ TOLERANCE = 0.02
 
 @pytest.fixture(scope="module")
 def auto_gptq() -> Iterator[LocalServer]:
-    """A checkpoint that auto-gptq 0.7.1 wrote, with its base, in chunks far shorter than the prompts; compiled."""
+    """Serve a checkpoint of auto-gptq 0.7.1 and its base, compiled, in chunks far shorter than the prompts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHDYNAMO_DISABLE", "0")
         patch.setenv("TORCH_LOGS", "recompiles")
@@ -48,7 +48,7 @@ def score(url: str, **request: Any) -> dict[str, Any]:
 
 
 def columns(prompt: dict[str, Any]) -> list[float]:
-    """All numbers of a sequence in one list."""
+    """Return all numbers of a sequence in one list."""
     per_model = [prompt[model][name] for model in ("base", "quantized") for name in ("logprobs", "entropy")]
     return [value for column in (*per_model, prompt["kl"], prompt["js"]) for value in column[1:]]
 

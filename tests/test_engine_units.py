@@ -1,4 +1,4 @@
-"""Parts of server/engine/engine.py that no engine need run for."""
+"""Parts of server/engine/engine.py that can be tested without an engine."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from server.engine.engine import Failure, QueueTimes, TwinEngine, parse_engine_args
 from server.engine.twin.rows import WIDTH, Rows
@@ -33,7 +34,7 @@ def test_the_demo_pair_takes_little_of_a_gpu() -> None:
 
 @pytest.mark.parametrize("module", ["vllm.exceptions.GenerationError", "vllm.v1.engine.exceptions.EngineGenerateError"])
 async def test_a_failed_generation_is_an_error_of_the_request(module: str, tmp_path: Path) -> None:
-    """vLLM raises the one up to 0.32, the other from 0.33 on."""
+    """vLLM raises the first up to 0.32 and the second from 0.33 on."""
     path, _, name = module.rpartition(".")
     error = getattr(__import__(path, fromlist=[name]), name)
 
@@ -107,3 +108,21 @@ async def test_a_sequence_that_runs_twice_counts_both_passes(tmp_path: Path, mon
     assert (rows.computed_tokens, rows.cached_tokens, rows.queue_seconds) == (16 + 80, 64, 1.0)
     once = await engine.score(list(range(80)), start=70)
     assert (once.computed_tokens, once.cached_tokens, once.queue_seconds) == (16, 64, 0.5)
+
+
+async def test_a_queue_time_that_is_never_reported_is_not_awaited_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine may die between an output and its statistics."""
+
+    class Silent:
+        async def encode(self, *_: object, **__: object) -> AsyncIterator[Any]:
+            values = torch.zeros(2, WIDTH)
+            yield SimpleNamespace(finished=True, num_cached_tokens=0, outputs=SimpleNamespace(data=values))
+
+    monkeypatch.setattr("server.engine.engine.STATISTICS_SECONDS", 0.01)
+    config: Any = SimpleNamespace(cache_config=SimpleNamespace(enable_prefix_caching=False, block_size=32))
+    llm: Any = Silent()
+    nothing: Any = None
+    rows = await TwinEngine(llm, config, nothing, QueueTimes(), Failure(tmp_path / "failure", 0)).score([1, 2, 3])
+    assert (len(rows.values), rows.computed_tokens, rows.queue_seconds) == (2, 3, 0.0)

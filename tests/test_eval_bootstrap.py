@@ -33,7 +33,7 @@ def test_all_statistics_see_the_same_resamples() -> None:
 
 
 def test_clusters_are_drawn_whole() -> None:
-    """Items that repeat each other ten times: intervals are those of the items told once."""
+    """Every item occurs ten times: intervals are those of the distinct items."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=300)
     once = resample({"m": mean_of(values)}, rng)["m"].std()

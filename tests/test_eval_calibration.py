@@ -1,4 +1,4 @@
-"""Calibration errors against torchmetrics, scikit-learn, relplot, closed forms, and loops over what a formula says."""
+"""Calibration errors against torchmetrics, scikit-learn, relplot, closed forms, and loops over formulas."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ CASES = ("random", "calibrated", "saturated", "tiny", "skewed", "tied")
 
 
 def data(case: str, choices: int = 4) -> tuple[Floats, Ints]:
-    """Shares of the choices of items, and which choice is true."""
+    """Return shares of the choices of items, and which choice is true."""
     rng = np.random.default_rng(len(case))
     items = 5 if case == "tiny" else 2_000
     scale = {"saturated": 200.0, "skewed": 6.0}.get(case, 1.5)
@@ -44,7 +44,7 @@ def pair(case: str) -> tuple[Floats, Booleans]:
 @pytest.mark.parametrize("case", CASES)
 def test_binned_errors_are_torchmetrics(case: str, norm: Any) -> None:
     shares, labels = data(case)
-    # torchmetrics gives confidences of exactly 1 a bin of their own; a hair less, also in float32, and they are in the
+    # torchmetrics has a separate bin for confidences of exactly 1; slightly less, also in float32, and they are in the
     # last one.
     probabilities = torch.from_numpy(np.minimum(shares, 1 - 1e-6))
     expected = multiclass_calibration_error(
@@ -91,7 +91,7 @@ def test_brier_parts_of_closed_forms() -> None:
     assert forecasts.brier_parts(certain, [0, 1, 0, 1]) == forecasts.BrierParts(0.0, 0.5, 0.5)
     wrong = forecasts.brier_parts(certain, [1, 0, 1, 0])
     assert (wrong.reliability, wrong.resolution) == (1.5, 0.0)
-    # A share of 0 for the true choice, which is no padding, is a forecast like any other.
+    # A share of 0 for the true choice is a forecast like any other, not padding.
     assert forecasts.brier(certain, [1, 0, 1, 0]).tolist() == [2.0] * 4
 
 
@@ -151,7 +151,7 @@ def test_the_risk_coverage_area_is_its_definition() -> None:
     wrong = ~correct[np.argsort(-confidence)]
     risks = [wrong[:k].mean() for k in range(1, len(wrong) + 1)]
     assert ranking.risk_coverage_area(confidence, correct).point == pytest.approx(np.mean(risks))
-    # Two answers of one confidence, one right: half an error among the first of them.
+    # Two answers have the same confidence and one is right: half an error at the first of them.
     assert ranking.risk_coverage_area([0.7, 0.7], [True, False]).point == 0.5
 
 
@@ -161,7 +161,7 @@ def test_auroc_without_two_classes_is_nan() -> None:
 
 
 def notebook_ace(shares: Floats, labels: Ints) -> float:
-    """The notebook's ranges and classes, one by one."""
+    """Compute the notebook's error over its ranges and classes, one by one."""
     confidence, choices = shares.max(axis=1), shares.shape[1]
     step = len(labels) // 15
     thresholds = [np.sort(confidence)[i * step] for i in range(15)]

@@ -1,4 +1,4 @@
-"""Simulated runs: intervals hold the true value, and rules pass wrongly no more often than their level."""
+"""Simulated runs: intervals contain the true value, and rules pass wrongly no more often than their level."""
 
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
@@ -58,7 +58,7 @@ def test_a_rule_at_its_limit_hardly_ever_passes(limit: Limit) -> None:
 
 
 def test_a_rule_well_within_its_limit_passes() -> None:
-    """Always inconclusive would be safe and of no use."""
+    """A rule that is always inconclusive would be safe and useless."""
     flips = next(each for each in LIMITS if each.rule.statistic == "flips")
     loose = Limit(flips.rule.model_copy(update={"at_most": 0.06}), "", flips.sample)
     assert wrong_passes(loose, 300, 100) > 0.9

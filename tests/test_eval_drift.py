@@ -27,7 +27,7 @@ def beta(rng: np.random.Generator, count: int) -> Sample:
 
 
 def texts(rng: np.random.Generator, count: int) -> Sample:
-    """Tokens in texts of 40, of which some are easy as a whole."""
+    """Return tokens in texts of 40 tokens; some texts are easy as a whole."""
     text = np.repeat(np.arange(count // 40), 40)
     return Sample(rng.normal(0, 0.5, count // 40)[text] + rng.normal(0, 1, count), text)
 
@@ -40,7 +40,7 @@ def distance(reference: Sample, sample: Sample) -> Distance:
 
 
 def deciles(reference: Sample, sample: Sample) -> tuple[Floats, Floats]:
-    """Counts by decile of the reference, one value at a time."""
+    """Count values by decile of the reference, one at a time."""
     ranked = sorted(reference.values)
     edges = [ranked[-(-k * len(ranked) // COARSE) - 1] for k in range(1, COARSE)]
     counts = np.zeros((2, COARSE))
@@ -59,7 +59,7 @@ def test_distances_are_those_of_their_definitions() -> None:
     assert found.psi == pytest.approx(sum((p - q) * np.log(p / q)), rel=1e-12)
     assert found.js == pytest.approx(jensenshannon(p, q) ** 2, rel=1e-9)
     exact = stats.ks_2samp(sample.values, reference.values).statistic
-    # Looked at only between percentiles of the reference, it misses at most what lies within one.
+    # Computed only at percentiles of the reference, the distance is too small by at most one percentile.
     assert exact - 1 / 100 - 1 / 900 <= found.ks <= exact
     assert (found.reference, found.samples) == (900, 400)
 

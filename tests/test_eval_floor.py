@@ -28,7 +28,7 @@ ROWS = [*items("boolq", 80, 1, choices=2), *items("piqa", 120, 2), *(window("tex
 
 
 def second_tokens(seed: int, noise: float = 0.02) -> pa.Table:
-    """The corpus measured once more."""
+    """Return the tokens of the corpus measured again."""
     table, rng = tokens("text", 12, 40, 3), np.random.default_rng(seed)
     for name in ("base_logprob", "quantized_logprob"):
         moved = np.minimum(np.asarray(table[name]) + rng.normal(0, noise, len(table)), 0).astype(np.float32)
@@ -95,7 +95,7 @@ def test_floors_and_excess_are_those_of_a_loop_over_the_items(run: RunAnalysis, 
     for at, name in enumerate(("flips", "kl", "confidence_shift")):
         assert floor.base[name].point == pytest.approx(means["base"][at])
         assert floor.quantized[name].point == pytest.approx(means["quantized"][at])
-        # The floor that is taken off is the smaller.
+        # The smaller floor is subtracted.
         assert means["quantized"][at] < means["base"][at]
         assert floor.taken[name] == "quantized"
         assert floor.excess[name].point == pytest.approx(means["pair"][at] - means["quantized"][at])
@@ -154,7 +154,7 @@ def test_a_run_is_not_its_own_floor(folder: Path, tmp_path: Path) -> None:
 
 
 def changed(**fields: Any) -> list[ItemResult]:
-    """The rows with another value in one of them."""
+    """Return the rows with another value in one of them."""
     return [*ROWS[:-13], dataclasses.replace(ROWS[-13], **fields), *ROWS[-12:]]
 
 
@@ -181,7 +181,7 @@ def test_other_documents_are_no_floor(folder: Path, tmp_path: Path, rows: list[I
 
 
 def about(**fields: Any) -> Manifest:
-    """A later run with something else in its subject."""
+    """Return the manifest of a later run with a change in its subject."""
     subject = later().subject
     assert subject is not None
     return later().model_copy(update={"subject": subject.model_copy(update=fields)})
@@ -234,7 +234,7 @@ def test_what_was_measured_in_another_way_is_said(folder: Path, tmp_path: Path) 
     found = analyse_run(folder, floor=floor, resamples=100)
     assert floor_of(found).ways == ["dtype float16 instead of bfloat16"]
     assert "dtype float16 instead of bfloat16" in floor_note(floor_of(found))
-    # The same numbers once more: nothing is taken off.
+    # The same numbers again: nothing is subtracted.
     assert overall_of(found).base["kl"].point == 0
     assert found.overall is not None
     assert overall_of(found).excess["kl"].point == found.overall.pair["kl"].point
@@ -249,7 +249,7 @@ def test_the_kl_of_an_event_is_scipys_and_never_above_that_of_all_tokens() -> No
     assert found == pytest.approx(stats.entropy([one, 1 - one], [other, 1 - other]), rel=1e-6, abs=1e-9)
     whole = stats.entropy(np.maximum(p, 1e-12), np.maximum(q, 1e-12), axis=1)
     assert (found <= whole + 1e-9).all()
-    # Certainty, which a float32 rounds to, is no infinite divergence.
+    # A probability that float32 rounds to 1 does not make the divergence infinite.
     assert np.isfinite(token_kl(np.array([-0.01, 0.0, 0.0]), np.array([0.0, -0.01, 0.0]))).all()
     assert token_kl(np.array([0.0, -1.0]), np.array([0.0, -1.0])).tolist() == [0.0, 0.0]
 

@@ -80,7 +80,7 @@ def test_nothing_that_did_not_vary_has_width_zero() -> None:
             low, high = ends(Mean(np.full(items, value), 0.0, 1.0))
             assert low <= value <= high
             assert high - low > 0.9 / items
-    # Of something unbounded that does not vary, nothing can be said.
+    # Unbounded values that do not vary have no interval.
     assert math.isnan(Mean(np.zeros(100), 0.0, reach=1.0).interval().high)
 
 
@@ -190,7 +190,7 @@ def test_the_squared_error_has_the_standard_error_of_its_draws() -> None:
         found = choices_of(confidence, rng.random(500) < confidence - 0.25).interval()
         drawn.append(found.point)
         arms.append((found.high - found.low) / 2 / 1.96)
-    # 300 draws know a standard deviation to 4 %; the interval is on the safe side by a little.
+    # 300 draws estimate a standard deviation to 4 %; the interval is slightly too wide.
     assert 0.92 < np.mean(arms) / np.std(drawn) < 1.2
     assert np.mean(drawn) == pytest.approx(0.0625, abs=4 * np.std(drawn) / np.sqrt(300))
 

@@ -1,4 +1,4 @@
-"""What items contribute to statistics that are judged one by one: the same as in the analysis of a whole run."""
+"""Statistics that are judged item by item are the same as in the analysis of a whole run."""
 
 import math
 

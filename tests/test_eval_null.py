@@ -25,7 +25,7 @@ def null_of(choices: Choices, rng: np.random.Generator, simulations: int) -> Nul
 
 
 def rejections(noise: Noise, items: int, repeats: int, step: float | None = None) -> dict[str, int]:
-    """In how many runs each test has p <= 5 %, which with 39 permutations it can be exactly."""
+    """Return the share of runs in which each test has p <= 5 %; with 39 permutations p can be exactly 5 %."""
     rng = np.random.default_rng(1)
     found = [rejects(simulated(rng, items, noise, step=step), rng, 39) for _ in range(repeats)]
     return dict(zip(TESTS, np.sum(found, axis=0).tolist(), strict=True))

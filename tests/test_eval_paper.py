@@ -1,4 +1,4 @@
-"""The paper's table, with the authors' figures beside it where the pair is theirs."""
+"""The paper's table, with the authors' figures next to it for their pairs."""
 
 from pathlib import Path
 

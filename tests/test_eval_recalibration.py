@@ -32,7 +32,7 @@ INF = math.inf
 
 
 def sampled(items: int, temperature: float, choices: int = 4, seed: int = 0) -> tuple[Floats, Labels]:
-    """Log-likelihoods and labels that are drawn at that temperature."""
+    """Return log-likelihoods, and labels that are drawn at that temperature."""
     rng = np.random.default_rng(seed)
     logprobs = rng.normal(-20, 3, size=(items, choices))
     cumulative = softmax(logprobs / temperature, axis=1).cumsum(axis=1)
@@ -41,7 +41,7 @@ def sampled(items: int, temperature: float, choices: int = 4, seed: int = 0) -> 
 
 
 def ragged(items: int, temperature: float, seed: int = 0) -> tuple[Floats, Labels]:
-    """Items of one to five choices."""
+    """Return items of one to five choices."""
     logprobs, labels = sampled(items, temperature, 5, seed)
     sizes = np.maximum(np.random.default_rng(seed + 1).integers(1, 6, size=items), labels + 1)
     logprobs[np.arange(5) >= sizes[:, None]] = -INF
@@ -49,13 +49,13 @@ def ragged(items: int, temperature: float, seed: int = 0) -> tuple[Floats, Label
 
 
 def dense_nll(logprobs: Floats, labels: Labels, temperature: float) -> float:
-    """The definition, item by item, without padding."""
+    """Compute the definition item by item, without padding."""
     rows = zip(logprobs, labels, strict=True)
     return float(np.mean([-log_softmax(row[row > -INF] / temperature)[label] for row, label in rows]))
 
 
 def curvature(logprobs: Floats, temperature: float) -> float:
-    """Second derivative of the negative log-likelihood in 1 / T: mean variance of the log-likelihood drawn at T."""
+    """Return the NLL's second derivative in 1 / T: the mean variance of the log-likelihood drawn at T."""
     shares = softmax(logprobs / temperature, axis=1)
     mean = (shares * logprobs).sum(axis=1)
     return float((shares * (logprobs - mean[:, None]) ** 2).sum(axis=1).mean())

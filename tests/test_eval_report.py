@@ -50,13 +50,13 @@ SECTIONS = (
     "verdict", "reliability", "buckets", "divergence", "flips", "tasks", "worst", "routing", "statistics", "provenance"
 )  # fmt: skip
 PLOTS = 9
-VOID = {"meta", "br", "hr", "img", "input", "link"}
+VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
 
 Pair = tuple[Run, RunAnalysis]
 
 
 class Page(HTMLParser):
-    """What a page consists of; ``unmatched`` has the tags that were closed without being open, or left open."""
+    """The parts of a page; ``unmatched`` has the tags that were closed without being open, or left open."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Page(HTMLParser):
 
 
 def rows() -> list[ItemResult]:
-    """Sixty items of two tasks, the quantized model being the base model with some noise."""
+    """Return sixty items of two tasks, where the quantized model is the base model with noise."""
     rng = np.random.default_rng(7)
     found = []
     for number_ in range(60):
@@ -196,6 +196,10 @@ def test_text_of_items_is_escaped(html: str, page: Page) -> None:
         assert raw not in ours
     for text in (*CHOICES, CONTEXT, TASKS[1]):
         assert " ".join(text.split()) in page.text
+
+
+def test_long_names_break_after_underscores(html: str) -> None:
+    assert '<th scope="row">max_<wbr>model_<wbr>len</th>' in html
 
 
 def test_every_plot_is_a_figure_with_words(html: str, page: Page) -> None:
@@ -426,7 +430,7 @@ def test_a_browser_draws_the_plots(tmp_path: Path, html: str, scheme: int, hover
     assert [place for place, figure in enumerate(drawn) if 'class="main-svg"' not in figure] == []
     base = "rgb(0, 114, 178)" if scheme else "rgb(86, 180, 233)"
     assert base in drawn[0]
-    # Plots can be zoomed where there is a mouse, and leave fingers to the page where there is none.
+    # Plots can be zoomed with a mouse; without one, touches scroll the page.
     assert ("cursor-ew-resize" in drawn[1]) == (hover == 2)
     assert "var(--" not in "".join(re.findall(r"<svg.*?</svg>", "".join(drawn), re.DOTALL))
 

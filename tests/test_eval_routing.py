@@ -27,7 +27,7 @@ def models(rows: list[tuple[float, int, int]]) -> Models:
 
 
 def brute_force(confidence: Floats, base: Booleans, quantized: Booleans) -> list[tuple[float, float, float]]:
-    """Threshold, share and accuracy, by looking at every item for every threshold."""
+    """Find threshold, share and accuracy by looking at every item for every threshold."""
     points = []
     for threshold in [*sorted(set(confidence.tolist())), math.inf]:
         sent = [each < threshold for each in confidence]

@@ -104,7 +104,7 @@ def test_resampling_by_sums_is_resampling_items(choices: Choices, name: str) -> 
         resampled(again, again.base)[name].point
         for again in (dataclasses.replace(part, **{f: getattr(part, f)[each] for f in FIELDS}) for each in drawn)
     ]
-    # Edges of equal mass stay where they were, and 150 draws know a standard error to some 6 %.
+    # Edges of equal mass are not drawn again, and 150 draws estimate a standard error to some 6 %.
     assert by_sums.std() == pytest.approx(np.std(by_items), rel=0.35)
 
 
@@ -126,7 +126,7 @@ def test_a_model_beside_itself_shows_nothing(tmp_path: Path) -> None:
     for name, each in whole(same).compared.items():
         assert each.delta.point == 0
         if each.delta.kind == "spread":
-            # A product of matrices may round a column otherwise in another place.
+            # A matrix product may round the same column differently at another place.
             assert [each.delta.low, each.delta.high] == pytest.approx([0, 0], abs=1e-12), name
         else:
             assert each.delta.low < 0 < each.delta.high or np.isnan([each.delta.low, each.delta.high]).all(), name
@@ -154,12 +154,12 @@ def test_corpora_are_summed_over_their_tokens(folder: Path, run: RunAnalysis) ->
     confidence = np.asarray(table["base_confidence"])
     first = corpus.buckets[0]
     assert first.kl == pytest.approx(kl[confidence <= 0.2].mean(), rel=1e-5)
-    # Made up without regard to confidence.
+    # The made-up noise does not depend on confidence.
     assert abs(corpus.disagreement_trend.statistic) < 3
 
 
 def test_intervals_of_corpora_are_clustered_by_window(tmp_path: Path) -> None:
-    """Windows that are each one value over and over: what counts is how many there are."""
+    """All tokens of a window have the same value: what counts is the number of windows."""
     table = tokens("text", 40, 25, 0)
     kl = np.repeat(np.random.default_rng(1).exponential(size=40), 25).astype(np.float32)
     table = table.set_column(table.schema.get_field_index("kl"), table.schema.field("kl"), [kl])

@@ -14,12 +14,12 @@ REPLAYS = 400
 
 
 def most_wrong(level: float, replays: int = REPLAYS) -> int:
-    """Wrong verdicts of that many replays which a test at the level exceeds once in a thousand times."""
+    """Return how many wrong verdicts in that many replays a test at the level exceeds once in a thousand times."""
     return int(stats.binom.ppf(0.999, replays, level))
 
 
 def capital(values: Floats, size: int, limit: float, low: float, stake: float) -> list[float]:
-    """What a gambler has after each item, straight from the formula."""
+    """Return a gambler's capital after each item, straight from the formula."""
     found, has, total = [], 1.0, 0.0
     for count, value in enumerate(values):
         expected = (size * limit - total) / (size - count)
@@ -81,7 +81,7 @@ def test_a_mean_is_hardly_ever_said_to_be_beyond_itself_however_often_one_looks(
             Above(len(values), -values.mean(), -1.0, strictly=True),
         )
         for test, each in zip(tests, (drawn, -drawn), strict=True):
-            # The last item is no matter of chance: rounding alone decides which of two equal means is larger.
+            # The last item is not random: only rounding decides which of two equal means is larger.
             test.update(each[:-1])
         wrong = [count + (test.proven_at is not None) for count, test in zip(wrong, tests, strict=True)]
     assert max(wrong) <= most_wrong(LEVEL / 2)

@@ -30,7 +30,7 @@ def discordant(b: int, c: int, both: int = 0) -> tuple[list[bool], list[bool]]:
 
 
 def confidences(seed: int, items: int, digits: int = 17) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Confidences of two models that resemble each other; few digits make ties and zeros."""
+    """Return confidences of two similar models; few digits make ties and zeros."""
     rng = np.random.default_rng(seed)
     base = rng.random(items)
     return base.round(digits), np.clip(base + rng.normal(-0.02, 0.1, items), 0, 1).round(digits)
@@ -108,7 +108,7 @@ def test_paired_t_has_its_size() -> None:
 
 
 def rank_sums(differences: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """W+ and W-; rank by counting, so that ties get the mean of theirs."""
+    """Return W+ and W-; ranks come from counting, so that ties get their mean rank."""
     sizes = np.abs(differences[differences != 0])
     ranks = (sizes[:, None] > sizes).sum(1) + ((sizes[:, None] == sizes).sum(1) + 1) / 2
     positive = differences[differences != 0] > 0
@@ -167,7 +167,7 @@ def test_wilcoxon_has_its_size(digits: int) -> None:
 
 
 def closed_bonferroni(p_values: list[float]) -> list[float]:
-    """Holm's method by its definition as a closed test: the largest Bonferroni p of all sets that have the test."""
+    """Compute Holm's method as a closed test, its definition: the largest Bonferroni p of all sets with the test."""
     tests = range(len(p_values))
     sets = [chosen for size in range(1, len(p_values) + 1) for chosen in combinations(tests, size)]
     return [

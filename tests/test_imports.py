@@ -22,7 +22,7 @@ PLUGIN = ROOT / "qconf" / "vllm_plugin.py"
 
 
 def imported(file: Path) -> Iterator[str]:
-    """Top-level packages that a file imports, at whatever place in it."""
+    """Yield the top-level packages that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)

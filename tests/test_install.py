@@ -1,4 +1,4 @@
-"""What ``make setup`` installs with: which machines it takes, how it shows progress, what it says of a failure."""
+"""``make setup``: the machines that it accepts, its progress display, and its message about a failure."""
 
 import importlib.util
 import os
@@ -85,7 +85,7 @@ def test_progress_without_a_terminal(install: ModuleType, capsys: pytest.Capture
 
 
 def test_a_failure_names_its_reason_and_the_log(tmp_path: Path) -> None:
-    """pip's own reason, here that no index may be asked."""
+    """The message has pip's own reason, here that no index may be used."""
     command = [sys.executable, str(SCRIPT), str(tmp_path / "venv"), "lock.txt"]
     quiet = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_CONFIG_FILE": os.devnull}
     (tmp_path / "lock.txt").write_text("nothing==1.0 --hash=sha256:" + 64 * "0")

@@ -1,4 +1,4 @@
-"""API keys: a file of them, and what a server with keys answers to whom."""
+"""API keys: their file, and what a server with keys answers to whom."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ ALICE, BOB = "alices-key-0123456789", "bobs-key-0123456789"
 
 
 class Clock:
-    """Time that tests move."""
+    """A clock that tests advance."""
 
     now = 0.0
 

@@ -45,14 +45,14 @@ def documents(text: str) -> Objects:
 
 
 def files(folder: Path) -> Objects:
-    """The manifests as they are written."""
+    """Return the manifests as they are written."""
     names = [file for file in sorted(folder.glob("*.yaml")) if file.name != "kustomization.yaml"]
     return documents("\n---\n".join(file.read_text(encoding="utf-8") for file in names))
 
 
 @cache
 def built(folder: Path) -> Objects:
-    """The manifests as kubectl sends them."""
+    """Return the manifests as kubectl sends them."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
     version = output("kubectl", "version", "--client", "--output=json")
@@ -101,7 +101,7 @@ def seconds(text: str) -> int:
 
 
 def amount(quantity: str | int) -> float:
-    """A quantity as a number; Kubernetes' schemas take any text for one."""
+    """Return a quantity as a number; Kubernetes' schemas accept any text."""
     match = re.fullmatch(r"(\d+)(m|Mi|Gi)?", str(quantity))
     assert match, quantity
     return int(match[1]) * {None: 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30}[match[2]]
@@ -109,7 +109,7 @@ def amount(quantity: str | int) -> float:
 
 @cache
 def answered() -> set[str]:
-    """Paths that the server answers to GET."""
+    """Return the paths that the server answers to GET."""
     app = create_app(
         cast(Serving, SimpleNamespace(monitor=SimpleNamespace(metrics=None), admission=None)), max_body_bytes=1024
     )
@@ -117,7 +117,7 @@ def answered() -> set[str]:
 
 
 def test_values_are_among_those_that_kubernetes_knows(objects: Objects) -> None:
-    """Those that no other test asks for; the schemas take any text."""
+    """Values that no other test checks; the schemas accept any text."""
     pod = pod_of(objects)
     assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
     toleration = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
@@ -212,7 +212,7 @@ def test_prometheus_scrapes_as_its_own_configuration_says(variant: str) -> None:
         {"port": "http", "path": "/metrics", "interval": every, "scrapeTimeout": within}
     ]
     assert "/metrics" in answered()
-    # Rules and dashboard ask for the job by this name.
+    # Rules and dashboard select the job by this name.
     (job,) = (each["job_name"] for each in prometheus["scrape_configs"])
     labels = objects[DEPLOYMENT]["spec"]["template"]["metadata"]["labels"]
     assert labels[monitor["spec"]["jobLabel"]] == job
@@ -248,7 +248,7 @@ def test_a_server_that_hangs_is_not_killed_at_once(objects: Objects) -> None:
 def test_running_requests_can_finish(objects: Objects) -> None:
     grace = pod_of(objects)["terminationGracePeriodSeconds"]
     assert grace >= Settings.model_fields["grace_seconds"].default + 10
-    # A hook before the stop would take of that time.
+    # A preStop hook would use up part of that time.
     assert "lifecycle" not in server_of(objects)
     assert grace == seconds(COMPOSE["server-gpu"]["stop_grace_period"])
 
@@ -259,7 +259,7 @@ def test_two_servers_never_share_a_gpu_or_a_volume(objects: Objects) -> None:
 
 
 def settings_of(server: Manifest, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """What the server understands of a container's variables and arguments."""
+    """Return the server's settings from a container's variables and arguments."""
     for name in [name for name in os.environ if name.startswith("QCONF_")]:
         monkeypatch.delenv(name)
     for variable in server["env"]:
@@ -386,7 +386,7 @@ def test_the_cpu_variant_needs_neither_gpu_nor_operator_nor_models() -> None:
 
 
 def test_patches_change_only_what_is_there() -> None:
-    """What a patch names is found, or kubectl would add it."""
+    """A patch names only what exists: kubectl would add the rest."""
     server = server_of(files(FOLDER / "gpu"))
     patch = server_of(files(FOLDER / "cpu"))
     assert patch["name"] == server["name"]

@@ -1,4 +1,4 @@
-"""How a server ends: asked to, or because its engine died."""
+"""The end of a server: on request, or because its engine died."""
 
 import socket
 import subprocess

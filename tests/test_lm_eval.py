@@ -83,7 +83,7 @@ TOKENIZER: dict[str, Any] = {"tokenizer": PAIR / "base", "tokenizer_backend": "h
 def harness(
     url: str, tasks: Path, out: Path, model: str, names: Sequence[str] = NAMES, **options: object
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Runs lm_eval; results by task, and samples by task."""
+    """Run lm_eval, and return results and samples by task."""
     arguments = {"model": model, "base_url": f"{url}/v1/completions", "num_concurrent": 4, "max_length": CONTEXT}
     done = subprocess.run(
         [
@@ -119,7 +119,7 @@ def bench(url: str, tasks: Path, out: Path, *options: str) -> Run:
 
 @pytest.fixture(scope="module")
 def plain(server_url: str, tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run without special tokens, which is how lm-eval scores unless told otherwise."""
+    """Return a run without special tokens, which is lm-eval's default."""
     return bench(server_url, tasks, tmp_path_factory.mktemp("plain") / "run", "--no-special-tokens")
 
 
@@ -142,7 +142,7 @@ def test_with_special_tokens(server_url: str, tasks: Path, tmp_path: Path) -> No
 
 
 def check(run: Run, model: str, tasks: Sequence[str], results: dict[str, Any], samples: dict[str, Any]) -> None:
-    """One pass for both models, against lm-eval's for one of them."""
+    """Compare one pass for both models with lm-eval's pass for one of them."""
     rows = {task: list(group) for task, group in groupby(run.items(), key=lambda row: row.task)}
     assert set(rows) == set(LEAVES)
     assert set(samples) == set(tasks)

@@ -1,4 +1,4 @@
-"""What a container's control group says, in the files of both versions."""
+"""The memory limit and OOM kills of a container's control group, in the files of both versions."""
 
 from pathlib import Path
 

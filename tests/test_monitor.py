@@ -1,4 +1,4 @@
-"""Live metrics without a server: counted as eval counts, kept over restarts, in formats that others read."""
+"""Live metrics without a server: the same numbers as eval's, kept over restarts, in formats that other tools read."""
 
 import os
 import shutil
@@ -79,7 +79,7 @@ def observation_of_an_item() -> Observation:
 
 
 def observations(run: Run, rng: np.random.Generator) -> list[Observation]:
-    """The run's items as a server would see them go by."""
+    """Return the run's items as a server would observe them."""
     choices = read_choices(run)
     answers = (choices.base, choices.quantized)
     truth = np.arange(choices.base.shares.shape[1]) == choices.labels[:, None]

@@ -46,14 +46,14 @@ def check_against_oracle(pair: TinyPair, dtype: str, *arguments: str) -> None:
 
 
 def close(column: list[float | None], want: torch.Tensor, tolerance: float | torch.Tensor) -> None:
-    """A reply's column equals what is expected; its first entry, which nothing predicts, is null."""
+    """Check that a reply's column is as expected; its first entry, which nothing predicts, is null."""
     assert column[0] is None
     excess = (torch.tensor(column[1:], dtype=torch.float64) - want).abs() - tolerance
     assert excess.max() <= 0, f"off by {excess.max():.2g} more than allowed at {int(excess.argmax()) + 1}"
 
 
 def check_top(model: dict[str, list[dict[str, list[float]]]], logprobs: torch.Tensor, sigma: float) -> None:
-    """The likeliest tokens are as likely as the oracle's; which they are may differ where two are as good as equal."""
+    """Check that the likeliest tokens are as likely as the oracle's; ids may differ where two are nearly equal."""
     assert model["top"][0] is None
     for position, top in enumerate(model["top"][1:]):
         argmax = model["argmax"][position + 1]
@@ -68,7 +68,7 @@ def check_top(model: dict[str, list[dict[str, list[float]]]], logprobs: torch.Te
 
 
 def _equal(logprobs: list[float]) -> int:
-    """How many of the likeliest tokens are exactly as likely as the likeliest."""
+    """Return how many of the likeliest tokens are exactly as likely as the first."""
     return sum(logprob == logprobs[0] for logprob in logprobs)
 
 
@@ -85,7 +85,7 @@ def test_group_size(tmp_path: Path, group_size: int) -> None:
 
 
 def test_tied_head_and_activation_order_without_effect(tmp_path: Path) -> None:
-    # With one group per output, activation order changes nothing; vLLM takes it in that case only.
+    # With one group per output, activation order changes nothing; vLLM accepts it only then.
     check_against_oracle(make_pair(tmp_path, "llama", -1, tied=True, desc_act=True), "bfloat16")
 
 

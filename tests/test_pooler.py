@@ -18,7 +18,7 @@ Logits = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 @pytest.fixture
 def head() -> Logits:
-    """Fixed projections of both halves of the hidden states."""
+    """Return fixed projections of both halves of the hidden states."""
     base, quantized = torch.randn(2, HIDDEN, VOCABULARY, generator=torch.Generator().manual_seed(0))
     return lambda hidden: (hidden[:, :HIDDEN] @ base, hidden[:, HIDDEN:] @ quantized)
 
@@ -35,7 +35,7 @@ class Request:
         self.start, self.top = start, top
 
     def expected(self, head: Logits) -> torch.Tensor:
-        """All its rows at once."""
+        """Return all rows of the request at once."""
         base, quantized = head(self.hidden[self.start : -1])
         rows, norm_base, norm_quantized = statistics(base, quantized, self.ids[self.start + 1 :])
         parts = [rows]
@@ -45,7 +45,7 @@ class Request:
 
 
 def step(pooler: TwinPooler, work: list[tuple[Request, int, int]]) -> list[torch.Tensor | None]:
-    """One step: for each request, its tokens from the first number to before the second."""
+    """Run one step: of each request, the tokens from the first number up to the second, exclusive."""
     requests = [request for request, _, _ in work]
     longest = max(len(request.ids) for request in requests)
     ids = torch.stack([torch.nn.functional.pad(request.ids, (0, longest - len(request.ids))) for request in requests])

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Watched:
-    """A server, and those who watch it."""
+    """A server, and the programs that watch it."""
 
     server: str
     prometheus: str
@@ -45,24 +45,24 @@ class Watched:
     folder: Path
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """What Prometheus answers now."""
+        """Return Prometheus' answer now."""
         reply = httpx.get(f"{self.prometheus}/api/v1/query", params={"query": expression}).json()
         assert reply["status"] == "success", (expression, reply)
         result: list[dict[str, Any]] = reply["data"]["result"]
         return result
 
     def number(self, expression: str) -> float:
-        """The only value of an expression; NaN where it has none."""
+        """Return the only value of an expression; NaN where it has none."""
         found = self.query(expression)
         assert len(found) <= 1, found
         return float(found[0]["value"][1]) if found else float("nan")
 
     def firing(self) -> set[str]:
-        """Names of the alerts that Prometheus has firing."""
+        """Return the names of the alerts that are firing."""
         return {each["metric"]["alertname"] for each in self.query('ALERTS{alertstate="firing"}')}
 
     def replay(self, name: str, items: list[dict[str, Any]]) -> None:
-        """Sends items with the bench, and waits until Prometheus has seen all."""
+        """Send items with the bench, and wait until Prometheus has counted all."""
         before = self.number("qconf_comparisons_total")
         bench(self.server, self.folder / name, items)
         wait_until(lambda: self.number("qconf_comparisons_total") == before + len(items), "all is scraped")
@@ -83,7 +83,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def demo_items() -> dict[str, list[dict[str, Any]]]:
-    """The demo's items by task."""
+    """Return the demo's items by task."""
     found = {}
     for file in sorted((TASKS).glob("*/items.jsonl")):
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -111,7 +111,7 @@ def answers(url: str) -> bool:
 
 
 def configured(folder: Path, server: str, alertmanager: str) -> Path:
-    """The shipped configuration with other addresses, a second between scrapes, and alerts that fire at once."""
+    """Return the shipped configuration with other addresses, a second between scrapes, and alerts that fire at once."""
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager.removeprefix("http://")]
@@ -132,7 +132,7 @@ def configured(folder: Path, server: str, alertmanager: str) -> Path:
 
 @pytest.fixture(scope="module")
 def watched(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """All of it running, after traffic like the reference."""
+    """Start all of it, and send traffic like the reference."""
     folder = tmp_path_factory.mktemp("watched")
     everything = [item for items in demo_items().values() for item in items]
     random.Random(0).shuffle(everything)
@@ -177,7 +177,7 @@ def test_traffic_like_the_reference_is_no_drift(watched: Watched) -> None:
 
 @pytest.fixture(scope="module")
 def shifted(watched: Watched) -> Watched:
-    """The same, after traffic of a single task."""
+    """Send traffic of a single task."""
     watched.replay("boolq", 2 * demo_items()["demo_boolq"])
     return watched
 

@@ -1,4 +1,4 @@
-"""The rules for Prometheus: valid, covered by promtool's own unit tests, and explained to whoever they wake."""
+"""The rules for Prometheus: valid, covered by promtool's unit tests, and explained in the runbook."""
 
 import re
 import shutil
@@ -32,7 +32,7 @@ RECORDED = [rule for rule in RULES if "record" in rule]
 
 
 def output(*command: str | Path) -> str:
-    """What a command prints, after checking that it succeeds."""
+    """Return a command's output, after checking that it succeeds."""
     run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert run.returncode == 0, run.stdout
     return run.stdout
@@ -79,12 +79,12 @@ def test_an_alert_says_what_to_do(alert: dict[str, Any]) -> None:
     page, _, anchor = alert["annotations"]["runbook_url"].partition("#")
     assert page == RUNBOOK
     assert anchor in anchors(RUNBOOK)
-    # A threshold is of use only with the value beside it; an alert about what is absent has none.
+    # A threshold needs the value next to it; an alert about missing data has no value.
     assert "$value" in alert["annotations"]["description"] or alert["alert"] == "QconfAbsent"
 
 
 def anchors(page: str) -> set[str]:
-    """Anchors of a page's headings, as GitHub makes them of single words."""
+    """Return the anchors of a page's headings, as GitHub makes them of single words."""
     return {heading.strip().lower() for heading in re.findall(r"^#+ (\w+)$", (ROOT / page).read_text(), re.MULTILINE)}
 
 
@@ -120,7 +120,7 @@ def test_a_recorded_value_is_named_by_convention_and_tested(rule: dict[str, Any]
 
 
 def names(expr: str) -> set[str]:
-    """Recorded values that an expression asks for."""
+    """Return the recorded values that an expression uses."""
     return set(re.findall(r"\binstance\w*:\w+:\w+", expr))
 
 
@@ -148,7 +148,7 @@ def test_comparisons_of_alerts_can_be_made_to_return_their_truth(tmp_path: Path)
 
 
 def truth(expr: str) -> str:
-    """The expression with every comparison as 0 or 1, so that it has a value wherever its data is there."""
+    """Return the expression with every comparison as 0 or 1, so that it has a value wherever it has data."""
     changed, comparisons = re.subn(r" (>=|==|>) (?=on \(|[0-9])", r" \1 bool ", expr)
     outside_selectors = re.sub(r"\{[^}]*\}", "", expr)
     assert comparisons == len(re.findall(r"[<>=!]=?", outside_selectors))

@@ -80,7 +80,7 @@ def quantized(
 
 
 def rounded(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Plain rounding to sixteen levels."""
+    """Round weights to sixteen levels."""
     groups: torch.Tensor = weight.float().reshape(len(weight), -1, group_size)
     scale = groups.abs().amax(-1, keepdim=True) / 7.5
     return ((groups / scale).round().clamp(-8, 7) * scale).flatten(1)
@@ -109,7 +109,7 @@ def test_weights_are_as_close_as_plain_rounding(model: Path, quantized: Path) ->
 
 
 def test_first_layer_output_is_closer_than_with_plain_rounding(model: Path, quantized: Path, text: str) -> None:
-    """What GPTQ minimizes: the error of a layer's output on the calibration text."""
+    """GPTQ minimizes the error of a layer's output on the calibration text."""
     before, after = load_file(model / "model.safetensors"), load_file(quantized / "model.safetensors")
     reference = LlamaForCausalLM.from_pretrained(model, dtype=torch.float32)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)

@@ -18,7 +18,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def weights(half: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint."""
+    """Return all tensors of a checkpoint."""
     return {name: tensor for file in half.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 

@@ -20,14 +20,14 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A good pair in folders base and quantized; tests spoil copies of it."""
+    """Make a good pair in the folders base and quantized; tests damage copies of it."""
     folder = tmp_path_factory.mktemp("pair")
     make_pair(folder, "llama")
     return folder
 
 
 def refusal(*arguments: str, loading: bool = False) -> str:
-    """What ``python -m server`` says when it refuses, after checking that it says it in one line.
+    """Return the one line that ``python -m server`` prints when it refuses.
 
     While weights are ``loading``, vLLM's process prints a traceback before.
     """

@@ -17,7 +17,7 @@ ITEMS = 1800
 
 
 def kill(server: LocalServer) -> None:
-    """SIGKILL to the server and the processes of its engine."""
+    """Send SIGKILL to the server and the processes of its engine."""
     parent = psutil.Process(server.process.pid)
     family = [*parent.children(recursive=True), parent]
     for process in family:

@@ -136,7 +136,7 @@ def test_a_target_that_is_a_text_and_an_index_is_what_agrees_with_acc(tmp_path: 
 
 
 def edited(folder: Path, **changes: Any) -> tuple[Path, Path]:
-    """Sample files of two models, of which the second was changed."""
+    """Write sample files of two models, of which the second was changed."""
     out = exported(folder, ANSWERED, dataclasses.replace(ANSWERED, doc_id=1))
     (base,), (quantized,) = ((out / model).glob("*.jsonl") for model in ("base", "quantized"))
     lines = [json.loads(line) | changes for line in quantized.read_text().splitlines()]
@@ -213,3 +213,8 @@ def test_a_target_that_is_not_a_text_is_refused(tmp_path: Path, target: Any) -> 
     base.write_text("".join(json.dumps(each | {"target": target}) + "\n" for each in samples(base.parent)))
     with pytest.raises(RunError, match=r"is not a log-likelihood sample: 'target': input should be a valid string"):
         import_samples(base, quantized, tmp_path / "again")
+
+
+def test_samples_that_cannot_be_written_are_an_error_of_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"cannot write .*/base/samples_a+_.*\.jsonl: File name too long"):
+        exported(tmp_path, dataclasses.replace(ANSWERED, task="a" * 300))

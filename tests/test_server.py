@@ -242,13 +242,13 @@ def test_models_health_docs_and_metrics(server_url: str) -> None:
 
 
 def series(url: str) -> set[str]:
-    """All series that the server itself exports."""
+    """Return all series that the server itself exports."""
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     return {line.rpartition(" ")[0] for line in lines if line.startswith("qconf_")}
 
 
 def counted(url: str, name: str) -> float:
-    """The value of a series."""
+    """Return the value of a series."""
     lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
     return float(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2])
 
@@ -261,7 +261,7 @@ def test_hostile_input_adds_no_series(server_url: str) -> None:
                 httpx.request(method, f"{server_url}{path}", json={"prompt": 7, seed: seed})
         for body in (b"", b"{", seed.encode(), b"\xff", b'{"prompt": "\\ud800"}'):
             httpx.post(f"{server_url}/compare", content=body)
-        # The server closes a connection whose body is too large, and its answer may be lost with what was on its way.
+        # The server closes a connection whose body is too large, and its answer may be lost with it.
         with contextlib.suppress(httpx.TransportError):
             httpx.post(f"{server_url}/compare", content=b"x" * (17 * 2**20))
         httpx.post(f"{server_url}/compare/batch", json={"requests": [{"prompt": "a", seed: 1}, {"prompt": [10**9]}]})
@@ -283,7 +283,7 @@ def test_what_is_counted(server_url: str) -> None:
     httpx.post(f"{server_url}/compare/batch", json={"requests": [{"prompt": "a"}, {}]})  # makes the series
     before = [counted(server_url, name) for name in names]
     prompt = [2 + i % 300 for i in range(100)]
-    # The prompt is given, so that its blocks are in the cache when the choices follow.
+    # The prompt is scored first, so its blocks are in the cache when the choices follow.
     entries = [{"prompt": prompt, "continuations": [[5, 6], [7]]}, {"prompt": "a", "label": 3}, {}]
     reply = httpx.post(f"{server_url}/compare/batch", json={"requests": entries}).json()["results"]
     after = [counted(server_url, name) for name in names]
@@ -301,7 +301,7 @@ def test_what_is_counted(server_url: str) -> None:
 
 
 def test_dropped_connection_aborts_its_work(server: LocalServer) -> None:
-    """A client that leaves is counted, and those after it do not wait for what it asked."""
+    """A client that leaves is counted, and later clients do not wait for its request."""
     entries = [{"prompt": [2 + (i + j) % 500 for j in range(400)]} for i in range(500)]
     body = json.dumps({"requests": entries}).encode()
     address = urlsplit(server.url)

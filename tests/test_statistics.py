@@ -19,7 +19,7 @@ Function = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """With torch.compile, which tests/conftest.py turns off."""
+    """Turn on torch.compile, which tests/conftest.py turns off."""
     with pytest.MonkeyPatch.context() as patch, torch._dynamo.config.patch(disable=False):
         patch.setenv("TORCHDYNAMO_DISABLE", "0")
         yield
@@ -27,13 +27,13 @@ def compiling() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=["as it is", "compiled"])
 def statistics(request: pytest.FixtureRequest) -> Iterator[Function]:
-    """The function, and what the engine makes of it."""
+    """Return the function, and the compiled function that the engine uses."""
     with compiling():
         yield plain if request.param == "as it is" else Compiled(plain)
 
 
 def logits(case: str, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two sets of logits whose distributions are related as the case says."""
+    """Return two sets of logits whose distributions are related as the case says."""
     base, noise = torch.randn(2, POSITIONS, vocabulary, generator=torch.Generator().manual_seed(vocabulary)).unbind()
     base = base * 2
     if case == "random":

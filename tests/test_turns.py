@@ -8,7 +8,7 @@ from server.scoring.turns import SHARED_SECONDS, SHORT_SECONDS, Origin, Turns
 
 
 class Work:
-    """Takes turns and notes who got one."""
+    """A client that takes turns and notes who got one."""
 
     def __init__(self, capacity: int) -> None:
         self.turns = Turns(capacity)

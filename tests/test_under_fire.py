@@ -1,4 +1,4 @@
-"""A real server with API keys: who gets in, what its log holds, clients that leave, and being stopped under load."""
+"""A real server with API keys: who is admitted, what is logged, clients that leave, and a stop under load."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""What is said of requests that cannot be, and that it is said once."""
+"""Errors of invalid requests: one message, and only once."""
 
 import json
 import re

@@ -39,12 +39,14 @@ def export_samples(run: Run, out: Path) -> list[Path]:
         raise RunError(f"{run.path} has no items of tasks to export")
     written = []
     for model in MODELS:
-        folder = out / model
-        folder.mkdir(parents=True)
         for task, rows in tasks.items():
-            path = folder / f"{PREFIX}{task}_{time}.jsonl"
+            path = out / model / f"{PREFIX}{task}_{time}.jsonl"
             lines = (json.dumps(sample, ensure_ascii=False) for row in rows for sample in _samples(row, model))
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            except OSError as exc:
+                raise RunError(f"cannot write {path}: {exc.strerror}") from exc
             written.append(path)
     return written
 

@@ -99,6 +99,8 @@ def render(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
     environment.filters |= {
         "percent": lambda value: number(value, True),
         "points": lambda value: signed(value, True),
+        # Names of tasks have no spaces at which a narrow screen could break them.
+        "breakable": lambda text: Markup("_<wbr>").join(text.split("_")),
         "prose": lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%"),
     }
     page = environment.get_template("report.html.j2")

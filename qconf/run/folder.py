@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qconf import __version__
 from qconf.run.columns import ITEM_SCHEMA, TOKEN_SCHEMA, ItemResult
-from qconf.wire import Both, ModelInfo, ServerInfo
+from qconf.wire import Both, ModelInfo, ServerInfo, problem
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -258,8 +258,8 @@ def read_manifest(folder: Path) -> Manifest:
             )
         return Manifest.model_validate(raw)
     except (ValueError, TypeError, KeyError) as exc:  # pydantic's errors are ValueErrors
-        problem = exc.errors()[0]["loc"] if isinstance(exc, ValidationError) else exc
-        raise RunError(f"{path} is not a manifest of a run: {problem}") from exc
+        reason = problem(exc.errors()).message if isinstance(exc, ValidationError) else exc
+        raise RunError(f"{path} is not a manifest of a run: {reason}") from exc
 
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:

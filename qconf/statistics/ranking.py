@@ -1,4 +1,4 @@
-"""How well confidence tells right answers from wrong ones, whatever it says about how many are right.
+"""How well confidence separates right answers from wrong ones, whether or not it is calibrated.
 
 Functions take ``confidence``, the model's confidence in its choice, and ``correct``, whether the choice was right, both
 of shape (items,). They raise ValueError as those of ``qconf.statistics.calibration``.

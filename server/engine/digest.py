@@ -1,4 +1,4 @@
-"""What tells one model from another: a digest of the files it was loaded from."""
+"""A digest of the files that a model was loaded from, which identifies it."""
 
 import hashlib
 import re

@@ -36,7 +36,7 @@ def preload_libraries() -> None:
 
 
 def _check_libnuma() -> None:
-    # Without it vLLM goes on, and fails minutes later because its C++ operators were never loaded.
+    # Without it vLLM continues, and fails minutes later because its C++ operators were never loaded.
     try:
         ctypes.CDLL("libnuma.so.1")
     except OSError as error:

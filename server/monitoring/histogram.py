@@ -38,7 +38,7 @@ class ArrayHistogram(Collector):
         self._sums[series] += values.sum(dtype=np.float64)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """For the registry. Signed histograms have no sum: it could fall, and Prometheus takes it for a counter."""
+        """Yield the histogram for the registry, without a sum if it is signed: Prometheus' sums must not fall."""
         names = None if self._label is None else [self._label[0]]
         family = HistogramMetricFamily(self._name, self._documentation, labels=names)
         bounds = [*map(str, self._bounds.tolist()), "+Inf"]

@@ -122,7 +122,7 @@ class Monitor:
             self._count()
         try:
             self._window.save()
-        except OSError as error:  # the next attempt may succeed, and answering goes on
+        except OSError as error:  # the next attempt may succeed; keep serving
             logger.warning("--state-dir cannot be written to: %s", error.strerror)
 
     async def keep(self) -> None:
