@@ -36,8 +36,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Hostile requests and files, in thousands.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mutants", type=int, default=5000, help="valid requests with random edits")
-    parser.add_argument("--examples", type=int, default=200, help="schemathesis: cases for each operation and phase")
-    parser.add_argument("--runs", type=int, default=20_000, help="atheris: runs for each reader")
+    parser.add_argument("--examples", type=int, default=150, help="schemathesis: cases for each operation and phase")
+    parser.add_argument("--runs", type=int, default=10_000, help="atheris: runs for each reader")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
