@@ -64,7 +64,7 @@ def serve(lateness: Path) -> None:
 
 
 async def note(file: Any) -> None:
-    """Write a line for every late beat: when, how late, and the processor time that the process took meanwhile."""
+    """Write a line for every late beat: when, how late, processor time of the process and of this thread meanwhile."""
     while True:
         due, computed, own = time.time() + BEAT_SECONDS, time.process_time(), time.thread_time()
         await asyncio.sleep(BEAT_SECONDS)

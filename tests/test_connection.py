@@ -5,6 +5,7 @@ import contextlib
 import errno
 import json
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -295,3 +296,16 @@ async def test_a_reply_comes_before_its_requests_body_is_read(connect: Open, clo
     await writer.drain()
     assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(b"HTTP/1.1 200")
     writer.close()
+
+
+async def test_a_client_that_is_gone_before_its_reply_leaves_no_traceback(
+    connect: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(20):
+        _, writer = await connect()
+        writer.write(b"POST /unread HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\nx")
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await writer.drain()
+        writer.transport.abort()
+    await asyncio.sleep(0.2)
+    assert "Traceback" not in caplog.text

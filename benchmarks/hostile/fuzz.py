@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import atheris
+import atheris  # type: ignore[import-untyped]
 
 with atheris.instrument_imports(include=["client", "qconf", "server", "tomllib"]):
     from benchmarks.hostile.readers import READERS, attempt

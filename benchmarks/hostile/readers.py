@@ -42,7 +42,24 @@ WHOLE = SAMPLE | {
     "metrics": ["word_perplexity"],
     "word_perplexity": [-9.5, 2],
 }
-VALUES = (None, True, -1, 1.5, 2**70, math.inf, math.nan, "", "x", "\ud800", "\x00", [], {}, [[]], [None], {"a": {}})
+VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    1.5,
+    2**70,
+    math.inf,
+    math.nan,
+    "",
+    "x",
+    "\ud800",
+    "\x00",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": {}},
+)
 
 DEEP = 100_000
 HAND_MADE = (

@@ -55,10 +55,20 @@ def _connections(process: psutil.Process, server: LocalServer) -> int:
     return sum(each.laddr.port == port and each.status != psutil.CONN_LISTEN for each in process.net_connections("tcp"))
 
 
-def longest_block(lateness: Path, since: float) -> float:
-    """Return the longest time in seconds in which the server's event loop did nothing else, since then.
+@dataclass(frozen=True)
+class Blocked:
+    """Longest times in seconds in which the event loop did nothing else.
 
-    A beat that is late while the process computed little waited for a processor, not for the server's code.
+    ``own``: processor time of the loop's own thread. ``late``: how late it was, at most the processor time of the whole
+    process, some of which may have been spent on other threads without keeping the loop from running.
     """
+
+    own: float
+    late: float
+
+
+def blocked(lateness: Path, since: float) -> Blocked:
+    """Return the longest blocks since then."""
     lines = [list(map(float, line.split())) for line in lateness.read_text().splitlines()]
-    return max((min(late, computed) for at, late, computed in lines if at > since), default=0.0)
+    beats = [(min(late, own), min(late, computed)) for at, late, computed, own in lines if at > since]
+    return Blocked(max((own for own, _ in beats), default=0.0), max((late for _, late in beats), default=0.0))

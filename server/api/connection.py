@@ -4,6 +4,7 @@ Tested on uvicorn 0.54.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
@@ -167,15 +168,16 @@ class Connection(HttpToolsProtocol):
 
     def _linger(self) -> bool:
         """Return whether the connection stays for a moment although it shall be closed."""
-        if self._draining or self.cycle is None or not self.cycle.more_body:
+        if self._draining or self.pipeline or self.cycle is None or not self.cycle.more_body:
             return False
         self._drain()
         return True
 
     def _drain(self) -> None:
         """Read on for a moment: closing a connection while its client still sends loses the reply too."""
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        with contextlib.suppress(OSError):  # the client may be gone already
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
         self._draining = True
         self.loop.call_later(DRAIN_SECONDS, self.transport.close)
 

@@ -1,6 +1,6 @@
 """Routes that other tools speak, with the fields that OpenAI and vLLM give them."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from qconf.wire import (
     DetokenizeReply,
@@ -31,21 +31,24 @@ async def models(serving: ServingDependency) -> ModelList:
     return serving.service.models
 
 
-@router.post("/tokenize", responses={**ERRORS, 200: {"links": LINKS}})
-async def tokenize(body: TokenizeRequest, request: Request, serving: ServingDependency) -> TokenizeReply:
+@router.post("/tokenize", response_model=TokenizeReply, responses={**ERRORS, 200: {"links": LINKS}})
+async def tokenize(body: TokenizeRequest, request: Request, serving: ServingDependency) -> Response:
     """Return the token ids of a text, and each token's own text."""
     service = serving.service
 
-    def split(tokenizer: PairTokenizer) -> TokenizeReply:
+    def split(tokenizer: PairTokenizer) -> str:
         ids = tokenizer.encode(body.prompt, body.add_special_tokens)
-        return TokenizeReply(
+        reply = TokenizeReply(
             count=len(ids),
             max_model_len=service.engine.info.max_model_len,
             tokens=ids,
             token_strs=tokenizer.texts(ids) if body.return_token_strs else None,
         )
+        # Here, because the event loop would be blocked for a second by a reply of a million tokens.
+        return reply.model_dump_json()
 
-    return await answered(request, serving, NOTHING, lambda _: service.tools_thread.run(split))
+    json = await answered(request, serving, NOTHING, lambda _: service.tools_thread.run(split))
+    return Response(json, media_type="application/json")
 
 
 @router.post("/detokenize", operation_id="detokenize", responses=ERRORS)
