@@ -66,6 +66,7 @@ async def serve(settings: Settings, listener: socket.socket) -> int:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        listen(listener)
         scheme = "http" if settings.ssl_certfile is None else "https"
         tasks = [
             asyncio.create_task(_report(server, listener, started, scheme)),
@@ -187,3 +188,12 @@ def bound_socket(settings: Settings) -> Iterator[socket.socket]:
         except OSError as error:
             raise StartError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
         yield listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Listen. The kernel lets two servers bind one address while neither listens: the second one to get here fails."""
+    try:
+        listener.listen()
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}") from error

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import uvicorn
+from pydantic_settings import CliApp
 from starlette.types import Receive, Scope, Send
 
 from server import serve
 from server.api import body_limit, connection
 from server.api.body_limit import BodyLimitMiddleware
 from server.api.connection import HEAD_BYTES, HEAD_LINES, Connection
+from server.errors import StartError
 from server.settings import Settings
 
 LARGE = 64 * 2**20
@@ -203,9 +205,14 @@ async def test_half_a_body_is_given_up_at_once(connect: Open, monkeypatch: pytes
     assert (await half_closed(connect, b"/", length=6))[0] == b""
 
 
+def settings(port: int) -> Settings:
+    """Settings for a port, as the command line gives them."""
+    return CliApp.run(Settings, ["--port", str(port)])
+
+
 def test_a_client_whose_machine_vanishes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "KEEPALIVE", {option: 1 for option in serve.KEEPALIVE})
-    with serve.bound_socket(Settings(port=0, engine_args=[])) as listener:
+    with serve.bound_socket(settings(0)) as listener:
         listener.listen()
         client = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
@@ -222,3 +229,13 @@ def test_a_client_whose_machine_vanishes_is_noticed(monkeypatch: pytest.MonkeyPa
             assert lost.value.errno in (errno.ECONNRESET, errno.ETIMEDOUT), (
                 "the connection was lost, not this test's time"
             )
+
+
+def test_of_two_servers_that_load_at_once_the_second_is_refused_in_a_sentence() -> None:
+    with (
+        serve.bound_socket(settings(0)) as first,
+        serve.bound_socket(settings(first.getsockname()[1])) as second,
+    ):
+        serve.listen(first)
+        with pytest.raises(StartError, match=r"cannot listen on 127\.0\.0\.1 port \d+: Address already in use"):
+            serve.listen(second)
