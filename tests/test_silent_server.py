@@ -56,7 +56,18 @@ async def test_clients_give_up(silent: str) -> None:
 def test_the_bench_gives_up(silent: str, tmp_path: Path) -> None:
     data = tmp_path / "items.jsonl"
     data.write_text('{"prompt": "?", "choices": ["a", "b"]}\n')
-    options = ["--url", silent, "--data", str(data), "--out", str(tmp_path / "run"), "--timeout", str(TIMEOUT), "--retries", "0"]
+    options = [
+        "--url",
+        silent,
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "run"),
+        "--timeout",
+        str(TIMEOUT),
+        "--retries",
+        "0",
+    ]
     command = [sys.executable, "-m", "client.bench", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
