@@ -52,11 +52,14 @@ def main() -> None:
 
 def report(server: LocalServer, name: str, fault: Callable[[], object]) -> None:
     """Bring the fault about while a batch is in flight, and print when its client was answered and the server gone."""
-    answered: list[tuple[float, int]] = []
+    answered: list[tuple[float, str]] = []
 
     def ask() -> None:
         reply = httpx.post(f"{server.url}/compare/batch", json=BATCH, timeout=STOP_SECONDS)
-        answered.append((time.monotonic(), reply.status_code))
+        failed = sum("error" in each for each in reply.json().get("results", []))
+        answered.append(
+            (time.monotonic(), f"{reply.status_code} with {failed} errors" if failed else str(reply.status_code))
+        )
 
     asking = threading.Thread(target=ask)
     asking.start()
