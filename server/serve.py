@@ -70,6 +70,8 @@ async def serve(settings: Settings, listeners: Sequence[socket.socket]) -> int:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        for listener in listeners:
+            listen(listener)
         scheme = "http" if settings.ssl_certfile is None else "https"
         tasks = [
             asyncio.create_task(_report(server, listeners, started, scheme)),
@@ -184,13 +186,14 @@ def bound_sockets(settings: Settings) -> Iterator[list[socket.socket]]:
     They listen only once the server is ready.
     """
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(_bound(settings.host, settings.port))]
+        sockets = [stack.enter_context(bound(settings.host, settings.port))]
         if settings.operations_port is not None:
-            sockets.append(stack.enter_context(_bound(settings.operations_host, settings.operations_port)))
+            sockets.append(stack.enter_context(bound(settings.operations_host, settings.operations_port)))
         yield sockets
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """Bind an address. StartError where that cannot be."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Accepted connections inherit it.
@@ -203,3 +206,12 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.close()
         raise StartError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     return listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Listen. The kernel lets two servers bind one address while neither listens: the second one to get here fails."""
+    try:
+        listener.listen()
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}") from error

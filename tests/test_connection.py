@@ -18,6 +18,7 @@ from server import serve
 from server.api import body_limit, connection
 from server.api.body_limit import BodyLimitMiddleware
 from server.api.connection import HEAD_BYTES, HEAD_LINES, Connection
+from server.errors import StartError
 
 LARGE = 64 * 2**20
 TCP_REPAIR = 19
@@ -238,7 +239,7 @@ async def test_half_a_body_is_given_up_at_once(connect: Open, monkeypatch: pytes
 
 def test_a_client_whose_machine_vanishes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "KEEPALIVE", {option: 1 for option in serve.KEEPALIVE})
-    with serve._bound("127.0.0.1", 0) as listener:
+    with serve.bound("127.0.0.1", 0) as listener:
         listener.listen()
         client = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
@@ -309,3 +310,13 @@ async def test_a_client_that_is_gone_before_its_reply_leaves_no_traceback(
         writer.transport.abort()
     await asyncio.sleep(0.2)
     assert "Traceback" not in caplog.text
+
+
+def test_of_two_servers_that_load_at_once_the_second_is_refused_in_a_sentence() -> None:
+    with (
+        serve.bound("127.0.0.1", 0) as first,
+        serve.bound("127.0.0.1", first.getsockname()[1]) as second,
+    ):
+        serve.listen(first)
+        with pytest.raises(StartError, match=r"cannot listen on 127\.0\.0\.1 port \d+: Address already in use"):
+            serve.listen(second)

@@ -124,5 +124,7 @@ async def test_a_queue_time_that_is_never_reported_is_not_awaited_for_ever(
     config: Any = SimpleNamespace(cache_config=SimpleNamespace(enable_prefix_caching=False, block_size=32))
     llm: Any = Silent()
     nothing: Any = None
-    rows = await TwinEngine(llm, config, nothing, QueueTimes(STALLED_SECONDS), Failure(tmp_path / "failure", 0)).score([1, 2, 3])
+    rows = await TwinEngine(llm, config, nothing, QueueTimes(STALLED_SECONDS), Failure(tmp_path / "failure", 0)).score(
+        [1, 2, 3]
+    )
     assert (len(rows.values), rows.computed_tokens, rows.queue_seconds) == (2, 3, 0.0)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from benchmarks.faults import engine_of
 from client import Client, ConnectionFailed
 from demo.local_server import STOP_SECONDS, LocalServer, ServerDidNotStart, running_server
 from tests.conftest import FIXTURES
@@ -129,13 +129,6 @@ def test_a_start_whose_numbers_are_not_those_of_an_earlier_start_is_refused(
         "qconf-server: error: the pair's numbers are not those of an earlier start: base_logprob of row 5"
     )
     assert last.endswith(f"(delete {file} to trust this start)")
-
-
-def engine_of(server: LocalServer) -> psutil.Process:
-    """Return the process of the engine."""
-    children = psutil.Process(server.process.pid).children()
-    (engine,) = [child for child in children if child.name().startswith("VLLM::EngineCor")]
-    return engine
 
 
 def test_an_engine_that_hangs_ends_the_server_and_one_that_pauses_does_not() -> None:

@@ -47,7 +47,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path, before: str | N
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
 
-    command = [sys.executable, "-m", "eval", "report", folder, "--out", page, "--resamples", "100"]
+    command = [sys.executable, "-m", "eval", "report", str(folder), "--out", str(page), "--resamples", "100"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, preexec_fn=limit)
     assert (done.returncode, done.stdout) == (64, "")
     assert done.stderr == f"error: cannot write {page}: File too large\n"
@@ -59,7 +59,18 @@ def test_verdicts_go_to_a_device(tmp_path: Path) -> None:
     folder = write(tmp_path / "run", items("piqa", 60, 1, noise=1))
     config = tmp_path / "gate.toml"
     config.write_text('[[rule]]\nstatistic = "accuracy"\nat_least = -1.0\n')
-    command = [sys.executable, "-m", "eval", "gate", folder, "--config", config, "--resamples", "100", "--junit"]
+    command = [
+        sys.executable,
+        "-m",
+        "eval",
+        "gate",
+        str(folder),
+        "--config",
+        str(config),
+        "--resamples",
+        "100",
+        "--junit",
+    ]
     done = subprocess.run([*command, "/dev/full"], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (64, "error: cannot write /dev/full: No space left on device\n")
     done = subprocess.run([*command, "/dev/stdout"], capture_output=True, text=True, timeout=120, check=False)

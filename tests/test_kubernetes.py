@@ -21,6 +21,8 @@ from pydantic_settings import CliApp
 from qconf import __version__
 from server.api.app import create_app
 from server.api.work import Serving
+from server.engine.engine import SHUTDOWN_SECONDS
+from server.serve import LATE_SECONDS
 from server.settings import Settings
 
 Manifest = dict[str, Any]
@@ -243,6 +245,12 @@ def test_a_server_that_hangs_is_not_killed_at_once(objects: Objects) -> None:
     probe = server_of(objects)["livenessProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 60
     assert probe["timeoutSeconds"] <= probe["periodSeconds"]
+
+
+def test_a_server_whose_engine_hangs_ends_by_itself_before_the_probe_kills_it(objects: Objects) -> None:
+    """It says why in its last line, which a killed one cannot; no longer answering, it has this time to end."""
+    probe = server_of(objects)["livenessProbe"]
+    assert probe["periodSeconds"] * (probe["failureThreshold"] - 1) > LATE_SECONDS + SHUTDOWN_SECONDS
 
 
 def test_running_requests_can_finish(objects: Objects) -> None:

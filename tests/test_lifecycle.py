@@ -9,6 +9,7 @@ import time
 import httpx
 import psutil
 
+from benchmarks.faults import engine_of
 from demo.local_server import STOP_SECONDS, running_server
 from tests.conftest import FIXTURES
 
@@ -41,9 +42,7 @@ def test_sigterm_finishes_running_work_and_exits_with_zero() -> None:
 
 def test_a_dead_engine_ends_the_server_with_an_error() -> None:
     with running_server(*PAIR) as server:
-        children = psutil.Process(server.process.pid).children()
-        (engine,) = [child for child in children if child.name().startswith("VLLM::EngineCor")]
-        engine.kill()
+        engine_of(server).kill()
         assert server.process.wait(STOP_SECONDS) == 1
         assert "the engine has died" in server.log.read_text()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 from rich.console import Console
 
-from client.api import AsyncClient, Client
+from client.api import DEFAULT_TIMEOUT, AsyncClient, Client
 from client.bench.corpora import write_corpora
 from client.bench.display.final import print_end, print_evaluation, print_heading, print_rules
 from client.bench.display.live import make_display
@@ -62,7 +62,7 @@ def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTran
     if not options.resume:
         check_target(options.out)
     make_until = _until(options)
-    with Client(options.url, retries=0, transport=transport) as client:
+    with Client(options.url, timeout=min(options.timeout, DEFAULT_TIMEOUT), retries=0, transport=transport) as client:
         served = client.models()
     models = _pair(served)
     # Outside of asyncio, which would delay Ctrl-C until the tasks are loaded.

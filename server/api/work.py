@@ -34,7 +34,7 @@ class Serving:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def _serving(request: Request) -> Serving:
+async def _serving(request: Request) -> Serving:  # a plain function would get a thread for each request
     serving: Serving = request.app.state.serving
     return serving
 

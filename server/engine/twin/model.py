@@ -104,7 +104,7 @@ def _loaded(model: nn.Module, prefix: str, weights: Iterable[tuple[str, torch.Te
             yield weight
 
     try:
-        names: set[str] = model.load_weights(named())
+        names: set[str] = model.load_weights(named())  # type: ignore[operator]  # models of vLLM have it
     except Exception as error:
         role, why = prefix.rstrip("."), str(error) or type(error).__name__
         raise ValueError(f"the checkpoint of the {role} model cannot be loaded at {reached}: {why}") from error
