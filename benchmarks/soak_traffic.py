@@ -40,7 +40,7 @@ BAD_BODIES = (
     b'{"prompt": [1, 2, 999999]}',
     b'{"prompt": "' + b"a " * 50_000 + b'"}',
     b'{"messages": [' + b"{}," * 5_000 + b"{}]}",
-    os.urandom(1000),
+    random.Random(0).randbytes(1000),
 )
 KILLED = """
 import socket, sys, time
