@@ -22,6 +22,10 @@ class Rate:
         if self._since is None:
             self._since = self._clock()
 
+    def pause(self) -> None:
+        """Leave out the time since the latest call: what is done in it says nothing of the rate."""
+        self._since = None
+
     def done(self, tokens: int, *, idle: bool) -> None:
         """Count finished tokens; ``idle`` says that nothing is left."""
         if self._since is not None:

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 from server.scoring.rate import Rate
 
 T = TypeVar("T")
-SHARED_SECONDS = 5.0
+SHARED_SECONDS = 30.0
 """After the latest single request that came in beside another client's work."""
 SHORT_SECONDS = 0.05
 MOST_KEYS = 10_000
@@ -83,11 +83,13 @@ class Turns:
         self._requests: dict[str, _Line[_Waiting]] = {}
 
     @property
+    def _shared(self) -> bool:
+        return self._clock() < self._shared_until
+
+    @property
     def _capacity(self) -> float:
         rate = self._rate.per_second
-        if rate is None or self._clock() >= self._shared_until:
-            return self._all
-        return min(self._all, SHORT_SECONDS * rate)
+        return min(self._all, SHORT_SECONDS * rate) if self._shared and rate is not None else self._all
 
     @asynccontextmanager
     async def turn(self, origin: Origin, cost: int) -> AsyncIterator[None]:
@@ -102,7 +104,11 @@ class Turns:
             yield
         finally:
             self._give_back(origin.client, cost)
-            self._rate.done(cost, idle=not self._used)
+            if self._shared and self._rate.per_second is not None:
+                # Short turns are less efficient. Measured, they would make themselves shorter and shorter.
+                self._rate.pause()
+            else:
+                self._rate.done(cost, idle=not self._used)
             self._grant()
 
     def _take(self, client: str, cost: int) -> None:
