@@ -140,7 +140,7 @@ async def test_short_turns_do_not_make_themselves_shorter() -> None:
         if number % 100 == 99:
             await small.end()
             if number < 900:
-                assert 40 <= 10 * (await granted(held) - number - 1) <= 60
+                assert 50 <= 10 * (await granted(held) - number - 1) <= 60
 
 
 async def test_clients_that_always_have_work_share_all_of_it() -> None:
