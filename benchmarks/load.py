@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import numpy as np
 import psutil
 
 from demo.local_server import LocalServer, running_server
@@ -125,12 +126,9 @@ async def ask(http: aiohttp.ClientSession, body: dict[str, Any], seen: Seen, *, 
 
 def request(number: int) -> dict[str, Any]:
     """Make an item of four choices; no two items are alike."""
-    rng = random.Random(number)
-
-    def ids(count: int) -> list[int]:
-        return [rng.randrange(5, VOCABULARY) for _ in range(count)]
-
-    return {"prompt": ids(60), "continuations": [ids(8) for _ in range(4)], "detail": "summary"}
+    ids = np.random.default_rng(number).integers(5, VOCABULARY, 60 + 4 * 8).tolist()
+    choices = [ids[start : start + 8] for start in range(60, len(ids), 8)]
+    return {"prompt": ids[:60], "continuations": choices, "detail": "summary"}
 
 
 def memory(server: LocalServer) -> float:

@@ -194,7 +194,8 @@ def bound_sockets(settings: Settings) -> Iterator[list[socket.socket]]:
 
 def bound(host: str, port: int) -> socket.socket:
     """Bind an address. StartError where that cannot be."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # asyncio sends without delay (TCP_NODELAY) only where the protocol is named.
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, proto=socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Accepted connections inherit it.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -312,6 +312,21 @@ async def test_a_client_that_is_gone_before_its_reply_leaves_no_traceback(
     assert "Traceback" not in caplog.text
 
 
+async def test_replies_are_sent_without_delay() -> None:
+    """Else the body waits until the client has acknowledged the head, 40 ms later."""
+    with serve.bound("127.0.0.1", 0) as listener:
+        undelayed = asyncio.get_running_loop().create_future()
+
+        async def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            undelayed.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+            await writer.wait_closed()
+
+        async with await asyncio.start_server(connected, sock=listener):
+            with socket.create_connection(listener.getsockname()):
+                assert await undelayed
+
+
 def test_of_two_servers_that_load_at_once_the_second_is_refused_in_a_sentence() -> None:
     with (
         serve.bound("127.0.0.1", 0) as first,

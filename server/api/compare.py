@@ -21,7 +21,7 @@ from server.api.work import Serving, ServingDependency, answered
 from server.errors import RequestError
 from server.monitoring.service_metrics import route_of
 from server.scoring.admission import Cost, about
-from server.scoring.service import Service, together
+from server.scoring.service import Service, together_within
 from server.scoring.turns import Origin
 
 router = APIRouter(route_class=BodyRoute)
@@ -42,12 +42,7 @@ async def compare_batch(body: BatchRequest, request: Request, serving: ServingDe
     entries = [_parse_entry(entry) for entry in body.requests]
     costs = [_cost(entry) for entry in entries if isinstance(entry, CompareRequest)]
     cost = Cost(sum(each.sequences for each in costs), sum(each.tokens for each in costs))
-    results = await answered(
-        request,
-        serving,
-        cost,
-        lambda origin: together(_answer(serving.service, entry, origin) for entry in entries),
-    )
+    results = await answered(request, serving, cost, lambda origin: _answers(serving.service, entries, origin))
     _count(serving, route_of(request.scope), results)
     parts = [_error_json(each) if isinstance(each, ErrorDetail) else each[0] for each in results]
     return _json(b'{"object":"list","results":[' + b",".join(parts) + b"]}")
@@ -64,6 +59,19 @@ def _parse_entry(entry: dict[str, Any]) -> CompareRequest | ErrorDetail:
         return CompareRequest.model_validate(entry)
     except ValidationError as error:
         return problem(error.errors())
+
+
+async def _answers(
+    service: Service, entries: list[CompareRequest | ErrorDetail], origin: Origin
+) -> list[Answer | ErrorDetail]:
+    # Begun all at once, a thousand would keep the event loop busy while others wait.
+    return await together_within(
+        service.begun_tokens,
+        (
+            (_cost(entry).tokens if isinstance(entry, CompareRequest) else 0, _answer(service, entry, origin))
+            for entry in entries
+        ),
+    )
 
 
 async def _answer(service: Service, entry: CompareRequest | ErrorDetail, origin: Origin) -> Answer | ErrorDetail:

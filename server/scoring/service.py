@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import copy
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from threading import Event
 from typing import Any, TypeVar
 
@@ -36,9 +38,29 @@ STEPS_AHEAD = 2
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Await all, and return their results in order; the first failure cancels the others and is raised."""
+    return await together_within(math.inf, ((0, each) for each in work))
+
+
+async def together_within(limit: float, work: Iterable[tuple[int, Coroutine[Any, Any, T]]]) -> list[T]:
+    """Do as ``together``, but begin the next only when the costs of those begun and not done are below a limit."""
+    begun = 0
+    done = asyncio.Event()
+
+    def end(cost: int, _: asyncio.Task[T]) -> None:
+        nonlocal begun
+        begun -= cost
+        done.set()
+
+    tasks = []
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in work]
+            for cost, each in work:
+                begun += cost
+                tasks.append(group.create_task(each))
+                tasks[-1].add_done_callback(partial(end, cost))
+                while begun >= limit:
+                    done.clear()
+                    await done.wait()
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from failures
     return [task.result() for task in tasks]
@@ -114,6 +136,8 @@ class Service:
         """For texts of any length, which no request to score has to wait for."""
         self._tokenizing = Turns(1)
         self._scoring = Turns(STEPS_AHEAD * info.step_tokens)
+        self.begun_tokens = 2 * STEPS_AHEAD * info.step_tokens
+        """Tokens of one batch that are begun: what the engine is given, and as much to be tokenized meanwhile."""
         self._cheapest = max(1, info.step_tokens // info.step_sequences)
         metrics.engine_up.set_function(lambda: float(engine.is_alive))
 

@@ -15,7 +15,7 @@ from server.scoring.rate import Rate
 T = TypeVar("T")
 SHARED_SECONDS = 30.0
 """After the latest single request that came in beside another client's work."""
-SHORT_SECONDS = 0.05
+SHORT_SECONDS = 0.03
 MOST_KEYS = 10_000
 """Clients whose use is remembered while a line lasts, before those that owe nothing are forgotten."""
 
@@ -69,46 +69,41 @@ class Turns:
     client fairly between requests. A turn begins while any unit is free, so that one larger than all of it fits.
 
     Where turns that were given cannot be taken back, a newcomer waits for them whatever comes next. So while single
-    requests come in beside another client's work, no more is given than is done in ``SHORT_SECONDS``.
+    requests come in beside another client's work, no client is given more than is done in ``SHORT_SECONDS``.
     """
 
     def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._all = capacity
+        self._capacity = capacity
         self._clock = clock
         self._rate = Rate(clock)
         self._shared_until = clock()
         self._used = 0
         self._held: Counter[str] = Counter()
         self._clients: _Line[str] = _Line()
+        self._aside: set[str] = set()
         self._requests: dict[str, _Line[_Waiting]] = {}
 
     @property
-    def _shared(self) -> bool:
-        return self._clock() < self._shared_until
-
-    @property
-    def _capacity(self) -> float:
-        rate = self._rate.per_second
-        return min(self._all, SHORT_SECONDS * rate) if self._shared and rate is not None else self._all
+    def _share(self) -> float | None:
+        """Units that one client may hold, None for all: while single requests come, and the rate is known."""
+        rate = self._rate.per_second if self._clock() < self._shared_until else None
+        return None if rate is None else SHORT_SECONDS * rate
 
     @asynccontextmanager
     async def turn(self, origin: Origin, cost: int) -> AsyncIterator[None]:
         """Wait for a turn and hold ``cost`` units during it."""
         if self._used and not self._held[origin.client] and origin.client not in self._requests:
             self._shared_until = self._clock() + SHARED_SECONDS
-        if self._requests or self._used >= self._capacity:
-            await self._wait(origin, cost)
-        else:
-            self._take(origin.client, cost)
+        await self._wait(origin, cost)
         try:
             yield
         finally:
             self._give_back(origin.client, cost)
-            if self._shared and self._rate.per_second is not None:
+            if self._share is None:
+                self._rate.done(cost, idle=not self._used)
+            else:
                 # Short turns are less efficient. Measured, they would make themselves shorter and shorter.
                 self._rate.pause()
-            else:
-                self._rate.done(cost, idle=not self._used)
             self._grant()
 
     def _take(self, client: str, cost: int) -> None:
@@ -121,6 +116,13 @@ class Turns:
         self._held[client] -= cost
         if not self._held[client]:
             del self._held[client]
+        if client in self._aside and not self._has_its_share(client):
+            self._aside.remove(client)
+            self._clients.push(client, client)
+
+    def _has_its_share(self, client: str) -> bool:
+        share = self._share
+        return share is not None and 0 < share <= self._held[client]
 
     async def _wait(self, origin: Origin, cost: int) -> None:
         waiting = _Waiting(origin, cost, asyncio.get_running_loop().create_future())
@@ -129,6 +131,7 @@ class Turns:
             line = self._requests[origin.client] = _Line()
             self._clients.push(origin.client, origin.client)
         line.push(origin.request, waiting, cost)
+        self._grant()
         try:
             await waiting.ready
         except asyncio.CancelledError:
@@ -138,8 +141,11 @@ class Turns:
             raise
 
     def _grant(self) -> None:
-        while self._requests and self._used < self._capacity:
+        while self._clients.entries and self._used < self._capacity:
             client = self._clients.pop()
+            if self._has_its_share(client):
+                self._aside.add(client)
+                continue
             line = self._requests[client]
             waiting = line.pop()
             if waiting.ready.cancelled():
