@@ -67,6 +67,16 @@ def test_every_reply_has_its_requests_id_and_headers_for_browsers(guarded: Local
     assert len(odd) == 32
 
 
+def test_a_connection_outlives_what_clients_keep_it_for(guarded: LocalServer) -> None:
+    """Five seconds is the default of httpx, and so of the openai package."""
+    with socket.create_connection((urlsplit(guarded.url).hostname, urlsplit(guarded.url).port)) as connection:
+        connection.settimeout(10)
+        for pause in (0, 7):
+            time.sleep(pause)
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(2**16).startswith(b"HTTP/1.1 200")
+
+
 def test_the_log_holds_neither_prompts_nor_keys(guarded: LocalServer) -> None:
     for body in (
         {"prompt": SECRET, "continuations": [SECRET]},
