@@ -166,6 +166,21 @@ class DetokenizeRequest(Request):
     model: str | None = Field(default=None, description=IGNORED)
 
 
+class ModelSize(Reply):
+    """What a model costs: bytes of all its tensors, and their bits for each weight of the base.
+
+    ``quantized_bits`` are stored for a quantized value, ``quantized_entropy`` are needed: the Shannon entropy of the
+    values' distribution. ``compression_ratio`` is of the quantized values (without any: the weights) and zlib, as they
+    are stored. The last two are of a sample of 16 MiB.
+    """
+
+    bytes: int
+    bits_per_weight: float
+    quantized_bits: int | None
+    quantized_entropy: float | None
+    compression_ratio: float
+
+
 class ModelInfo(Reply):
     """One model of the pair.
 
@@ -184,6 +199,7 @@ class ModelInfo(Reply):
     dtype: str
     quantization: str | None
     max_model_len: int
+    size: ModelSize | None = None
 
 
 class ServerInfo(Reply):

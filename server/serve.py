@@ -21,6 +21,7 @@ from server.api.work import Serving
 from server.engine.digest import model_digest
 from server.engine.interface import EngineInfo
 from server.engine.pair import Pair, read_pair
+from server.engine.size import model_sizes
 from server.errors import StartError
 from server.monitoring.monitor import Monitor, load_reference, make_state_folder
 from server.scoring.admission import Admission, Limits
@@ -138,6 +139,7 @@ async def _serving(settings: Settings, quotas: Quotas) -> AsyncIterator[tuple["T
 def model_list(pair: Pair, info: EngineInfo) -> ModelList:
     """Describe the two models, base first, and what serves them. Reads all weights, for their digests."""
     created = int(time.time())
+    sizes = model_sizes(pair)
     return ModelList(
         data=[
             ModelInfo(
@@ -150,8 +152,11 @@ def model_list(pair: Pair, info: EngineInfo) -> ModelList:
                 dtype=info.dtype,
                 quantization=checkpoint.quantization,
                 max_model_len=info.max_model_len,
+                size=size,
             )
-            for role, checkpoint in zip(MODELS, (pair.base, pair.quantized), strict=True)
+            for role, checkpoint, size in zip(
+                MODELS, (pair.base, pair.quantized), (sizes.base, sizes.quantized), strict=True
+            )
         ],
         server=ServerInfo(version=__version__, vllm=info.vllm_version, device=info.device),
     )

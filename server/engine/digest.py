@@ -5,8 +5,6 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
-
 from server.engine.pair import Checkpoint
 
 FILES = ("config.json", "*.safetensors")
@@ -15,21 +13,11 @@ SHA256 = re.compile("[0-9a-f]{64}")
 
 def model_digest(checkpoint: Checkpoint) -> str:
     """SHA-256 over the names and SHA-256 digests of the configuration and the weight files, in hexadecimal."""
-    folder = _folder(checkpoint)
+    folder = checkpoint.folder
     files = sorted({file for pattern in FILES for file in folder.glob(pattern)})
     with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
         lines = [f"{file.name} {digest}\n" for file, digest in zip(files, pool.map(_sha256, files), strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _folder(checkpoint: Checkpoint) -> Path:
-    folder = Path(checkpoint.name)
-    if folder.is_dir():
-        return folder
-    cached = try_to_load_from_cache(checkpoint.name, "config.json", revision=checkpoint.revision)
-    if not isinstance(cached, str):
-        raise FileNotFoundError(f"{checkpoint.name} was loaded, but is not in the hub's cache")
-    return Path(cached).parent
 
 
 def _sha256(file: Path) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from server.errors import StartError
@@ -39,6 +40,17 @@ class Checkpoint:
         """The name for clients: a hub name, or the end of a folder's path, the rest of which is not their business."""
         folder = Path(self.name)
         return "/".join(folder.resolve().parts[-2:]) if folder.is_dir() else self.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the files, in the hub's cache for a hub name; FileNotFoundError before they were loaded."""
+        folder = Path(self.name)
+        if folder.is_dir():
+            return folder
+        cached = try_to_load_from_cache(self.name, "config.json", revision=self.revision)
+        if not isinstance(cached, str):
+            raise FileNotFoundError(f"{self.name} was loaded, but is not in the hub's cache")
+        return Path(cached).parent
 
     @property
     def architectures(self) -> list[str]:
