@@ -58,14 +58,15 @@ def table(
 ) -> None:
     """Print the statistics of a run, most with 95 % intervals. Exit code 64: a run that cannot be analysed."""
     try:
-        analysis = analyse_run(read(run), floor=floor, seed=seed, resamples=resamples)
+        found = read(run)
+        analysis = analyse_run(found, floor=floor, seed=seed, resamples=resamples)
     except (EvalError, RunError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from exc
     if as_text:
         print(json.dumps(as_json(analysis), indent=2, allow_nan=False))
     else:
-        print_run(console(), analysis)
+        print_run(console(), found, analysis)
 
 
 @app.command()

@@ -27,6 +27,13 @@ MODELS: list[dict[str, Any]] = [
         "dtype": "bfloat16",
         "quantization": quantization,
         "max_model_len": 512,
+        "size": {
+            "bytes": 2_000_000 if quantization is None else 700_000,
+            "bits_per_weight": 16.0 if quantization is None else 5.6,
+            "quantized_bits": None if quantization is None else 4,
+            "quantized_entropy": None if quantization is None else 3.71,
+            "compression_ratio": 1.31 if quantization is None else 1.07,
+        },
     }
     for role, quantization in (("base", None), ("quantized", "gptq"))
 ]

@@ -21,6 +21,7 @@ from eval.report.plots.reliability import reliability_plot
 from eval.report.plots.routing import routing_plot
 from eval.report.provenance import provenance_tables
 from eval.report.sentences import brackets, findings, floor_note, items
+from eval.report.size import size_sentence, sizes
 from eval.report.tables import (
     FOREST,
     bucket_table,
@@ -173,8 +174,8 @@ def _items_view(run: Run, analysis: RunAnalysis, overall: Analysis) -> ItemsView
 
 
 def _reasons(run: Run, analysis: RunAnalysis) -> list[str]:
-    stopped = stopped_sentence(run.manifest)
-    return [*([stopped] if stopped else []), *sentences(analysis)]
+    stopped, both = stopped_sentence(run.manifest), sizes(run.manifest)
+    return [*([stopped] if stopped else []), *sentences(analysis), *([size_sentence(both)] if both else [])]
 
 
 def _subtitle(manifest: Manifest, analysis: RunAnalysis) -> str:

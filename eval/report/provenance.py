@@ -2,6 +2,7 @@
 
 from eval.analysis.run import RunAnalysis
 from eval.report.grid import Grid
+from eval.report.size import size_table, sizes
 from qconf.run.folder import Manifest
 
 
@@ -14,6 +15,7 @@ def provenance_tables(manifest: Manifest, analysis: RunAnalysis) -> list[Grid]:
         fields = ("root", "revision", "digest", "architecture", "dtype", "quantization", "max_model_len")
         tables += [
             Grid("Models", ["", "base", "quantized"], [[f, _shown(base[f]), _shown(quantized[f])] for f in fields]),
+            *([size_table(both)] if (both := sizes(manifest)) else []),
             Grid(
                 "Tasks and corpora",
                 ["name", "version", "few-shot", "items", "digest"],

@@ -9,6 +9,7 @@ from eval.report.format import bracket, change, number, p_value, signed
 from eval.report.grid import Grid
 from eval.report.paper import paper_rows
 from eval.report.sentences import items
+from eval.report.size import in_bytes, sizes
 from qconf.run.folder import Manifest, Run
 from qconf.statistics.intervals import Interval
 
@@ -76,6 +77,8 @@ def summary_table(names: Sequence[str], runs: Sequence[tuple[Run, RunAnalysis]])
     rows = [
         ["base", *(_model(run.manifest, "base") for run, _ in runs)],
         ["quantized", *(_model(run.manifest, "quantized") for run, _ in runs)],
+        ["weights", *(_weights(run.manifest) for run, _ in runs)],
+        ["bits per weight", *(_bits_per_weight(run.manifest) for run, _ in runs)],
         ["of", *(items(each.overall) if each.overall else "-" for each in analyses)],
         *([_delta_heading(name), *(_delta_cell(each.overall, name) for each in analyses)] for name in MAIN),
         *([HEADINGS[name][0], *(_pair_cell(each.overall, name) for each in analyses)] for name in MAIN_PAIR),
@@ -89,6 +92,16 @@ def summary_table(names: Sequence[str], runs: Sequence[tuple[Run, RunAnalysis]])
 
 def _model(manifest: Manifest, role: str) -> str:
     return getattr(manifest.subject.models, role).root if manifest.subject else "imported"
+
+
+def _weights(manifest: Manifest) -> str:
+    both = sizes(manifest)
+    return f"{in_bytes(both.quantized.bytes)} of {in_bytes(both.base.bytes)}" if both else "-"
+
+
+def _bits_per_weight(manifest: Manifest) -> str:
+    both = sizes(manifest)
+    return f"{both.quantized.bits_per_weight:.2f}" if both else "-"
 
 
 def _delta_heading(name: str) -> str:

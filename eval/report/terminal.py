@@ -13,23 +13,27 @@ from eval.report.sentences import (
     routing_sentence,
     temperature_sentence,
 )
+from eval.report.size import size_sentence, sizes
 from eval.report.tables import bucket_table, compared_table, corpus_tables, pair_table, task_table
+from qconf.run.folder import Run
 
 
-def print_run(console: Console, run: RunAnalysis) -> None:
-    """Print all tables of a run: all items, tasks, corpora, noise floor."""
-    if run.overall:
-        _print_items(console, run.overall)
-    if len(run.tasks) > 1:
-        _print_grids(console, [task_table(run)])
-    for name, corpus in run.corpora.items():
+def print_run(console: Console, run: Run, analysis: RunAnalysis) -> None:
+    """Print all tables of a run: all items, tasks, corpora, noise floor, sizes."""
+    if analysis.overall:
+        _print_items(console, analysis.overall)
+    if len(analysis.tasks) > 1:
+        _print_grids(console, [task_table(analysis)])
+    for name, corpus in analysis.corpora.items():
         _print_grids(console, corpus_tables(name, corpus))
-    if run.floor:
-        _print_grids(console, floor_tables(run.floor))
-        _print_text(console, floor_note(run.floor), "")
-    if run.unlabelled:
-        _print_text(console, f"{run.unlabelled} items without a label took no part.", "")
-    _print_text(console, brackets(run), style="dim")
+    if analysis.floor:
+        _print_grids(console, floor_tables(analysis.floor))
+        _print_text(console, floor_note(analysis.floor), "")
+    if both := sizes(run.manifest):
+        _print_text(console, size_sentence(both), "")
+    if analysis.unlabelled:
+        _print_text(console, f"{analysis.unlabelled} items without a label took no part.", "")
+    _print_text(console, brackets(analysis), style="dim")
 
 
 def _print_items(console: Console, overall: Analysis) -> None:
