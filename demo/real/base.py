@@ -12,15 +12,13 @@ from typing import Any
 def restore(gguf: Path, out: Path) -> None:
     """Write the dequantized weights, the configuration and the tokenizer of a GGUF file to the folder ``out``."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-    # transformers holds the dequantized weights for GGUF still, and would not save them.
-    model.is_quantized = False
-    model.hf_quantizer = None
-    del model.config.quantization_config
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
     tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".restoring-") as folder:
         partial = Path(folder) / out.name

@@ -48,8 +48,8 @@ class Chain:
     def stages(self) -> Iterator[Stage]:
         """Yield the stages in order; a model of the user's own needs no package."""
         options = self._options
-        given = Path(self._model) if options.model else self._base
-        model = [given] if options.model is None or given.is_dir() else []
+        # A model of the hub is known by its name only.
+        model = [Path(self._model)] if options.model is None or Path(self._model).is_dir() else []
         if options.model is None:
             yield Stage(
                 "fetch-model",
@@ -92,7 +92,7 @@ class Chain:
             [self._quantized],
             seconds=60 + 4 * options.samples,
             inputs=[*model, self._calibration],
-            options={"model": self._model, "samples": options.samples, "group_size": options.group_size},
+            options={"model": options.model, "samples": options.samples, "group_size": options.group_size},
         )
         yield Stage(
             "replay",
@@ -101,7 +101,7 @@ class Chain:
             [self._run],
             seconds=60 + 0.3 * options.limit * len(NAMES),
             inputs=[*model, self._quantized, self._tasks, self._corpus],
-            options={"model": self._model, "dtype": options.dtype},
+            options={"model": options.model, "dtype": options.dtype},
             resumable=True,
         )
         yield Stage(
@@ -128,7 +128,7 @@ class Chain:
         items = ["--tasks", GROUP, "--include-path", self._tasks, "--corpus", self._corpus]
         try:
             with running_server(*pair, log=log) as server:
-                failed = f"the replay did not finish, and the same command continues it (the server's output: {log})"
+                failed = f"the replay did not finish (the server's output: {log})"
                 call(failed, "client.bench", "--url", server.url, *items, "--out", self._run, "--resume")
         except ServerDidNotStart as error:
             reason = str(error).splitlines()[-1].removeprefix("qconf-server: error: ")
@@ -154,4 +154,4 @@ def call(failed: str, module: str, *arguments: object) -> None:
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code:
-        raise StageError(f"{failed}; the reason stands above")
+        raise StageError(f"{failed}; the reason is above")

