@@ -6,10 +6,14 @@ here by plain arithmetic, and nothing of the server is used. Exit code 1: a diff
 
 import argparse
 import json
+import os
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+# Read when torch loads: threads that wait by spinning are several times slower on cores shared with others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 TASK, CORPUS, WINDOW = "social_iqa", "corpus", 512
 # In float32 the engine and transformers differ in the order of sums only: of 30 layers, and of up to 512 positions.
-TOLERANCES = {"log-probability": 2e-3, "KL": 1e-3, "entropy": 2e-3}
-PER_WORD = 8
-"""Values of 4 bits in an int32."""
+TOLERANCES = {"log-probability": 5e-4, "KL": 2e-4, "entropy": 5e-4}
 
 
 class Differences:
@@ -47,7 +49,7 @@ class Differences:
         for name, largest in self._largest.items():
             tolerance = next(value for quantity, value in TOLERANCES.items() if quantity in name)
             held &= largest <= tolerance
-            print(f"{name:36} {self._count[name]:7,} values, largest difference {largest:.1e}, tolerated {tolerance:g}")
+            print(f"{name:37} {self._count[name]:7,} values, largest difference {largest:.1e}, tolerated {tolerance:g}")
         return held
 
 
@@ -84,16 +86,13 @@ def dequantized(folder: Path) -> dict[str, torch.Tensor]:
 
 def dequantized_layer(tensors: dict[str, torch.Tensor], layer: str) -> npt.NDArray[np.float32]:
     """Return scale x (level - zero) as (out, in): levels packed along in, zeros minus one packed along out."""
-    levels = tensors[f"{layer}.qweight"].numpy().view(np.uint32)
-    zeros = tensors[f"{layer}.qzeros"].numpy().view(np.uint32)
-    scales = tensors[f"{layer}.scales"].float().numpy()
+    shifts = np.arange(0, 32, 4, dtype=np.int32)
+    packed, packed_zeros = (tensors[f"{layer}.{part}"].numpy() for part in ("qweight", "qzeros"))
+    levels = (packed[:, None, :] >> shifts[:, None] & 15).reshape(-1, packed.shape[1])
+    zeros = (packed_zeros[:, :, None] >> shifts & 15).reshape(len(packed_zeros), -1) + 1
     group = tensors[f"{layer}.g_idx"].numpy()
-    weight = np.empty((len(group), levels.shape[1]), dtype=np.float32)
-    for row, of in enumerate(group):
-        level = levels[row // PER_WORD] >> np.uint32(4 * (row % PER_WORD)) & np.uint32(15)
-        shifts = np.uint32(4) * np.arange(PER_WORD, dtype=np.uint32)
-        zero = (zeros[of][:, None] >> shifts & np.uint32(15)).reshape(-1) + np.uint32(1)
-        weight[row] = scales[of] * (level.astype(np.float32) - zero.astype(np.float32))
+    scales = tensors[f"{layer}.scales"].float().numpy()
+    weight: npt.NDArray[np.float32] = scales[group] * (levels - zeros[group]).astype(np.float32)
     return np.ascontiguousarray(weight.T)
 
 
@@ -161,7 +160,7 @@ def main() -> int:
     parser.add_argument("--windows", type=int, default=20)
     args = parser.parse_args()
     run = args.work / "run"
-    models = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["models"]
+    models = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["subject"]["models"]
     for name, model in models.items():
         if model["dtype"] != "float32":
             parser.error(f"{run}: the {name} model was served in {model['dtype']}, expected float32")

@@ -34,7 +34,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_task_and_the_corpus_are_in_the_report(work: Path) -> None:
     manifest = json.loads((work / "run" / "manifest.json").read_text())
-    assert {task["name"]: task["items"] for task in manifest["tasks"] if task["name"] != "corpus"} == dict.fromkeys(
+    assert {task["name"]: task["items"] for task in manifest["subject"]["tasks"] if task["name"] != "corpus"} == dict.fromkeys(
         NAMES, 6
     )
     page = (work / "report.md").read_text()

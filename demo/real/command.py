@@ -25,7 +25,7 @@ def real(
             help="Local folder or hub name of a model to quantize.", show_default="SmolLM2-135M-Instruct of a package"
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Items of each task, drawn at random.", min=1)] = 300,
+    limit: Annotated[int, typer.Option(help="Items of each task, drawn at random.", min=1)] = 200,
     characters: Annotated[int, typer.Option(help="Length of the corpus.", min=4000)] = 100_000,
     samples: Annotated[int, typer.Option(help="Calibration sequences of 512 tokens.", min=1)] = 64,
     group_size: Annotated[int, typer.Option(help="Weights per scale of the quantized model.")] = 64,
