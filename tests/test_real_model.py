@@ -34,9 +34,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_task_and_the_corpus_are_in_the_report(work: Path) -> None:
     manifest = json.loads((work / "run" / "manifest.json").read_text())
-    assert {task["name"]: task["items"] for task in manifest["subject"]["tasks"] if task["name"] != "corpus"} == dict.fromkeys(
-        NAMES, 6
-    )
+    items = {task["name"]: task["items"] for task in manifest["subject"]["tasks"]}
+    assert items.pop("corpus") >= 3
+    assert items == dict.fromkeys(NAMES, 6)
     page = (work / "report.md").read_text()
     assert all(name in page for name in [*NAMES, "corpus"])
 
