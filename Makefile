@@ -4,12 +4,15 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo serve test image lint audit bench gpu-check demo-pair lock clean
+.PHONY: setup demo real serve test image lint audit bench gpu-check demo-pair lock clean
 
 setup: $(VENV)/.runtime  ## Install what serving, replaying and reporting need
 
 demo: setup  ## Serve the demo pair, replay its tasks, print the table
 	@$(BIN)/python -m demo.run
+
+real: $(VENV)/.dev  ## Quantize a real model and judge the result (MODEL names another than the package's); ARGS as demo.real --help
+	@$(if $(MODEL),HF_HUB_OFFLINE=0) $(BIN)/python -m demo.real $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 serve: setup  ## Serve the demo pair until Ctrl-C; ARGS goes to the server
 	$(BIN)/python -m server --demo $(ARGS)

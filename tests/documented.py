@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from client.bench.command import app as bench
 from client.results.command import app as results
+from demo.real.command import app as real
 from eval.command import app as evaluation
 from server.quantize.command import app as quantize
 from server.settings import Settings
@@ -33,7 +34,13 @@ FENCE = re.compile(r"^```(\S+)(.*)\n(?s:(.*?))^```$", re.MULTILINE)
 ATTRIBUTE = re.compile(r'\s([a-z-]+)="([^"]+)"')
 INLINE = re.compile(r"`((?:python -m|qconf-\w+|make) [^`]+)`")
 COMMENT = re.compile(r"(^|\s)#\s.*$", re.MULTILINE)
-TYPER = {"client.bench": bench, "client.results": results, "eval": evaluation, "server.quantize": quantize}
+TYPER = {
+    "client.bench": bench,
+    "client.results": results,
+    "demo.real": real,
+    "eval": evaluation,
+    "server.quantize": quantize,
+}
 
 
 @dataclass(frozen=True)
