@@ -177,7 +177,7 @@ def test_a_later_client_does_not_resume_a_journal_without_version(
 
 def served(**changes: Any) -> FakeServer:
     """Return a server with another pair or build."""
-    models = [MODELS[0], MODELS[1] | {"created": 99} | changes.get("quantized", {})]
+    models = [MODELS[0], MODELS[1] | {"created": 99, "size": None} | changes.get("quantized", {})]
     body = {"object": "list", "data": models, "server": SERVER | changes.get("server", {})}
     return FakeServer(lambda request: httpx.Response(200, json=body) if request.url.path == "/v1/models" else None)
 

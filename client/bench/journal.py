@@ -28,8 +28,8 @@ JOURNAL = "journal.jsonl"
 # The last version whose journals do not name it.
 UNNAMED = "0.1.0"
 KEPT = {*SCORES, "tokens"}
-# The server's start time does not affect what it serves.
-IGNORED = {"models": {"base": {"created"}, "quantized": {"created"}}}
+# The server's start time does not affect what it serves; the size is the digest's, as another zlib may measure it.
+IGNORED = {"models": {"base": {"created", "size"}, "quantized": {"created", "size"}}}
 
 
 class _Place(NamedTuple):
