@@ -1,8 +1,9 @@
 """``python -m benchmarks.soak``: whether the server ends where it began, after mixed traffic with faults.
 
 Many kinds of clients at once, well-behaved and not (``soak_traffic``). What the server holds is read after a warm-up,
-in which pools of threads and caches fill, and again after the traffic: resident memory, descriptors, threads, blocks of
-the KV cache, requests and sequences in flight. The exit code is 1 where one of them grew by more than its tolerance,
+in which pools of threads and caches fill, and again after each sixth of the traffic: resident memory of the server and
+of its engine, descriptors, threads, blocks of the KV cache, requests and sequences in flight. The exit code is 1 where
+one of them grew by more than its tolerance,
 where a reply had a status that its kind of client must not see, or where the probe's numbers changed.
 """
 
@@ -23,6 +24,7 @@ from benchmarks.soak_traffic import KEY, Seen, Traffic, write_keys
 from demo.local_server import LocalServer, running_server
 
 WARM_SHARE = 0.5
+PARTS = 6
 CACHE_BYTES = 2**26
 """Of the KV cache: every block has been used, and is resident, by the end of the warm-up."""
 PRIMITIVES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}
@@ -39,14 +41,15 @@ ENGINE_GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm
 class Held:
     """What the server and its engine hold: memory in MiB, descriptors, threads, work, the used share of KV blocks."""
 
-    memory: float
+    server_memory: float
+    engine_memory: float
     descriptors: float
     threads: float
     in_flight: float
     engine: float
 
 
-TOLERANCE = Held(memory=64, descriptors=2, threads=2, in_flight=0, engine=0)
+TOLERANCE = Held(server_memory=64, engine_memory=64, descriptors=2, threads=2, in_flight=0, engine=0)
 """Memory: allocators give back pages late, and how late depends on the last burst; a leak of 1 KiB per request would
 exceed it within the 30 minutes of a run by hand. Descriptors and threads: a connection that the kernel has not closed
 yet, a pool that grows by one more thread when it is first busy. Work and blocks: none."""
@@ -54,10 +57,9 @@ yet, a pool that grows by one more thread when it is first busy. Work and blocks
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one soak: before and after, what was seen, and what is wrong in sentences."""
+    """Of one soak: what was held before it and after each part, what was seen, and what is wrong in sentences."""
 
-    before: Held
-    after: Held
+    held: list[Held]
     seen: Seen
     wrong: list[str]
 
@@ -69,10 +71,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the order of clients and of their requests")
     options = parser.parse_args()
     outcome = run(options.seconds, options.seed)
-    print(f"{'':14}{'before':>10}{'after':>10}{'tolerance':>11}")
+    print(f"{'':14}{'before':>9}{'after each part':>{9 * PARTS}}{'tolerance':>11}")
     for each in fields(Held):
-        before, after, most = (getattr(held, each.name) for held in (outcome.before, outcome.after, TOLERANCE))
-        print(f"{each.name:14}{before:10.1f}{after:10.1f}{most:11.0f}")
+        readings = "".join(f"{getattr(held, each.name):9.1f}" for held in outcome.held)
+        print(f"{each.name:14}{readings}{getattr(TOLERANCE, each.name):11.0f}")
     for (kind, status), count in sorted(outcome.seen.statuses.items()):
         print(f"{kind:14}{status:>10}{count:10}")
     print(f"{outcome.seen.statuses.total()} clients; the probe's numbers: spread {outcome.seen.spread:.2g} nats")
@@ -104,17 +106,18 @@ async def soak(server: LocalServer, keys: Path, seconds: float, seed: int) -> Ou
     seen = Seen()
     traffic = Traffic(server.url, keys, seen, seed)
     await traffic.run(WARM_SHARE * seconds)
-    before = await settled(server)
-    await traffic.run(seconds)
-    after = await settled(server)
+    held = [await settled(server)]
+    for _ in range(PARTS):
+        await traffic.run(seconds / PARTS)
+        held.append(await settled(server))
     wrong = [f"unexpected: {each}" for each in seen.unexpected]
     for each in fields(Held):
-        grown = getattr(after, each.name) - getattr(before, each.name)
+        grown = getattr(held[-1], each.name) - getattr(held[0], each.name)
         if grown > getattr(TOLERANCE, each.name):
             wrong.append(f"{each.name} grew by {grown:.1f}")
     if seen.spread > SPREAD:
         wrong.append(f"the probe's numbers differ by {seen.spread:.2g} nats")
-    return Outcome(before, after, seen, wrong)
+    return Outcome(held, seen, wrong)
 
 
 async def settled(server: LocalServer) -> Held:
@@ -139,8 +142,10 @@ async def measured(server: LocalServer) -> Held:
     found = {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
     root = psutil.Process(server.process.pid)
     family = [root, *root.children(recursive=True)]
+    memory = [each.memory_info().rss / 2**20 for each in family]
     return Held(
-        memory=sum(each.memory_info().rss for each in family) / 2**20,
+        server_memory=memory[0],
+        engine_memory=sum(memory[1:]),
         descriptors=sum(each.num_fds() for each in family),
         threads=sum(each.num_threads() for each in family),
         in_flight=sum(found[name] for name in GAUGES),
