@@ -90,7 +90,7 @@ class Chain:
             "making the GPTQ twin with qconf-quantize",
             self._quantize,
             [self._quantized],
-            seconds=60 + 4 * options.samples,
+            seconds=30 + 5 * options.samples,
             inputs=[*model, self._calibration],
             options={"model": options.model, "samples": options.samples, "group_size": options.group_size},
         )
@@ -99,7 +99,7 @@ class Chain:
             "serving the pair and replaying tasks and corpus",
             self._replay,
             [self._run],
-            seconds=60 + 0.3 * options.limit * len(NAMES),
+            seconds=60 + 0.6 * options.limit * len(NAMES),
             inputs=[*model, self._quantized, self._tasks, self._corpus],
             options={"model": options.model, "dtype": options.dtype},
             resumable=True,
