@@ -153,7 +153,9 @@ def test_sigterm_finishes_running_work_and_exits_with_zero(container: Container)
         )
     )
     worker.start()
-    time.sleep(0.5)
+    while "qconf_requests_in_flight 1.0" not in httpx.get(f"{container.url}/metrics").text:
+        assert worker.is_alive()
+        time.sleep(0.05)
     started = time.monotonic()
     docker("stop", "--time=60", container.name)
     assert time.monotonic() - started < 60

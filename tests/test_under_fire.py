@@ -1,5 +1,7 @@
 """A real server with API keys: who is admitted, what is logged, clients that leave, and a stop under load."""
 
+import contextlib
+import http.client
 import json
 import socket
 import threading
@@ -69,12 +71,11 @@ def test_every_reply_has_its_requests_id_and_headers_for_browsers(guarded: Local
 
 def test_a_connection_outlives_what_clients_keep_it_for(guarded: LocalServer) -> None:
     """Five seconds is the default of httpx, and so of the openai package."""
-    with socket.create_connection((urlsplit(guarded.url).hostname, urlsplit(guarded.url).port)) as connection:
-        connection.settimeout(10)
+    with contextlib.closing(http.client.HTTPConnection(urlsplit(guarded.url).netloc, timeout=10)) as connection:
         for pause in (0, 7):
             time.sleep(pause)
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert connection.recv(2**16).startswith(b"HTTP/1.1 200")
+            connection.request("GET", "/health")
+            assert connection.getresponse().read() == b'{"status":"ok"}'
 
 
 def test_the_log_holds_neither_prompts_nor_keys(guarded: LocalServer) -> None:
