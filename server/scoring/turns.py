@@ -122,7 +122,7 @@ class Turns:
 
     def _has_its_share(self, client: str) -> bool:
         share = self._share
-        return share is not None and 0 < share <= self._held[client]
+        return share is not None and self._held[client] >= share
 
     async def _wait(self, origin: Origin, cost: int) -> None:
         waiting = _Waiting(origin, cost, asyncio.get_running_loop().create_future())
