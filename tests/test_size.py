@@ -24,7 +24,9 @@ def sizes(folder: Path, quantized: dict[str, torch.Tensor], config: dict[str, An
         save_file(tensors, folder / name / "model.safetensors")
     base = Checkpoint(str(folder / "base"), None, {}, None)
     twin = Checkpoint(str(folder / "quantized"), None, {"quantization_config": config}, None)
-    return model_sizes(Pair(base, twin, None)).quantized  # type: ignore[arg-type]
+    size = model_sizes(Pair(base, twin, None)).quantized  # type: ignore[arg-type]
+    assert size is not None
+    return size
 
 
 def levels(count: int) -> torch.Tensor:
@@ -33,6 +35,8 @@ def levels(count: int) -> torch.Tensor:
 
 def test_the_demo_pair_is_counted_as_its_files_say() -> None:
     both = model_sizes(read_pair(str(PAIR / "base"), str(PAIR / "quantized")))
+    assert both.base is not None
+    assert both.quantized is not None
     tensors = {role: load_file(PAIR / role / "model.safetensors") for role in ("base", "quantized")}
     weights = sum(each.numel() for each in tensors["base"].values())
     for role, size in (("base", both.base), ("quantized", both.quantized)):
@@ -108,3 +112,9 @@ def test_float8_counts_bytes(tmp_path: Path) -> None:
 def test_what_the_configuration_does_not_say_is_left_out(tmp_path: Path) -> None:
     size = sizes(tmp_path, {"a.qweight": torch.zeros(8, 8, dtype=torch.int32)}, {"quant_method": "new"})
     assert (size.quantized_bits, size.quantized_entropy) == (None, None)
+
+
+def test_weights_in_other_files_have_no_size(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(str(tmp_path), None, {}, None)
+    both = model_sizes(Pair(checkpoint, checkpoint, None))  # type: ignore[arg-type]
+    assert (both.base, both.quantized) == (None, None)

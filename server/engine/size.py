@@ -1,5 +1,6 @@
 """What a model costs: bytes, bits per weight, and how much of that is information. Read from its weight files."""
 
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,19 +46,21 @@ class _Tensor:
         return sample
 
 
-def model_sizes(pair: Pair) -> Both[ModelSize]:
-    """Measure both models; bits per weight are per weight of the base."""
+def model_sizes(pair: Pair) -> Both[ModelSize | None]:
+    """Measure both models; bits per weight are per weight of the base. None without weights in safetensors files."""
     base = list(_tensors(pair.base.folder))
     weights = sum(each.bytes // FLOATS.get(each.dtype, 1) for each in base)
-    return Both[ModelSize](
+    return Both[ModelSize | None](
         base=_size(base, weights, pair.base),
         quantized=_size(list(_tensors(pair.quantized.folder)), weights, pair.quantized),
     )
 
 
-def _size(tensors: list[_Tensor], weights: int, checkpoint: Checkpoint) -> ModelSize:
+def _size(tensors: list[_Tensor], weights: int, checkpoint: Checkpoint) -> ModelSize | None:
     quantized = [each for each in tensors if each.quantized]
     sampled = quantized or [each for each in tensors if len(each.shape) > 1]
+    if not (weights and sampled):
+        return None
     total = sum(each.bytes for each in sampled)
     samples = [each.sample(SAMPLE_BYTES * each.bytes // total) for each in sampled]
     data = np.concatenate(samples)
@@ -78,7 +81,8 @@ def _tensors(folder: Path) -> Iterator[_Tensor]:
             for name in weights.keys():  # noqa: SIM118, it is no mapping
                 described = weights.get_slice(name)
                 dtype, shape = described.get_dtype(), described.get_shape()
-                yield _Tensor(file, name, dtype, shape, _itemsize(dtype) * int(np.prod(shape)))
+                if count := math.prod(shape):
+                    yield _Tensor(file, name, dtype, shape, _itemsize(dtype) * count)
 
 
 def _itemsize(dtype: str) -> int:
