@@ -3,8 +3,8 @@
 Many kinds of clients at once, well-behaved and not (``soak_traffic``). What the server holds is read after a warm-up,
 in which pools of threads and caches fill, and again after each sixth of the traffic: resident memory of the server and
 of its engine, descriptors, threads, blocks of the KV cache, requests and sequences in flight. The exit code is 1 where
-one of them grew by more than its tolerance,
-where a reply had a status that its kind of client must not see, or where the probe's numbers changed.
+one of them grew by more than its tolerance, where a reply had a status that its kind of client must not see, or where
+the probe's numbers changed.
 """
 
 import argparse

@@ -31,8 +31,8 @@ from qconf.wire import CompareRequest, Comparison, ErrorDetail, ModelList, Token
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = 120.0
 CONNECT_TIMEOUT = 10.0
-# Every connection is kept: callers bound how many requests they have in flight. Idle ones are closed before the five
-# seconds after which uvicorn closes them, so that no request goes out on a dying connection.
+# Every connection is kept: callers bound how many requests they have in flight. Idle ones are closed before five
+# seconds, after which proxies and older servers close them, so that no request goes out on a dying connection.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=4.0)
 
 API_KEY = "QCONF_API_KEY"

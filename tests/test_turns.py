@@ -90,10 +90,7 @@ async def test_whoever_gives_up_leaves_no_trace() -> None:
 
 async def test_while_single_requests_come_less_is_given_ahead_of_them() -> None:
     clock = Clock()
-    turns = Turns(1000, clock)
-    for _ in range(40):  # at 1,000 a second
-        async with turns.turn(Origin("large", 0), 500):
-            clock.now += 0.5
+    turns = await measured(clock)
     most = 1000 * SHORT_SECONDS
 
     def ask(client: str, count: int, cost: int = 10) -> list[Held]:
@@ -123,10 +120,7 @@ async def test_while_single_requests_come_less_is_given_ahead_of_them() -> None:
 
 async def test_many_clients_with_little_work_each_lose_nothing() -> None:
     clock = Clock()
-    turns = Turns(1000, clock)
-    for _ in range(40):
-        async with turns.turn(Origin("large", 0), 500):
-            clock.now += 0.5
+    turns = await measured(clock)
     held = [Held(turns, Origin(str(number), 0), 20) for number in range(60)]
     assert await granted(held) == 50
     for each in held:
@@ -136,10 +130,7 @@ async def test_many_clients_with_little_work_each_lose_nothing() -> None:
 async def test_short_turns_do_not_make_themselves_shorter() -> None:
     """Turns that take twice as long for the same cost, as short ones may, do not change how much is given."""
     clock = Clock()
-    turns = Turns(1000, clock)
-    for _ in range(40):  # at 1,000 a second
-        async with turns.turn(Origin("large", 0), 500):
-            clock.now += 0.5
+    turns = await measured(clock)
     held = [Held(turns, Origin("large", 0), 10) for _ in range(1000)]
     await granted(held)
     for number, each in enumerate(held):
@@ -156,10 +147,7 @@ async def test_short_turns_do_not_make_themselves_shorter() -> None:
 async def test_clients_that_always_have_work_share_all_of_it() -> None:
     """Two large clients lose no throughput to short turns."""
     clock = Clock()
-    turns = Turns(1000, clock)
-    for _ in range(40):
-        async with turns.turn(Origin("a", 0), 500):
-            clock.now += 0.5
+    turns = await measured(clock)
     held = [Held(turns, Origin(client, 0), 10) for client in ("a", "b") for _ in range(200)]
     assert await granted(held) == 100
     clock.now += SHARED_SECONDS
@@ -177,6 +165,15 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+async def measured(clock: Clock) -> Turns:
+    """Return turns of 1,000 units that have seen 1,000 a second."""
+    turns = Turns(1000, clock)
+    for _ in range(40):
+        async with turns.turn(Origin("earlier", 0), 500):
+            clock.now += 0.5
+    return turns
 
 
 class Held:

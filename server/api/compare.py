@@ -20,7 +20,7 @@ from server.api.errors import ERRORS, unexpected
 from server.api.work import Serving, ServingDependency, answered
 from server.errors import RequestError
 from server.monitoring.service_metrics import route_of
-from server.scoring.admission import Cost, about
+from server.scoring.admission import NOTHING, Cost, about
 from server.scoring.service import Service, together_within
 from server.scoring.turns import Origin
 
@@ -40,9 +40,9 @@ async def compare(body: CompareRequest, request: Request, serving: ServingDepend
 async def compare_batch(body: BatchRequest, request: Request, serving: ServingDependency) -> Response:
     """Answer many comparisons, in order. A failed entry has its error in its place."""
     entries = [_parse_entry(entry) for entry in body.requests]
-    costs = [_cost(entry) for entry in entries if isinstance(entry, CompareRequest)]
+    costs = [_cost(entry) if isinstance(entry, CompareRequest) else NOTHING for entry in entries]
     cost = Cost(sum(each.sequences for each in costs), sum(each.tokens for each in costs))
-    results = await answered(request, serving, cost, lambda origin: _answers(serving.service, entries, origin))
+    results = await answered(request, serving, cost, lambda origin: _answers(serving.service, entries, costs, origin))
     _count(serving, route_of(request.scope), results)
     parts = [_error_json(each) if isinstance(each, ErrorDetail) else each[0] for each in results]
     return _json(b'{"object":"list","results":[' + b",".join(parts) + b"]}")
@@ -62,15 +62,12 @@ def _parse_entry(entry: dict[str, Any]) -> CompareRequest | ErrorDetail:
 
 
 async def _answers(
-    service: Service, entries: list[CompareRequest | ErrorDetail], origin: Origin
+    service: Service, entries: list[CompareRequest | ErrorDetail], costs: list[Cost], origin: Origin
 ) -> list[Answer | ErrorDetail]:
     # Begun all at once, a thousand would keep the event loop busy while others wait.
     return await together_within(
         service.begun_tokens,
-        (
-            (_cost(entry).tokens if isinstance(entry, CompareRequest) else 0, _answer(service, entry, origin))
-            for entry in entries
-        ),
+        ((cost.tokens, _answer(service, entry, origin)) for entry, cost in zip(entries, costs, strict=True)),
     )
 
 

@@ -16,7 +16,6 @@ from server.engine.pair import Checkpoint, Pair
 
 SAMPLE_BYTES = 2**24
 """Read of each model for entropy and compression, the same share of every tensor, from its middle."""
-FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 BYTES = {"I8", "U8", "F8_E4M3", "F8_E5M2"}
 WORDS = {"I32"}
 PACKED = ("qweight", "weight_packed")
@@ -28,6 +27,7 @@ class _Tensor:
     name: str
     dtype: str
     shape: list[int]
+    count: int
     bytes: int
 
     @property
@@ -49,7 +49,7 @@ class _Tensor:
 def model_sizes(pair: Pair) -> Both[ModelSize | None]:
     """Measure both models; bits per weight are per weight of the base. None without weights in safetensors files."""
     base = list(_tensors(pair.base.folder))
-    weights = sum(each.bytes // FLOATS.get(each.dtype, 1) for each in base)
+    weights = sum(each.count for each in base)
     return Both[ModelSize | None](
         base=_size(base, weights, pair.base),
         quantized=_size(list(_tensors(pair.quantized.folder)), weights, pair.quantized),
@@ -82,7 +82,7 @@ def _tensors(folder: Path) -> Iterator[_Tensor]:
                 described = weights.get_slice(name)
                 dtype, shape = described.get_dtype(), described.get_shape()
                 if count := math.prod(shape):
-                    yield _Tensor(file, name, dtype, shape, _itemsize(dtype) * count)
+                    yield _Tensor(file, name, dtype, shape, count, _itemsize(dtype) * count)
 
 
 def _itemsize(dtype: str) -> int:
