@@ -90,6 +90,17 @@ def log_lines(server: LocalServer) -> list[dict[str, object]]:
     return [json.loads(line) for line in server.log.read_text(encoding="utf-8").splitlines()]
 
 
+def request_lines(server: LocalServer, request_id: str, count: int) -> list[dict[str, object]]:
+    """The log's lines of a request, waited for: a line is written after the reply has gone."""
+    found: list[dict[str, object]] = []
+    for _ in range(100):
+        found = [line for line in log_lines(server) if line.get("request_id") == request_id]
+        if len(found) >= count:
+            break
+        threading.Event().wait(0.1)
+    return found
+
+
 def tokens(reply: Comparison) -> int:
     return reply.usage.prompt_tokens + reply.usage.continuation_tokens
 
@@ -114,7 +125,7 @@ def test_a_request_has_a_line_with_its_ids(server: LocalServer) -> None:
     assert httpx.post(f"{server.url}/compare", json=body, headers=headers, timeout=60).status_code == 200
     body = {"prompt": SECRET, "top_logprobs": -1}
     assert httpx.post(f"{server.url}/compare", json=body, headers=headers, timeout=60).status_code == 400
-    found = [line for line in log_lines(server) if line.get("request_id") == "order-7"]
+    found = request_lines(server, "order-7", 2)
     assert [(line["logger"], line["method"], line["route"], line["status"]) for line in found] == [
         ("server.access", "POST", "/compare", 200),
         ("server.access", "POST", "/compare", 400),
