@@ -3,7 +3,9 @@
 Open loop: requests are sent at their times whether or not earlier ones were answered, as many clients would. Capacity
 is measured first, closed loop. At each multiple of it: throughput of good answers as a share of capacity, refusals,
 failures, latency of good answers, the server's memory, and a fixed probe whose numbers must never change. The load
-comes from the same machine, and takes its part of the cores.
+comes from the same machine, and takes its part of the cores from the engine, which on a GPU has a device of its own:
+so good answers are also counted per second of processor time that the engine got, as a share of what they were per
+second at capacity.
 """
 
 import argparse
@@ -54,24 +56,28 @@ async def measure(server: LocalServer, loads: list[float], seconds: float) -> No
     numbers = itertools.count()
     async with aiohttp.ClientSession(server.url, connector=aiohttp.TCPConnector(limit=0)) as http:
         await closed(http, numbers, 5)
-        capacity = await closed(http, numbers, min(seconds, 20))
+        before = engine_seconds(server)
+        capacity, took = await closed(http, numbers, min(seconds, 20))
+        per_second = capacity * took / (engine_seconds(server) - before)
         print(f"capacity {capacity:.1f} requests/s, resident memory {memory(server):.0f} MiB")
         print(
-            f"{'load':>6}{'good/capacity':>15}{'200':>8}{'429':>8}{'other':>7}{'p50':>8}{'p99':>8}{'wait':>6}{'MiB':>7}"
+            f"{'load':>6}{'good/capacity':>15}{'per engine s':>14}{'200':>8}{'429':>8}{'other':>7}{'p50':>8}{'p99':>8}{'wait':>6}{'MiB':>7}"
         )
         everything: list[str] = []
         probes: set[str] = set()
         for load in loads:
+            before = engine_seconds(server)
             seen, took = await opened(http, numbers, load * capacity, seconds)
+            share = seen.statuses["200"] / (engine_seconds(server) - before) / per_second
             everything += seen.ids
             probes |= seen.probes
-            print(row(load, capacity, seen, took, memory(server)), flush=True)
+            print(row(load, capacity, seen, took, share, memory(server)), flush=True)
         assert len(everything) == len(set(everything)), "a request was answered twice"
         print(f"the probe's numbers: {len(probes)} version(s)")
 
 
-async def closed(http: aiohttp.ClientSession, numbers: "itertools.count[int]", seconds: float) -> float:
-    """Return the requests per second with a fixed number of them in flight."""
+async def closed(http: aiohttp.ClientSession, numbers: "itertools.count[int]", seconds: float) -> tuple[float, float]:
+    """Return the requests per second with a fixed number of them in flight, and for how many seconds."""
     until, done = time.perf_counter() + seconds, 0
 
     async def work() -> None:
@@ -84,7 +90,8 @@ async def closed(http: aiohttp.ClientSession, numbers: "itertools.count[int]", s
 
     started = time.perf_counter()
     await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
-    return done / (time.perf_counter() - started)
+    took = time.perf_counter() - started
+    return done / took, took
 
 
 async def opened(
@@ -137,7 +144,13 @@ def memory(server: LocalServer) -> float:
     return float(sum(each.memory_info().rss for each in [process, *process.children(recursive=True)])) / 2**20
 
 
-def row(load: float, capacity: float, seen: Seen, took: float, resident: float) -> str:
+def engine_seconds(server: LocalServer) -> float:
+    """Return the processor time of the engine's processes so far."""
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    return float(sum(sum(each.cpu_times()[:2]) for each in children))
+
+
+def row(load: float, capacity: float, seen: Seen, took: float, per_engine_second: float, resident: float) -> str:
     """Format one line of the table."""
     good, refused = seen.statuses["200"], seen.statuses["429"]
     other = seen.statuses.total() - good - refused
@@ -147,7 +160,7 @@ def row(load: float, capacity: float, seen: Seen, took: float, resident: float) 
     share = good / took / capacity
     if other:
         print({status: count for status, count in seen.statuses.items() if status not in ("200", "429")})
-    return f"{load:6.1f}{share:15.2f}{good:8}{refused:8}{other:7}{p50:7.2f}s{p99:7.2f}s{wait:5.1f}s{resident:7.0f}"
+    return f"{load:6.1f}{share:15.2f}{per_engine_second:14.2f}{good:8}{refused:8}{other:7}{p50:7.2f}s{p99:7.2f}s{wait:5.1f}s{resident:7.0f}"
 
 
 if __name__ == "__main__":

@@ -182,13 +182,13 @@ class ModelSize(Reply):
 
 
 class ModelInfo(Reply):
-    """One model of the pair.
+    """One model of those served.
 
-    ``id`` is its role; ``root`` is its hub name, or the end of its folder's path, ``digest`` a SHA-256 over its
-    configuration and weight files.
+    ``id`` is "base", or the name of a quantized variant, "quantized" by default; ``root`` is its hub name, or the end
+    of its folder's path, ``digest`` a SHA-256 over its configuration and weight files.
     """
 
-    id: Role
+    id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "qconf"
@@ -211,7 +211,7 @@ class ServerInfo(Reply):
 
 
 class ModelList(Reply):
-    """Reply of ``/v1/models``: always base, then quantized."""
+    """Reply of ``/v1/models``: the base, then its quantized variants, of which there is at least one."""
 
     object: Literal["list"] = "list"
     data: list[ModelInfo]
@@ -329,19 +329,31 @@ class Timing(Reply):
     total_ms: float
 
 
-class Comparison(Reply):
-    """Reply of ``/compare``. ``summary`` covers the continuations' tokens if there are any, else the prompt's."""
+class PairScores(Reply):
+    """What a request gives under the base and one quantized variant. ``summary`` covers the continuations' tokens if
+    there are any, else the prompt's."""
 
-    id: str
-    object: Literal["comparison"] = "comparison"
-    created: int
     models: Both[ModelInfo]
     prompt: TokenComparison | None = None
     continuations: list[Continuation] | None = None
     choice: Choice | None = None
     summary: Summary
+
+
+class Comparison(PairScores):
+    """Reply of ``/compare``: the scores under the base and the first quantized variant, and under ``variants``, by
+    name, those under the base and each of the others."""
+
+    id: str
+    object: Literal["comparison"] = "comparison"
+    created: int
+    variants: dict[str, PairScores] = Field(default_factory=dict)
     usage: Usage
     timing: Timing
+
+    def of(self, name: str) -> PairScores:
+        """Return the scores under the base and the variant of that name; KeyError where there is none."""
+        return self if self.models.quantized.id == name else self.variants[name]
 
 
 class ErrorDetail(Reply):
