@@ -244,7 +244,11 @@ class ModelTokens(Reply):
 
 
 class TokenComparison(Reply):
-    """Columns of both models over a sequence of tokens. ``kl`` is KL(base || quantized), ``reverse_kl`` the other."""
+    """Columns of both models over a sequence of tokens.
+
+    ``kl`` is KL(base || quantized), ``reverse_kl`` the other; ``total_variation`` is half the sum of |q - p| over the
+    vocabulary, from 0 to 1.
+    """
 
     tokens: list[str]
     token_ids: list[int]
@@ -253,6 +257,7 @@ class TokenComparison(Reply):
     kl: list[float | None]
     reverse_kl: list[float | None]
     js: list[float | None]
+    total_variation: list[float | None]
     agree: list[bool | None]
 
 
@@ -268,6 +273,7 @@ class Summary(Reply):
     max_kl: float | None
     mean_reverse_kl: float | None
     mean_js: float | None
+    mean_total_variation: float | None
     agreement: float | None
     perplexity: Both[float | None]
     mean_entropy: Both[float | None]

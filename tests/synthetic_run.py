@@ -80,6 +80,7 @@ def tokens(task: str, windows: int, each: int, seed: int) -> pa.Table:
     columns |= {name: rng.exponential(0.02, count) for name in ("kl", "reverse_kl", "js")}
     for name in ("base", "quantized"):
         columns |= {f"{name}_entropy": rng.random(count), f"{name}_confidence": rng.random(count)}
+    columns["total_variation"] = rng.random(count) / 10
     return pa.Table.from_pydict({name: np.asarray(columns[name]) for name in TOKEN_SCHEMA.names}, schema=TOKEN_SCHEMA)
 
 

@@ -40,7 +40,7 @@ def check_against_oracle(pair: TinyPair, dtype: str, *arguments: str) -> None:
                 close(prompt[model]["entropy"], getattr(want, f"{model}_entropy"), allowed[f"{model}_entropy"])
                 close(prompt[model]["confidence"], logprobs.max(-1).values.exp(), sigma)
                 check_top(prompt[model], logprobs, sigma)
-            for name in ("kl", "reverse_kl", "js"):
+            for name in ("kl", "reverse_kl", "js", "total_variation"):
                 close(prompt[name], getattr(want, name), allowed[name])
             assert min(prompt["kl"][1:]) > 0
 

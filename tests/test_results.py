@@ -123,6 +123,7 @@ TOKEN_COLUMNS = [
     ("kl", "float", False),
     ("reverse_kl", "float", False),
     ("js", "float", False),
+    ("total_variation", "float", True),
     ("base_entropy", "float", False),
     ("quantized_entropy", "float", False),
     ("base_confidence", "float", False),

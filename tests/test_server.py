@@ -209,7 +209,7 @@ def test_the_columns_of_the_prompt_can_be_left_out(server_url: str) -> None:
     whole, rest = compare(server_url, **request), compare(server_url, **request, score_prompt=False)
     assert rest["prompt"] is None
     assert len(whole["prompt"]["kl"]) == whole["usage"]["prompt_tokens"]
-    for name in ("kl", "js"):
+    for name in ("kl", "js", "total_variation"):
         assert rest["continuations"][0]["scores"][name] == pytest.approx(
             whole["continuations"][0]["scores"][name], abs=1e-4
         )

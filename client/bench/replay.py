@@ -256,6 +256,7 @@ def _token_columns(scored: Continuation, position: int) -> Tokens:
         "kl": scores.kl,
         "reverse_kl": scores.reverse_kl,
         "js": scores.js,
+        "total_variation": scores.total_variation,
     }
     return columns | _model_columns("base", scores.base) | _model_columns("quantized", scores.quantized)
 

@@ -265,10 +265,11 @@ def _corpus_rows(corpus: TokenAnalysis) -> list[tuple[str, str, str]]:
         ("KL(base ‖ quantized), mean", corpus.means["kl"], False),
         ("KL(quantized ‖ base), mean", corpus.means["reverse_kl"], False),
         ("JS, mean", corpus.means["js"], False),
+        ("total variation, mean", corpus.means.get("total_variation"), False),
         ("same likeliest token, %", corpus.means["same_top"], True),
         ("Δp of the token, mean, %", corpus.means["delta_p"], True),
         ("Δp, root mean square, %", corpus.rms_delta_p, True),
         *((f"KL, {label.replace('_', '.')}", each, False) for label, each in corpus.kl_quantiles.items()),
     ]
-    rows = [(heading, number(each.point, share), bracket(each, share)) for heading, each, share in intervals]
+    rows = [(heading, number(each.point, share), bracket(each, share)) for heading, each, share in intervals if each]
     return [*rows, ("KL, largest", number(corpus.max_kl, False), "")]

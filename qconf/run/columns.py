@@ -129,6 +129,7 @@ TOKEN_COLUMNS = {
     "kl": Column(SINGLE, "KL(base || quantized) of the distributions that predict the token"),
     "reverse_kl": Column(SINGLE, "KL(quantized || base)"),
     "js": Column(SINGLE, "Jensen-Shannon divergence"),
+    "total_variation": Column(SINGLE, "total variation, half the sum of |q - p|; null in runs of earlier versions"),
     "base_entropy": Column(SINGLE, "entropy of the base model's distribution"),
     "quantized_entropy": Column(SINGLE, "the same, quantized model"),
     "base_confidence": Column(SINGLE, "largest probability, base model"),
@@ -148,6 +149,6 @@ def _schema(columns: Mapping[str, Column], nullable: set[str]) -> pa.Schema:
 
 
 ITEM_SCHEMA = _schema(_ITEM_COLUMNS, _NULLABLE)
-TOKEN_SCHEMA = _schema(TOKEN_COLUMNS, set())
+TOKEN_SCHEMA = _schema(TOKEN_COLUMNS, {"total_variation"})
 SCORES = tuple(name for name, each in _ITEM_COLUMNS.items() if each.score)
 """Columns that a replay measures and its journal keeps. The others come from the task."""

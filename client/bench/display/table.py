@@ -75,10 +75,15 @@ CORPUS_ROWS: tuple[tuple[str, Callable[[CorpusSummary], str]], ...] = (
     ("... largest", lambda corpus: f"{corpus.max_kl:.6f}"),
     ("KL(quantized ‖ base), mean", lambda corpus: f"{corpus.mean_reverse_kl:.6f}"),
     ("JS, mean", lambda corpus: f"{corpus.mean_js:.6f}"),
+    ("total variation, mean", lambda corpus: _fine(corpus.mean_total_variation)),
     ("same likeliest token", lambda corpus: f"{100 * corpus.same_top:.2f} %"),
     ("Δp of the token, mean", lambda corpus: f"{100 * corpus.mean_delta_p:+.3f} %"),
     ("... root mean square", lambda corpus: f"{100 * corpus.rms_delta_p:.3f} %"),
 )
+
+
+def _fine(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6f}"
 
 
 def _number(value: float | None) -> str:
