@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from eval.analysis.floor import Floor, measure_floor
 from eval.analysis.items import Analysis, adjusted, analyse
@@ -48,14 +47,13 @@ def analyse_run(
     rng = np.random.default_rng(seed)
     choices = read_choices(run)
     labelled = choices.labelled
-    corpora = sorted(run.table.filter(pc.equal(run.table["kind"], "window"))["task"].unique().to_pylist())
     tasks = {name: labelled.of_task(name) for name in labelled.tasks}
     for name, items in tasks.items():
         if 0 < len(items) < FEWEST:
             raise EvalError(f"'{name}' of {run.path} has {len(items)} labelled items, expected {FEWEST} or more")
     measured = measure_floor(run, floor) if floor else None  # first, so that a wrong floor is reported at once
     analyses = {name: analyse(items, rng, resamples) for name, items in tasks.items() if len(items)}
-    if not analyses and not corpora:
+    if not analyses and not run.corpora:
         raise EvalError(f"{run.path} has no labelled multiple-choice items and no corpus: there is nothing to analyse")
     return RunAnalysis(
         path=str(run.path),
@@ -63,7 +61,7 @@ def analyse_run(
         tasks=analyses,
         adjusted=adjusted({name: each.tests for name, each in analyses.items()}),
         unlabelled=len(choices) - len(labelled),
-        corpora={name: analyse_tokens(run.path, name) for name in corpora},
+        corpora={name: analyse_tokens(run.path, name) for name in run.corpora},
         floor=measured,
         settings={"seed": seed, "resamples": resamples},
     )

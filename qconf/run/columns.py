@@ -15,8 +15,10 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-Kind = Literal["multiple_choice", "loglikelihood", "loglikelihood_rolling", "window"]
+Kind = Literal["multiple_choice", "loglikelihood", "loglikelihood_rolling", "window", "record", "trace"]
 """Kind of an item's requests."""
+OF_CORPORA: tuple[Kind, ...] = ("window", "record", "trace")
+"""Kinds of items whose tokens are in ``tokens.parquet``."""
 
 
 class Column(NamedTuple):
@@ -47,7 +49,7 @@ class ItemResult:
         Column(
             TEXT,
             "multiple_choice; loglikelihood: one continuation; loglikelihood_rolling: a whole text; "
-            "window: of a corpus",
+            "window: of a text; record: of token ids; trace: a record that is the base model's own greedy text",
         ),
     ]
     doc_hash: Annotated[str, Column(TEXT, "SHA-256 of the document, as in lm-eval's sample logs")]
@@ -121,8 +123,8 @@ class ItemResult:
 
 TOKEN_COLUMNS = {
     "task": Column(TEXT, "name of the file that holds the corpus"),
-    "doc_id": Column(INTEGER, "number of the window that the token was scored in"),
-    "position": Column(INTEGER, "position of the token in the corpus"),
+    "doc_id": Column(INTEGER, "number of the window, or of the record, that the token was scored in"),
+    "position": Column(INTEGER, "position of the token in the text; in a record, from its first scored token on"),
     "token_id": Column(INTEGER, "the token"),
     "base_logprob": Column(SINGLE, "log-probability of the token, base model"),
     "quantized_logprob": Column(SINGLE, "the same, quantized model"),
