@@ -387,11 +387,15 @@ class DetokenizeReply(Reply):
 
 
 class TokenizerInfo(Reply):
-    """What a client must know to build prompts of its own."""
+    """What a client must know to build prompts of its own.
+
+    The base model ends its texts with one of ``eos_token_ids``.
+    """
 
     tokenizer_class: str
     bos_token: str | None
     eos_token: str | None
+    eos_token_ids: list[int]
     pad_token: str | None
     unk_token: str | None
     chat_template: str | None

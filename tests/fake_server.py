@@ -41,6 +41,7 @@ TOKENIZER = {
     "tokenizer_class": "Fake",
     "bos_token": None,
     "eos_token": "$",
+    "eos_token_ids": [36],
     "pad_token": None,
     "unk_token": None,
     "chat_template": None,
