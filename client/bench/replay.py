@@ -71,10 +71,11 @@ async def replay(
     ``on_outcome`` ends the replay and cancels the requests in flight.
     """
     sender, queue = _Sender(client, models, options), iter(items)
-    await _together(_work(sender, queue, on_outcome) for _ in range(options.concurrency))
+    await together(_work(sender, queue, on_outcome) for _ in range(options.concurrency))
 
 
-async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all, and return their results in order; the first failure cancels the others and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(each) for each in work]
@@ -100,7 +101,7 @@ async def _work(sender: "_Sender", queue: Iterator[Item], on_outcome: Callable[[
 async def _score(sender: "_Sender", item: Item) -> Outcome:
     if item.window:
         windows = sender.cut(item.window)
-        replies = await _together(sender.window(window, detail="tokens") for window in windows)
+        replies = await together(sender.window(window, detail="tokens") for window in windows)
         columns = [_token_columns(reply, each.position) for reply, each in zip(replies, windows, strict=True)]
         return Outcome(_row(item, [_Scores.joined(replies)]), _joined(columns))
     if item.kind == "loglikelihood_rolling":
@@ -174,7 +175,7 @@ class _Sender:
                 RollingWindows.made_for(self._client, self._options.max_length, self._options.add_special_tokens)
             )
         windows = await (await self._rolling).of(self._client, text)
-        return await _together(self.window(window, detail="summary") for window in windows)
+        return await together(self.window(window, detail="summary") for window in windows)
 
     async def _compare(self, expected: int, **fields: Any) -> list[Continuation]:
         async with self._slots:
