@@ -199,8 +199,8 @@ def test_a_run_of_an_earlier_version_has_no_total_variation(tmp_path: Path) -> N
     assert read["total_variation"].null_count == len(table)
     found = analyse_tokens(run, "text")
     assert found.means == {name: each for name, each in before.means.items() if name != "total_variation"}
-    assert "total variation" not in str(corpus_tables("text", found))
-    assert "total variation" in str(corpus_tables("text", before))
+    assert "total variation" not in str(corpus_tables("text", found, None))
+    assert "total variation" in str(corpus_tables("text", before, None))
 
 
 def test_one_window_has_no_interval(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from eval.analysis.floor import Floor, measure_floor
 from eval.analysis.items import Analysis, adjusted, analyse
 from eval.analysis.tokens import TokenAnalysis, analyse_tokens
+from eval.analysis.traces import TraceAnalysis, analyse_traces
 from qconf.run.choices import Choices, EvalError, read_choices
 from qconf.run.folder import Run, read_run
 from qconf.statistics.bootstrap import RESAMPLES
@@ -20,8 +21,8 @@ FEWEST = 3
 class RunAnalysis:
     """``overall`` pools the items of all tasks; None without labelled items. ``unlabelled`` items take no part.
 
-    ``adjusted`` has the tasks' p-values after Holm's adjustment, by test and task; ``settings`` what must be the same
-    to get the same numbers.
+    ``adjusted`` has the tasks' p-values after Holm's adjustment, by test and task; ``traces`` the corpora that are the
+    base model's own greedy texts; ``settings`` what must be the same to get the same numbers.
     """
 
     path: str
@@ -30,6 +31,7 @@ class RunAnalysis:
     adjusted: dict[str, dict[str, float]]
     unlabelled: int
     corpora: dict[str, TokenAnalysis]
+    traces: dict[str, TraceAnalysis]
     floor: Floor | None
     settings: dict[str, int]
 
@@ -62,6 +64,7 @@ def analyse_run(
         adjusted=adjusted({name: each.tests for name, each in analyses.items()}),
         unlabelled=len(choices) - len(labelled),
         corpora={name: analyse_tokens(run.path, name) for name in run.corpora},
+        traces={name: analyse_traces(run.path, name) for name in run.corpora if run.is_trace(name)},
         floor=measured,
         settings={"seed": seed, "resamples": resamples},
     )

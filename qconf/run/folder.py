@@ -161,6 +161,11 @@ class Run:
         rows = self.table.filter(pc.is_in(self.table["kind"], pa.array(OF_CORPORA)))
         return sorted(rows["task"].unique().to_pylist())
 
+    def is_trace(self, corpus: str) -> bool:
+        """Return whether the texts of a corpus are the base model's own greedy texts."""
+        kinds = self.table.filter(pc.equal(self.table["task"], corpus))["kind"]
+        return bool(pc.all(pc.equal(kinds, "trace")).as_py())
+
     def items(self) -> list[ItemResult]:
         """Return the rows, one by one. Code that works on columns should use ``table``."""
         return [ItemResult(**row) for row in self.table.to_pylist()]

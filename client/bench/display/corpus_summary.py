@@ -3,11 +3,13 @@
 import math
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from qconf.run.traces import Traces
 
 DIVERGENCES = ("kl", "reverse_kl", "js", "total_variation")
 COLUMNS = ("base_logprob", "quantized_logprob", *DIVERGENCES, "base_argmax", "quantized_argmax")
@@ -20,7 +22,9 @@ class CorpusSummary:
 
     ``perplexity_ratio`` is quantized over base; ``same_top`` the share of positions at which both models have the same
     likeliest token; Δp the probability of the actual token under the quantized model minus the one under the base.
-    Runs of earlier versions have no ``mean_total_variation``.
+    Runs of earlier versions have no ``mean_total_variation``. The last three are of the base model's own greedy texts
+    (``qconf.run.traces``): the share of divergent tokens, the mean position of a text's first one, and the share of
+    texts without any.
     """
 
     tokens: int
@@ -37,6 +41,9 @@ class CorpusSummary:
     mean_delta_p: float
     rms_delta_p: float
     mean_total_variation: float | None = None
+    divergent: float | None = None
+    first_divergent: float | None = None
+    identical: float | None = None
 
 
 def summarize(batches: Iterable[Mapping[str, npt.NDArray[Any]]]) -> CorpusSummary:
@@ -64,6 +71,16 @@ def summarize(batches: Iterable[Mapping[str, npt.NDArray[Any]]]) -> CorpusSummar
         mean_delta_p=delta_p,
         rms_delta_p=math.sqrt(squared_delta_p),
         mean_total_variation=variation,
+    )
+
+
+def with_traces(summary: CorpusSummary, traces: Traces) -> CorpusSummary:
+    """Return the summary with the figures of the base model's greedy texts."""
+    return replace(
+        summary,
+        divergent=float(traces.divergent.sum() / traces.tokens.sum()),
+        first_divergent=float(traces.agreed.mean()),
+        identical=float((traces.divergent == 0).mean()),
     )
 
 
