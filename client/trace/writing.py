@@ -72,7 +72,7 @@ def write_trace(options: TraceOptions, say: Say, transport: httpx.MockTransport 
     with Client(options.url, timeout=min(options.timeout, DEFAULT_TIMEOUT), retries=0, transport=transport) as client:
         limits = Limits(_base(client.models()), client.tokenizer_info().eos_token_ids, options.max_tokens)
     with Lines(options.out, f"the trace {options.out}") as lines:
-        records = list(_past(options.out, lines.read(), limits))
+        records = list(past_records(options.out, lines.read(), limits))
         _Session(options, limits, lines, records, _Progress(len(prompts), say)).run(prompts, transport)
     say(f"{len(records)} texts of {sum(len(record.token_ids) for record in records)} tokens in {options.out}")
 
@@ -144,7 +144,7 @@ class _Session:
         return f"{why}; {kept}: run the same command with --resume to continue"
 
 
-def _past(path: Path, lines: Iterable[tuple[Any, Any]], limits: Limits) -> Iterator[Record]:
+def past_records(path: Path, lines: Iterable[tuple[Any, Any]], limits: Limits) -> Iterator[Record]:
     """Yield the records of earlier sessions. RunError where this session would have written other ones."""
     for number, (_, line) in enumerate(lines, 1):
         place = f"{path}, line {number}"
