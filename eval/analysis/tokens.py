@@ -77,13 +77,13 @@ class TokenBucket:
 class TokenAnalysis:
     """A corpus under both models; logarithms are natural, intervals are clustered by window.
 
-    Runs of earlier versions have no total variation: it is absent from ``means``.
     ``same_top`` is the share of places where both models have the same likeliest token, Δp the probability of the token
     that is there under the quantized model less that under the base. ``kl_quantiles`` has median, 90th, 99th and 99.9th
     percentile, with Woodruff's intervals. ``disagreement_trend`` is Cochran-Armitage over the buckets of base
     confidence: negative where the likeliest tokens differ where the base model is unsure; its p takes tokens for
     independent, which within a window they are not quite. It only describes: any noise has such a trend, and the
-    null of ``eval.analysis.null`` needs log-odds between tokens, which the file does not hold.
+    null of ``eval.analysis.null`` needs log-odds between tokens, which the file does not hold. ``means`` of runs of
+    earlier versions lack ``total_variation``.
     """
 
     tokens: int
