@@ -24,6 +24,7 @@ from qconf.demo import PAIR
 from qconf.wire import Comparison, ErrorDetail, TokenComparison
 
 DEMO = "demo"
+DIVERGENCES = ("kl", "reverse_kl", "js", "total_variation")
 TAIL = 45
 """Tokens at the end of the longest sequence that are also scored after the others are cached. The others do not fill a
 whole number of the cache's blocks: otherwise the cache would hold the row that predicts the first token of the tail."""
@@ -141,7 +142,7 @@ def check_itself(setting: Setting, find: Find, arguments: list[str], record: Rec
     with serving(setting, itself, [*arguments, "--allow-unquantized"], record) as client:
         parts = [numbers(scores_of(client.compare(prompt=each.ids)), len(each.ids) - 1) for each in wanted]
     got = joined(parts)
-    zero = [*(got[name] for name in ("kl", "reverse_kl", "js"))]
+    zero = [*(got[name] for name in DIVERGENCES)]
     zero += [got[f"base_{name}"] - got[f"quantized_{name}"] for name in ("logprob", "entropy")]
     record["largest"] = float(np.abs(zero).max())
     if record["largest"] != 0:  # also true of NaN
@@ -199,5 +200,5 @@ def numbers(scores: TokenComparison, count: int) -> Columns:
         for role in ("base", "quantized")
         for name in ("logprob", "entropy")
     }
-    columns |= {name: getattr(scores, name) for name in ("kl", "reverse_kl", "js")}
+    columns |= {name: getattr(scores, name) for name in DIVERGENCES}
     return {name: np.array([*[None] * count, *column][-count:], np.float64) for name, column in columns.items()}

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from client.bench.command import app as bench
 from client.results.command import app as results
+from client.trace.command import app as trace
 from eval.command import app as evaluation
 from server.quantize.command import app as quantize
 from server.settings import Settings
@@ -24,6 +25,7 @@ def command_helps() -> Iterator[tuple[str, str]]:
     yield "qconf-server", _argparse_help(lambda: CliApp.run(Settings, cli_args=["--help"]))
     yield from _typer_helps(quantize, "qconf-quantize")
     yield from _typer_helps(bench, "python -m client.bench")
+    yield from _typer_helps(trace, "python -m client.trace")
     yield from _typer_helps(results, "python -m client.results")
     yield from _typer_helps(evaluation, "python -m eval")
 

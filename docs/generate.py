@@ -15,7 +15,7 @@ from docs.commands import command_helps
 from docs.http_reference import http
 from docs.markdown import markdown, page, table
 from eval.analysis.run import RunAnalysis, analyse_run
-from eval.gate import token_statistics
+from eval.gate import token_statistics, trace_statistics
 from qconf.item_rules import item_statistic
 from qconf.rules import Rule
 from qconf.run import folder
@@ -59,7 +59,7 @@ def gate() -> str:
     assert run.floor is not None
     assert run.floor.overall is not None
     both = {name: each.delta for name, each in run.overall.compared.items()}
-    (corpus,), (corpus_floor,) = run.corpora.values(), run.floor.corpora.values()
+    (corpus,), (trace,), (corpus_floor,) = run.corpora.values(), run.traces.values(), run.floor.corpora.values()
     on_corpus, over_floor = {"corpus": "NAME"}, {"over_floor": True}
     return page(
         "Rules of a gate",
@@ -70,7 +70,9 @@ def gate() -> str:
         "The last column says whether `client.bench --until` can judge it.",
         "### Of each model, and of the difference (`of`)\n\n" + _statistics(both),
         "### Of both models together\n\nThese have no `of`.\n\n" + _statistics(run.overall.pair),
-        "### Of a corpus (`corpus`)\n\n" + _statistics(token_statistics(corpus), **on_corpus),
+        "### Of a corpus (`corpus`)\n\n" + _statistics(token_statistics(corpus, None), **on_corpus),
+        "Of a corpus that is the base model's own greedy text (`python -m client.trace`), also:",
+        _statistics(trace_statistics(trace), **on_corpus),
         "### Over the floor (`over_floor`)\n\nThese have no `of`, either.",
         _statistics(run.floor.overall.excess, **over_floor),
         "### Over the floor, of a corpus\n\n" + _statistics(corpus_floor.excess, **on_corpus, **over_floor),
@@ -109,7 +111,7 @@ def _column(column: Any) -> list[str]:
 def _synthetic_run(place: Path) -> RunAnalysis:
     """Analyse a small run that has items, a corpus and a floor."""
     rows = items("task", 60, 1)
-    windows, corpus = [window("text", number) for number in range(12)], tokens("text", 12, 40, 2)
+    windows, corpus = [window("text", number, "trace") for number in range(12)], tokens("text", 12, 40, 2)
     run = write(place / "run", rows + windows, corpus)
     second = write(place / "second", again(rows, 3, base=0.1, quantized=0.1) + windows, corpus, about=later())
     return analyse_run(run, floor=second, resamples=100)

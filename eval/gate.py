@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
 from eval.analysis.tokens import TokenAnalysis
+from eval.analysis.traces import TraceAnalysis
 from qconf.rules import EACH, OVERALL, Rule
 from qconf.run.choices import EvalError
 from qconf.statistics.intervals import Interval
@@ -69,7 +70,7 @@ def _values(rule: Rule, run: RunAnalysis) -> Iterator[tuple[str, Interval]]:
             bound = ", at most," if rule.statistic == "kl" else ""
             yield f"{rule.statistic} over the floor{bound} of {rule.corpus}", _excess(rule, run)
             return
-        value = _named(token_statistics(corpus), rule.statistic, "statistic")
+        value = _named(token_statistics(corpus, run.traces.get(rule.corpus)), rule.statistic, "statistic")
         yield f"{rule.statistic} of {rule.corpus}", value
         return
     places: dict[str, Analysis] = dict(run.tasks)
@@ -107,12 +108,17 @@ def _excess(rule: Rule, run: RunAnalysis, place: str = OVERALL) -> Interval:
     return value
 
 
-def token_statistics(corpus: TokenAnalysis) -> dict[str, Interval]:
+def token_statistics(corpus: TokenAnalysis, trace: TraceAnalysis | None) -> dict[str, Interval]:
     """Return what a rule on a corpus can limit, by name."""
     known = dict(corpus.means)
     for name in ("base_perplexity", "quantized_perplexity", "perplexity_ratio", "rms_delta_p"):
         known[name] = getattr(corpus, name)
-    return known
+    return known | trace_statistics(trace) if trace else known
+
+
+def trace_statistics(trace: TraceAnalysis) -> dict[str, Interval]:
+    """Return what else a rule can limit on a corpus of the base model's greedy texts, by name."""
+    return {name: getattr(trace, name) for name in ("divergent", "first_divergent", "identical")}
 
 
 def _named(known: dict[str, Any], name: str, what: str) -> Any:

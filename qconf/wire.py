@@ -244,7 +244,11 @@ class ModelTokens(Reply):
 
 
 class TokenComparison(Reply):
-    """Columns of both models over a sequence of tokens. ``kl`` is KL(base || quantized), ``reverse_kl`` the other."""
+    """Columns of both models over a sequence of tokens.
+
+    ``kl`` is KL(base || quantized), ``reverse_kl`` the other; ``total_variation`` is half the sum of |q - p| over the
+    vocabulary, from 0 to 1.
+    """
 
     tokens: list[str]
     token_ids: list[int]
@@ -253,6 +257,7 @@ class TokenComparison(Reply):
     kl: list[float | None]
     reverse_kl: list[float | None]
     js: list[float | None]
+    total_variation: list[float | None]
     agree: list[bool | None]
 
 
@@ -268,6 +273,7 @@ class Summary(Reply):
     max_kl: float | None
     mean_reverse_kl: float | None
     mean_js: float | None
+    mean_total_variation: float | None
     agreement: float | None
     perplexity: Both[float | None]
     mean_entropy: Both[float | None]
@@ -393,11 +399,15 @@ class DetokenizeReply(Reply):
 
 
 class TokenizerInfo(Reply):
-    """What a client must know to build prompts of its own."""
+    """What a client must know to build prompts of its own.
+
+    The base model ends its texts with one of ``eos_token_ids``.
+    """
 
     tokenizer_class: str
     bos_token: str | None
     eos_token: str | None
+    eos_token_ids: list[int]
     pad_token: str | None
     unk_token: str | None
     chat_template: str | None

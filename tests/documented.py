@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from client.bench.command import app as bench
 from client.results.command import app as results
+from client.trace.command import app as trace
 from demo.real.command import app as real
 from eval.command import app as evaluation
 from server.quantize.command import app as quantize
@@ -37,6 +38,7 @@ COMMENT = re.compile(r"(^|\s)#\s.*$", re.MULTILINE)
 TYPER = {
     "client.bench": bench,
     "client.results": results,
+    "client.trace": trace,
     "demo.real": real,
     "eval": evaluation,
     "server.quantize": quantize,

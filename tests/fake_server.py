@@ -41,6 +41,7 @@ TOKENIZER = {
     "tokenizer_class": "Fake",
     "bos_token": None,
     "eos_token": "$",
+    "eos_token_ids": [36],
     "pad_token": None,
     "unk_token": None,
     "chat_template": None,
@@ -157,6 +158,7 @@ def _columns(token_ids: list[int]) -> dict[str, Any]:
         "kl": column("kl"),
         "reverse_kl": column("reverse_kl"),
         "js": column("js"),
+        "total_variation": column("total_variation"),
         "agree": [True] * len(token_ids),
     }
 
@@ -169,6 +171,7 @@ def _summary(tokens: int, kl: float) -> dict[str, Any]:
         "max_kl": 2 * kl,
         "mean_reverse_kl": kl,
         "mean_js": kl / 4,
+        "mean_total_variation": (kl / 2) ** 0.5,
         "agreement": 1.0,
         "perplexity": both,
         "mean_entropy": both,

@@ -19,6 +19,7 @@ class Expected:
     kl: torch.Tensor
     reverse_kl: torch.Tensor
     js: torch.Tensor
+    total_variation: torch.Tensor
     base_entropy: torch.Tensor
     quantized_entropy: torch.Tensor
     base_logprobs: torch.Tensor
@@ -43,6 +44,7 @@ def from_logits(base: torch.Tensor, quantized: torch.Tensor, targets: torch.Tens
         kl=(p_b * (b - q)).sum(-1),
         reverse_kl=(p_q * (q - b)).sum(-1),
         js=((p_b * (b - middle)).sum(-1) + (p_q * (q - middle)).sum(-1)) / 2,
+        total_variation=(p_q - p_b).abs().sum(-1) / 2,
         base_entropy=-(p_b * b).sum(-1),
         quantized_entropy=-(p_q * q).sum(-1),
         base_logprobs=b,
@@ -56,9 +58,10 @@ def tolerances(kl: torch.Tensor, dtype: str) -> dict[str, torch.Tensor]:
     The engine's activations carry 8 (11, 24) bits, its logits are rounded to them, so each log-ratio r = log q - log p
     is off by independent noise of a standard deviation of about sigma; entropies move by at most the largest shift of a
     log-probability. KL is sum(p f(r)) with f(r) about r^2/2, so noise moves it by about sqrt(2 KL) sigma + sigma^2:
-    that, with sigma the log-probability tolerance, is its bound, and a quarter of it that of JS.
+    that, with sigma the log-probability tolerance, is its bound, and a quarter of it that of JS. Total variation is
+    sum(p |exp(r) - 1|)/2, which noise moves by at most sum(p |noise|)/2, about 0.4 sigma.
     """
     sigma = torch.full_like(kl, LOGPROB_TOLERANCE[dtype])
     divergence = (2 * kl.clamp(min=0)).sqrt() * sigma + sigma**2
     per_model = {f"{model}_{name}": sigma for model in ("base", "quantized") for name in ("logprob", "entropy")}
-    return per_model | {"kl": divergence, "reverse_kl": divergence, "js": divergence / 4}
+    return per_model | {"kl": divergence, "reverse_kl": divergence, "js": divergence / 4, "total_variation": sigma / 2}

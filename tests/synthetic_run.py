@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from qconf.run.columns import TOKEN_SCHEMA, ItemResult
+from qconf.run.columns import TOKEN_SCHEMA, ItemResult, Kind
 from qconf.run.folder import Manifest, write_run, write_tokens
 from tests.test_results import RESULT, manifest
 
@@ -41,12 +41,12 @@ def items(task: str, count: int, seed: int, *, choices: int = 4, noise: float = 
     ]
 
 
-def window(task: str, number: int) -> ItemResult:
-    """Return the row of a corpus's window."""
+def window(task: str, number: int, kind: Kind = "window") -> ItemResult:
+    """Return the row of a corpus's window, or of a record."""
     return ItemResult(
         task=task,
         doc_id=number,
-        kind="window",
+        kind=kind,
         doc_hash="",
         prompt_hash="",
         label=None,
@@ -80,6 +80,7 @@ def tokens(task: str, windows: int, each: int, seed: int) -> pa.Table:
     columns |= {name: rng.exponential(0.02, count) for name in ("kl", "reverse_kl", "js")}
     for name in ("base", "quantized"):
         columns |= {f"{name}_entropy": rng.random(count), f"{name}_confidence": rng.random(count)}
+    columns["total_variation"] = rng.random(count) / 10
     return pa.Table.from_pydict({name: np.asarray(columns[name]) for name in TOKEN_SCHEMA.names}, schema=TOKEN_SCHEMA)
 
 

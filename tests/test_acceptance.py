@@ -79,6 +79,7 @@ def test_missing_entries_are_not_numbers() -> None:
         kl=[None, 0.1],
         reverse_kl=[0.2],
         js=[],
+        total_variation=[],
         agree=[],
     )
     columns = numbers(scores, 2)

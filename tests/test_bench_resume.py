@@ -90,7 +90,7 @@ def test_a_full_disk_ends_the_replay_and_it_can_be_resumed(
         return os.pwrite(fd, data, 0)  # on a file opened for appending, this appends
 
     with monkeypatch.context() as patch:
-        patch.setattr("client.bench.journal.os", SimpleNamespace(**{**vars(os), "write": full}))
+        patch.setattr("client.lines.os", SimpleNamespace(**{**vars(os), "write": full}))
         with pytest.raises(RunError, match=r"cannot write to .*journal\.jsonl: No space left on device"):
             run(options, FakeServer())
     fake = FakeServer()

@@ -20,7 +20,7 @@ class Numbers:
     is_alive = True
 
     def __init__(self, dtype: str = "bfloat16", error: float = 0.0, vllm: str = "0.32.0") -> None:
-        self.info = EngineInfo(vllm, "cpu", dtype, 128, 500, 2048, 128)
+        self.info = EngineInfo(vllm, "cpu", dtype, 128, 500, (1,), 2048, 128)
         self._error = error
 
     async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> list[Rows]:

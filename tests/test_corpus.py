@@ -98,6 +98,9 @@ def test_the_summary_is_that_of_the_tokens(run: Run) -> None:
     assert summary["mean_delta_p"] == pytest.approx((np.exp(quantized) - np.exp(base)).mean())
     assert summary["same_top"] == pytest.approx((column(run, "base_argmax") == column(run, "quantized_argmax")).mean())
     assert (column(run, "js") <= math.log(2)).all()
+    variation = column(run, "total_variation")
+    assert summary["mean_total_variation"] == pytest.approx(variation.mean())
+    assert (variation <= np.sqrt(kl / 2) + 1e-6).all()
     rows = run.items()
     assert sum(row.choice_tokens[0] for row in rows) == summary["tokens"]
     assert sum(row.base_logprob[0] for row in rows) == pytest.approx(base.sum(), rel=1e-6)

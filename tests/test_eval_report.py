@@ -140,7 +140,7 @@ def tokens() -> pa.Table:
         "quantized_logprob": base + rng.normal(size=count) * 0.05,
         "base_confidence": np.exp(base),
     }
-    numbers = {name: np.abs(rng.normal(size=count)) * 0.01 for name in ("kl", "reverse_kl", "js")}
+    numbers = {name: np.abs(rng.normal(size=count)) * 0.01 for name in ("kl", "reverse_kl", "js", "total_variation")}
     rest = {name: np.zeros(count) for name in TOKEN_SCHEMA.names if name not in columns | numbers}
     arrays = [pa.array((columns | numbers | rest)[each.name]).cast(each.type) for each in TOKEN_SCHEMA]
     return pa.table(arrays, schema=TOKEN_SCHEMA)

@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
@@ -17,6 +18,7 @@ from eval.analysis.model_metrics import estimates, resampled
 from eval.analysis.run import RunAnalysis, analyse_run
 from eval.analysis.tokens import analyse_tokens
 from eval.gate import judge, overall
+from eval.report.tables import corpus_tables
 from qconf.rules import read_rules
 from qconf.run.choices import Choices, EvalError, flip_kinds, read_choices
 from qconf.run.folder import TOKENS, read_run
@@ -150,6 +152,7 @@ def test_corpora_are_summed_over_their_tokens(folder: Path, run: RunAnalysis) ->
     expected = np.quantile(kl, [0.5, 0.9, 0.99, 0.999])
     assert [each.point for each in corpus.kl_quantiles.values()] == pytest.approx(expected, rel=1e-5)
     assert corpus.max_kl == kl.max()
+    assert corpus.means["total_variation"].point == pytest.approx(np.asarray(table["total_variation"]).mean())
     assert sum(bucket.tokens for bucket in corpus.buckets) == 1_500
     confidence = np.asarray(table["base_confidence"])
     first = corpus.buckets[0]
@@ -184,6 +187,20 @@ def test_intervals_of_quantiles_are_those_of_drawing_windows(tmp_path: Path) -> 
     for name, below, above in zip(("median", "p90"), low, high, strict=True):
         width = above - below
         assert (found[name].low, found[name].high) == pytest.approx((below, above), abs=0.12 * width)
+
+
+def test_a_run_of_an_earlier_version_has_no_total_variation(tmp_path: Path) -> None:
+    table = tokens("text", 12, 10, 0)
+    run = write(tmp_path / "run", [window("text", i) for i in range(12)], table)
+    before = analyse_tokens(run, "text")
+    pq.write_table(table.drop_columns(["total_variation"]), run / TOKENS)
+    read = read_run(run).tokens
+    assert read is not None
+    assert read["total_variation"].null_count == len(table)
+    found = analyse_tokens(run, "text")
+    assert found.means == {name: each for name, each in before.means.items() if name != "total_variation"}
+    assert "total variation" not in str(corpus_tables("text", found, None))
+    assert "total variation" in str(corpus_tables("text", before, None))
 
 
 def test_one_window_has_no_interval(tmp_path: Path) -> None:

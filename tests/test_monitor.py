@@ -20,7 +20,7 @@ from qconf.run.reference import read_reference, run_samples
 from qconf.statistics.calibration import ece
 from qconf.statistics.forecasts import brier
 from qconf.wire import ModelInfo, ModelList, ServerInfo
-from server.engine.twin.rows import STATISTICS, Rows
+from server.engine.twin.rows import STATISTICS, WIDTH, Rows
 from server.errors import StartError
 from server.monitoring.histogram import ArrayHistogram
 from server.monitoring.monitor import Monitor, load_reference, make_state_folder
@@ -70,7 +70,11 @@ def value(found: Values, name: str, **labels: str) -> float:
 
 def rows(rng: np.random.Generator, count: int) -> Rows:
     return Rows(
-        np.where(["argmax" in name for name in STATISTICS], rng.integers(3, size=(count, 11)), rng.random((count, 11)))
+        np.where(
+            ["argmax" in name for name in STATISTICS],
+            rng.integers(3, size=(count, WIDTH)),
+            rng.random((count, WIDTH)),
+        )
     )
 
 

@@ -44,7 +44,7 @@ def check_prompt(prompt: dict[str, Any], pair: TinyPair, ids: list[int], dtype: 
         close(prompt[model]["entropy"], getattr(want, f"{model}_entropy"), allowed[f"{model}_entropy"])
         close(prompt[model]["confidence"], logprobs.max(-1).values.exp(), sigma)
         check_top(prompt[model], logprobs, sigma)
-    for name in ("kl", "reverse_kl", "js"):
+    for name in ("kl", "reverse_kl", "js", "total_variation"):
         close(prompt[name], getattr(want, name), allowed[name])
     assert min(prompt["kl"][1:]) > 0
 

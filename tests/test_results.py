@@ -123,6 +123,7 @@ TOKEN_COLUMNS = [
     ("kl", "float", False),
     ("reverse_kl", "float", False),
     ("js", "float", False),
+    ("total_variation", "float", True),
     ("base_entropy", "float", False),
     ("quantized_entropy", "float", False),
     ("base_confidence", "float", False),
@@ -193,7 +194,7 @@ def test_the_columns_on_disk_are_these(tmp_path: Path) -> None:
 def test_every_column_says_what_it_means(run: Path) -> None:
     described = {field.name: field.metadata[b"description"].decode() for field in pq.read_schema(run / ITEMS)}
     assert described["label"] == "index of the true choice; null where the task names none, or several"
-    assert described["kind"].endswith("loglikelihood_rolling: a whole text; window: of a corpus")
+    assert described["kind"].endswith("trace: a record that is the base model's own greedy text")
     assert all(described.values())
     assert all(field.metadata[b"description"] for field in TOKEN_SCHEMA)
 

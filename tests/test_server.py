@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from transformers import GenerationConfig
 
 from demo.local_server import LocalServer
 from qconf.demo import PAIR
@@ -201,6 +202,7 @@ def test_tokenize_and_back(server_url: str) -> None:
 def test_tokenizer_info(server_url: str) -> None:
     info = httpx.get(f"{server_url}/tokenizer_info").json()
     assert (info["bos_token"], info["eos_token"], info["pad_token"]) == ("<s>", "</s>", None)
+    assert info["eos_token_ids"] == [GenerationConfig.from_pretrained(PAIR / "base").eos_token_id]
     assert "messages" in info["chat_template"]
 
 
@@ -209,7 +211,7 @@ def test_the_columns_of_the_prompt_can_be_left_out(server_url: str) -> None:
     whole, rest = compare(server_url, **request), compare(server_url, **request, score_prompt=False)
     assert rest["prompt"] is None
     assert len(whole["prompt"]["kl"]) == whole["usage"]["prompt_tokens"]
-    for name in ("kl", "js"):
+    for name in ("kl", "js", "total_variation"):
         assert rest["continuations"][0]["scores"][name] == pytest.approx(
             whole["continuations"][0]["scores"][name], abs=1e-4
         )

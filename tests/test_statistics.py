@@ -1,5 +1,6 @@
 """The statistics against float64 textbook definitions on the same logits: within 1e-6 nats or 0.1 %."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -82,7 +83,7 @@ def test_against_float64(statistics: Function, case: str, vocabulary: int, dtype
 def test_model_with_itself_is_exactly_zero(statistics: Function, case: str) -> None:
     base, _ = logits(case, 32_000)
     rows, *_ = of_one(statistics, torch.zeros(POSITIONS, dtype=torch.int64), base, base.clone())
-    for name in ("kl", "reverse_kl", "js"):
+    for name in ("kl", "reverse_kl", "js", "total_variation"):
         assert (rows[:, STATISTICS.index(name)] == 0).all()
 
 
@@ -92,7 +93,23 @@ def test_divergences_are_finite_and_bounded_where_nothing_overlaps(statistics: F
     rows, *_ = of_one(statistics, torch.tensor([1]), base, quantized)
     assert rows.isfinite().all()
     assert rows[0, STATISTICS.index("js")].item() == pytest.approx(0.6931472, rel=1e-6)
+    assert rows[0, STATISTICS.index("total_variation")].item() == 1
     assert rows[0, STATISTICS.index("kl")].item() == pytest.approx(1e4, rel=1e-6)
+
+
+@pytest.mark.parametrize("case", ["random", "near-identical", "peaked", "disjoint"])
+def test_total_variation_is_within_its_bounds(statistics: Function, case: str) -> None:
+    """Pinsker: TV is at most sqrt(KL / 2), either way round; at least JS / log 2 (Lin 1991), and at most 1."""
+    base, quantized = logits(case, 32_000)
+    rows, *_ = of_one(statistics, torch.zeros(POSITIONS, dtype=torch.int64), base, quantized)
+    variation, kl, reverse_kl, js = (
+        rows[:, STATISTICS.index(name)].double() for name in ("total_variation", "kl", "reverse_kl", "js")
+    )
+    rounding = 1e-6
+    assert (variation <= (torch.minimum(kl, reverse_kl) / 2).sqrt() + rounding).all()
+    assert (variation >= js / math.log(2) - rounding).all()
+    assert (variation > 0).all()
+    assert (variation <= 1).all()
 
 
 def test_a_next_token_that_ties_for_the_first_place_is_the_likeliest(statistics: Function) -> None:

@@ -12,7 +12,11 @@ from typing import Any
 from client.bench.items import TaskError
 from client.bench.journal import KEPT, Journal
 from client.bench.sources.data import load_data
+from client.bench.sources.records import load_records
+from client.lines import Lines
 from client.results.samples import import_samples
+from client.trace.prompts import read_prompts
+from client.trace.writing import Limits, past_records
 from qconf.rules import read_rules
 from qconf.run.choices import EvalError
 from qconf.run.folder import MANIFEST, RunError, read_manifest
@@ -60,6 +64,9 @@ VALUES: tuple[Any, ...] = (
     [None],
     {"a": {}},
 )
+
+BASE = subject().models.base
+RECORD = {"prompt_token_ids": [5, 6], "token_ids": [7, 1], "greedy_of": BASE.digest}
 
 DEEP = 100_000
 HAND_MADE = (
@@ -115,6 +122,11 @@ def _journals(folder: Path) -> list[bytes]:
     return [begun, path.read_bytes()]
 
 
+def _read_trace(path: Path) -> object:
+    with Lines(path, "the trace") as lines:
+        return list(past_records(path, lines.read(), Limits(BASE, ends=[1], max_tokens=3)))
+
+
 def _read_samples(path: Path) -> object:
     out = path.with_name("out")
     shutil.rmtree(out, ignore_errors=True)
@@ -131,6 +143,15 @@ READERS = {
             {"prompt": "a", "choices": ["b", "c"], "label": 0, "cluster": "d"}, {"prompt": "", "choices": ["b", "c"]}
         ),
     ),
+    "records": Reader("a.jsonl", lambda path: load_records(path, BASE), (TaskError,), _lines(RECORD, RECORD)),
+    "trace": Reader("a.jsonl", _read_trace, (RunError,), _lines(RECORD, RECORD)),
+    "prompts": Reader(
+        "a.jsonl",
+        read_prompts,
+        (TaskError,),
+        _lines({"prompt": "a"}, {"prompt": [5]}, {"messages": [{"role": "user", "content": "a"}]}),
+    ),
+    "lines": Reader("a.txt", read_prompts, (TaskError,), lambda _: [b"a\n", b"a\n\nb"]),
     "samples": Reader("samples_a_1.jsonl", _read_samples, (RunError,), _lines(SAMPLE, WHOLE | {"doc_id": 1})),
     "calibration": Reader("text.jsonl", lambda path: list(documents(path)), (QuantizeError,), _lines({"text": "a"})),
     "manifest": Reader(

@@ -46,7 +46,13 @@ def bench(
         list[Path] | None,
         typer.Option(help="JSON lines with prompt, choices and label (index of the true choice, may be missing)."),
     ] = None,
-    corpus: Annotated[list[Path] | None, typer.Option(help="A text to compare both models on, token by token.")] = None,
+    corpus: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A text to compare both models on, token by token, or records of token ids (NAME.jsonl) with "
+            "prompt_token_ids and token_ids, of which the latter are scored."
+        ),
+    ] = None,
     url: Annotated[str, typer.Option(help="URL of the qconf server.")] = DEFAULT_URL,
     include_path: Annotated[
         Path | None,
@@ -70,7 +76,7 @@ def bench(
         int | None,
         typer.Option(
             help="Tokens per window of texts that are scored whole.",
-            show_default="512 for --corpus, otherwise the models' context",
+            show_default="512 for texts of --corpus, otherwise the models' context",
             min=3,
         ),
     ] = None,
@@ -78,7 +84,7 @@ def bench(
         int | None,
         typer.Option(
             help="Tokens between the starts of a corpus's windows, each of which scores that many; otherwise windows "
-            "are adjacent and score their second halves.",
+            "are adjacent and score their second halves. Of a record longer than a window, every token is scored.",
             min=1,
         ),
     ] = None,

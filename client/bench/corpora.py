@@ -5,23 +5,29 @@ from pathlib import Path
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from client.bench.display.corpus_summary import COLUMNS, CorpusSummary, summarize
+from client.bench.display.corpus_summary import COLUMNS, CorpusSummary, summarize, with_traces
 from client.bench.items import Item
 from client.bench.journal import Journal
 from client.bench.replay import Tokens
-from qconf.run.columns import TOKEN_SCHEMA
+from qconf.run.columns import TOKEN_SCHEMA, Kind
 from qconf.run.folder import TOKENS, write_tokens
 from qconf.run.tokens import read_columns
+from qconf.run.traces import read_traces
 
 
 def write_corpora(folder: Path, items: Sequence[Item], journal: Journal) -> dict[str, CorpusSummary]:
-    """Write the tokens of the windows that were scored, and return a summary by corpus; write nothing without any."""
+    """Write the tokens that were scored, and return a summary by corpus; write nothing without any."""
     scored = [item for item in items if journal.has_tokens(item.task, item.doc_id)]
     if not scored:
         return {}
     write_tokens(folder, _tables(scored, journal))
-    names = dict.fromkeys(item.task for item in scored)
-    return {name: summarize(read_columns(folder / TOKENS, name, COLUMNS)) for name in names}
+    kinds = {item.task: item.kind for item in scored}
+    return {name: _summary(folder / TOKENS, name, kind) for name, kind in kinds.items()}
+
+
+def _summary(path: Path, task: str, kind: Kind) -> CorpusSummary:
+    summary = summarize(read_columns(path, task, COLUMNS))
+    return with_traces(summary, read_traces(path, task)) if kind == "trace" else summary
 
 
 def _tables(items: Sequence[Item], journal: Journal) -> Iterator[pa.Table]:

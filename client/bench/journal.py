@@ -1,22 +1,20 @@
 """Journal of a replay on disk: one line per answered item, appended as soon as it is answered.
 
 The first line holds what is measured (a ``Subject``) and the version of the client: only the same version can resume.
-Then come lines that mark the start of a session, and lines of items. A line that was being written when the process
-died is incomplete and dropped: its item is scored again.
+Then come lines that mark the start of a session, and lines of items. The item of a line that was being written when the
+process died is scored again.
 
 Tokens of a corpus are not kept in memory, but read back from their lines when the run is written.
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from client.bench.replay import Tokens
+from client.lines import Lines, Place
 from qconf import __version__
 from qconf.run.columns import SCORES
 from qconf.run.folder import RunError, Subject
@@ -30,13 +28,6 @@ UNNAMED = "0.1.0"
 KEPT = {*SCORES, "tokens"}
 # The server's start time does not affect what it serves; the size is the digest's, as another zlib may measure it.
 IGNORED = {"models": {"base": {"created", "size"}, "quantized": {"created", "size"}}}
-
-
-class _Place(NamedTuple):
-    """Bytes of a line in the file."""
-
-    start: int
-    length: int
 
 
 @dataclass
@@ -53,39 +44,29 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fd = -1
-        self._end = 0
-        self._tokens: dict[Key, _Place] = {}
+        self._lines = Lines(path, f"the run {path.parent}")
+        self._tokens: dict[Key, Place] = {}
 
     def __enter__(self) -> Self:
-        with self._failing("open"):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            os.close(self._fd)
-            raise RunError(f"another process is writing the run {self._path.parent}") from exc
+        self._lines.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        self._lines.__exit__()
 
     def begin(self, subject: Subject, started: str) -> Past:
         """Start a session: read the journal, or write its first line. RunError names what has changed."""
         described = _described(subject)
-        lines = self._parsed()
+        lines = self._lines.read()
         first = next(lines, None)
         if first is not None:
             self._check(first[1], described)
             past = self._read(lines)
         else:
             past = Past()
-        os.ftruncate(self._fd, self._end)
-        if first is None:
-            self._append({"client": __version__} | described)
+            self._lines.append({"client": __version__} | described)
         past.started.append(started)
-        self._append({"session": started})
+        self._lines.append({"session": started})
         return past
 
     def _check(self, first: Any, described: dict[str, Any]) -> None:
@@ -97,7 +78,7 @@ class Journal:
         if found := list(_changes(first, described)):
             raise RunError(f"{self._path.parent} cannot be resumed: {'; '.join(found)}")
 
-    def _read(self, lines: Iterable[tuple[_Place, Any]]) -> Past:
+    def _read(self, lines: Iterable[tuple[Place, Any]]) -> Past:
         try:
             return self._past(lines)
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
@@ -111,7 +92,7 @@ class Journal:
 
     def add(self, task: str, doc_id: int, seconds: float, scores: dict[str, Any]) -> None:
         """Append an item's scores, which came ``seconds`` after the session's start."""
-        place = self._append({"task": task, "doc_id": doc_id, "seconds": round(seconds, 3), "scores": scores})
+        place = self._lines.append({"task": task, "doc_id": doc_id, "seconds": round(seconds, 3), "scores": scores})
         if scores["tokens"] is not None:
             self._tokens[task, doc_id] = place
 
@@ -121,40 +102,14 @@ class Journal:
 
     def tokens(self, task: str, doc_id: int) -> Tokens:
         """Read the tokens of a window back."""
-        place = self._tokens[task, doc_id]
-        with self._failing("read"):
-            line = json.loads(os.pread(self._fd, place.length, place.start))
-        tokens: Tokens = line["scores"]["tokens"]
+        tokens: Tokens = self._lines.at(self._tokens[task, doc_id])["scores"]["tokens"]
         return tokens
 
     def delete(self) -> None:
         """Remove the file: the run is complete."""
         self._path.unlink()
 
-    def _append(self, line: dict[str, Any]) -> _Place:
-        data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        place = _Place(self._end, len(data))
-        with self._failing("write to"):
-            while data:  # a write may be partial, for instance when the disk is full
-                data = data[os.write(self._fd, data) :]
-        self._end += place.length
-        return place
-
-    def _parsed(self) -> Iterator[tuple[_Place, Any]]:
-        """Yield the whole lines and where they are, one at a time: the file may not fit into memory."""
-        with self._failing("read"), self._path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.endswith(b"\n"):
-                    return
-                place = _Place(self._end, len(line))
-                self._end += len(line)
-                try:
-                    parsed = json.loads(line)
-                except (ValueError, RecursionError) as exc:
-                    raise RunError(f"{self._path}, line {number} is damaged: {exc}") from exc
-                yield place, parsed
-
-    def _past(self, lines: Iterable[tuple[_Place, Any]]) -> Past:
+    def _past(self, lines: Iterable[tuple[Place, Any]]) -> Past:
         past, session = Past(), 0.0
         for place, line in lines:
             if "session" in line:
@@ -171,13 +126,6 @@ class Journal:
             session = line["seconds"]
         past.seconds += session
         return past
-
-    @contextmanager
-    def _failing(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as exc:
-            raise RunError(f"cannot {action} {self._path}: {exc.strerror}") from exc
 
 
 def changes(old: Subject, new: Subject) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from client.api import AsyncClient
 from client.bench.items import Item, Window
+from client.bench.sources.corpus import cut
 from client.bench.sources.rolling import RollingWindows
 from client.errors import BadReply, ConnectionFailed, QconfError, TimedOut, Unavailable
 from qconf.run.columns import ItemResult
@@ -28,11 +29,15 @@ class ServerGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """How to send: requests in flight at once, special tokens of contexts, and tokens per window of whole texts."""
+    """How to send: requests in flight at once, special tokens of contexts, and tokens per window of whole texts.
+
+    ``stride`` is the number of tokens that windows of a long record score, by default half of them.
+    """
 
     concurrency: int
     add_special_tokens: bool
     max_length: int
+    stride: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +71,11 @@ async def replay(
     ``on_outcome`` ends the replay and cancels the requests in flight.
     """
     sender, queue = _Sender(client, models, options), iter(items)
-    await _together(_work(sender, queue, on_outcome) for _ in range(options.concurrency))
+    await together(_work(sender, queue, on_outcome) for _ in range(options.concurrency))
 
 
-async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all, and return their results in order; the first failure cancels the others and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(each) for each in work]
@@ -94,8 +100,10 @@ async def _work(sender: "_Sender", queue: Iterator[Item], on_outcome: Callable[[
 
 async def _score(sender: "_Sender", item: Item) -> Outcome:
     if item.window:
-        reply = await sender.window(item.window, detail="tokens")
-        return Outcome(_row(item, [_Scores.of(reply)]), _token_columns(reply, item.window.position))
+        windows = sender.cut(item.window)
+        replies = await together(sender.window(window, detail="tokens") for window in windows)
+        columns = [_token_columns(reply, each.position) for reply, each in zip(replies, windows, strict=True)]
+        return Outcome(_row(item, [_Scores.joined(replies)]), _joined(columns))
     if item.kind == "loglikelihood_rolling":
         return Outcome(_row(item, [_Scores.joined(await sender.whole_text(item.choices[0]))]))
     choices = await sender.choices(item)
@@ -145,6 +153,10 @@ class _Sender:
             add_special_tokens=self._options.add_special_tokens,
         )
 
+    def cut(self, window: Window) -> list[Window]:
+        """Cut a window that is longer than one may be."""
+        return cut(window, self._options.max_length, self._options.stride)
+
     async def window(self, window: Window, detail: str) -> Continuation:
         """Score the tokens of a window."""
         (scored,) = await self._compare(
@@ -163,7 +175,7 @@ class _Sender:
                 RollingWindows.made_for(self._client, self._options.max_length, self._options.add_special_tokens)
             )
         windows = await (await self._rolling).of(self._client, text)
-        return await _together(self.window(window, detail="summary") for window in windows)
+        return await together(self.window(window, detail="summary") for window in windows)
 
     async def _compare(self, expected: int, **fields: Any) -> list[Continuation]:
         async with self._slots:
@@ -256,8 +268,13 @@ def _token_columns(scored: Continuation, position: int) -> Tokens:
         "kl": scores.kl,
         "reverse_kl": scores.reverse_kl,
         "js": scores.js,
+        "total_variation": scores.total_variation,
     }
     return columns | _model_columns("base", scores.base) | _model_columns("quantized", scores.quantized)
+
+
+def _joined(parts: Sequence[Tokens]) -> Tokens:
+    return {name: [value for part in parts for value in part[name]] for name in parts[0]}
 
 
 def _model_columns(name: str, model: ModelTokens) -> Tokens:

@@ -68,7 +68,7 @@ def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTran
     models = _pair(served)
     # Outside of asyncio, which would delay Ctrl-C until the tasks are loaded.
     with _status(options, console), Client(options.url, timeout=options.timeout, transport=transport) as client:
-        loaded = load(options, client)
+        loaded = load(options, client, models.base)
     until = make_until(loaded) if make_until else None
     subject = subject_of(options, served.server, models, loaded.tasks, until.settings if until else None)
     if options.resume and (options.out / MANIFEST).exists() and not (options.out / JOURNAL).exists():
@@ -225,7 +225,7 @@ class _Session:
                 options.url, timeout=options.timeout, retries=options.retries, transport=transport
             ) as client:
                 max_length = options.window or self._subject.models.base.max_model_len
-                how = ReplayOptions(options.concurrency, options.add_special_tokens, max_length)
+                how = ReplayOptions(options.concurrency, options.add_special_tokens, max_length, options.stride)
                 async with display.shown():
                     await replay(client, sent(), self._subject.models, how, take)
 

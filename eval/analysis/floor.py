@@ -79,14 +79,13 @@ def measure_floor(run: Run, path: Path) -> Floor:
     for name in ours.tasks:
         if (ours.task == ours.tasks.index(name)).any():
             tasks[name] = item_floor(ours.of_task(name), theirs.of_task(name))
-    windows = run.table.filter(pc.equal(run.table["kind"], "window"))
     return Floor(
         path=str(path),
         ways=_ways(run.manifest, second.manifest),
         same_models=same_models,
         overall=item_floor(ours, theirs) if len(ours) else None,
         tasks=tasks,
-        corpora={name: token_floor(run.path, path, name) for name in sorted(windows["task"].unique().to_pylist())},
+        corpora={name: token_floor(run.path, path, name) for name in run.corpora},
     )
 
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from eval.analysis.floor import Floor, measure_floor
 from eval.analysis.items import Analysis, adjusted, analyse
 from eval.analysis.tokens import TokenAnalysis, analyse_tokens
+from eval.analysis.traces import TraceAnalysis, analyse_traces
 from qconf.run.choices import Choices, EvalError, read_choices
 from qconf.run.folder import Run, read_run
 from qconf.statistics.bootstrap import RESAMPLES
@@ -21,8 +21,8 @@ FEWEST = 3
 class RunAnalysis:
     """``overall`` pools the items of all tasks; None without labelled items. ``unlabelled`` items take no part.
 
-    ``adjusted`` has the tasks' p-values after Holm's adjustment, by test and task; ``settings`` what must be the same
-    to get the same numbers.
+    ``adjusted`` has the tasks' p-values after Holm's adjustment, by test and task; ``traces`` the corpora that are the
+    base model's own greedy texts; ``settings`` what must be the same to get the same numbers.
     """
 
     path: str
@@ -31,6 +31,7 @@ class RunAnalysis:
     adjusted: dict[str, dict[str, float]]
     unlabelled: int
     corpora: dict[str, TokenAnalysis]
+    traces: dict[str, TraceAnalysis]
     floor: Floor | None
     settings: dict[str, int]
 
@@ -48,14 +49,13 @@ def analyse_run(
     rng = np.random.default_rng(seed)
     choices = read_choices(run)
     labelled = choices.labelled
-    corpora = sorted(run.table.filter(pc.equal(run.table["kind"], "window"))["task"].unique().to_pylist())
     tasks = {name: labelled.of_task(name) for name in labelled.tasks}
     for name, items in tasks.items():
         if 0 < len(items) < FEWEST:
             raise EvalError(f"'{name}' of {run.path} has {len(items)} labelled items, expected {FEWEST} or more")
     measured = measure_floor(run, floor) if floor else None  # first, so that a wrong floor is reported at once
     analyses = {name: analyse(items, rng, resamples) for name, items in tasks.items() if len(items)}
-    if not analyses and not corpora:
+    if not analyses and not run.corpora:
         raise EvalError(f"{run.path} has no labelled multiple-choice items and no corpus: there is nothing to analyse")
     return RunAnalysis(
         path=str(run.path),
@@ -63,7 +63,8 @@ def analyse_run(
         tasks=analyses,
         adjusted=adjusted({name: each.tests for name, each in analyses.items()}),
         unlabelled=len(choices) - len(labelled),
-        corpora={name: analyse_tokens(run.path, name) for name in corpora},
+        corpora={name: analyse_tokens(run.path, name) for name in run.corpora},
+        traces={name: analyse_traces(run.path, name) for name in run.corpora if run.is_trace(name)},
         floor=measured,
         settings={"seed": seed, "resamples": resamples},
     )

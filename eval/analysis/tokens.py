@@ -29,15 +29,28 @@ COLUMNS = (
     "kl",
     "reverse_kl",
     "js",
+    "total_variation",
     "base_confidence",
     "base_argmax",
     "quantized_argmax",
 )
-SUMS = ("tokens", "kl", "reverse_kl", "js", "same_top", "delta_p", "squared_delta_p", "base_nll", "quantized_nll")
+SUMS = (
+    "tokens",
+    "kl",
+    "reverse_kl",
+    "js",
+    "total_variation",
+    "same_top",
+    "delta_p",
+    "squared_delta_p",
+    "base_nll",
+    "quantized_nll",
+)
 MEANS = {
     "kl": (0.0, math.inf),
     "reverse_kl": (0.0, math.inf),
     "js": (0.0, math.log(2)),
+    "total_variation": (0.0, 1.0),
     "same_top": (0.0, 1.0),
     "delta_p": (-1.0, 1.0),
 }
@@ -54,6 +67,7 @@ class TokenBucket:
     kl: float
     reverse_kl: float
     js: float
+    total_variation: float
     same_top: float
     mean_delta_p: float
     rms_delta_p: float
@@ -68,7 +82,8 @@ class TokenAnalysis:
     percentile, with Woodruff's intervals. ``disagreement_trend`` is Cochran-Armitage over the buckets of base
     confidence: negative where the likeliest tokens differ where the base model is unsure; its p takes tokens for
     independent, which within a window they are not quite. It only describes: any noise has such a trend, and the
-    null of ``eval.analysis.null`` needs log-odds between tokens, which the file does not hold.
+    null of ``eval.analysis.null`` needs log-odds between tokens, which the file does not hold. ``means`` of runs of
+    earlier versions lack ``total_variation``.
     """
 
     tokens: int
@@ -179,7 +194,10 @@ def _rows(path: Path) -> int:
 
 
 def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
-    """Yield windows, the values of SUMS, and base confidences, batch by batch. EvalError names what is not finite."""
+    """Yield windows, the values of SUMS, and base confidences, batch by batch. EvalError names what is not finite.
+
+    A column that the file of an earlier version lacks is NaN.
+    """
     row = 0
     for numbers in read_columns(path, task, COLUMNS):
         base, quantized = (numbers[f"{name}_logprob"].astype(np.float64) for name in ("base", "quantized"))
@@ -192,12 +210,10 @@ def _batches(path: Path, task: str) -> Iterator[tuple[Ints, Floats, Floats]]:
             "base_nll": -base,
             "quantized_nll": -quantized,
         }
-        columns = np.stack([values[name] for name in SUMS], axis=1)
-        finite = np.isfinite(columns).all(axis=1)
-        if not finite.all():
-            at = int(finite.argmin())
-            name = SUMS[int(np.isfinite(columns[at]).argmin())]
-            raise EvalError(f"{path}, token {row + at} of '{task}': {name} is not finite")
+        for name in SUMS:
+            if name in values and not (finite := np.isfinite(values[name])).all():
+                raise EvalError(f"{path}, token {row + int(finite.argmin())} of '{task}': {name} is not finite")
+        columns = np.stack([values.get(name, np.full(len(base), np.nan)) for name in SUMS], axis=1)
         row += len(base)
         yield numbers["doc_id"], columns, numbers["base_confidence"].astype(np.float64)
 
@@ -215,7 +231,7 @@ def _intervals(by_window: dict[str, Floats]) -> dict[str, Any]:
 
     log_ratio = by_window["quantized_nll"] - by_window["base_nll"]
     return {
-        "means": {name: mean(name, *ends) for name, ends in MEANS.items()},
+        "means": {name: mean(name, *ends) for name, ends in MEANS.items() if np.isfinite(by_window[name]).all()},
         "base_perplexity": mean("base_nll", 0.0, math.inf).mapped(math.exp),
         "quantized_perplexity": mean("quantized_nll", 0.0, math.inf).mapped(math.exp),
         "perplexity_ratio": mean_over_tokens(log_ratio, tokens, -math.inf, math.inf).mapped(math.exp),
@@ -243,6 +259,7 @@ def _bucket(low: float, high: float, sums: Floats) -> TokenBucket:
         kl=mean["kl"],
         reverse_kl=mean["reverse_kl"],
         js=mean["js"],
+        total_variation=mean["total_variation"],
         same_top=mean["same_top"],
         mean_delta_p=mean["delta_p"],
         rms_delta_p=math.sqrt(mean["squared_delta_p"]),

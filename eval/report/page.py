@@ -140,7 +140,11 @@ def _run_view(place: int, name: str, run: Run, analysis: RunAnalysis) -> RunView
         headline=headline(analysis),
         sentences=_reasons(run, analysis),
         items=_items_view(run, analysis, analysis.overall) if analysis.overall else None,
-        corpora=[each for name, corpus in analysis.corpora.items() for each in corpus_tables(name, corpus)],
+        corpora=[
+            each
+            for name, corpus in analysis.corpora.items()
+            for each in corpus_tables(name, corpus, analysis.traces.get(name))
+        ],
         floor=floor_tables(analysis.floor) if analysis.floor else [],
         floor_note=floor_note(analysis.floor) if analysis.floor else "",
         note=_note(analysis),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
 from eval.analysis.tokens import TokenAnalysis
+from eval.analysis.traces import TraceAnalysis
 from eval.report.format import bracket, change, number, p_value, signed
 from eval.report.grid import Grid
 from eval.report.paper import paper_rows
@@ -231,7 +232,7 @@ def paper_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
     )
 
 
-def corpus_tables(name: str, corpus: TokenAnalysis) -> list[Grid]:
+def corpus_tables(name: str, corpus: TokenAnalysis, trace: TraceAnalysis | None) -> list[Grid]:
     """Return the statistics of a corpus, and means by the base model's confidence."""
     buckets = [
         [
@@ -245,7 +246,7 @@ def corpus_tables(name: str, corpus: TokenAnalysis) -> list[Grid]:
         Grid(
             f"{name}: {corpus.tokens} tokens in {corpus.windows} windows; divergences in nats.",
             ["", "value", "95 %"],
-            _corpus_rows(corpus),
+            _corpus_rows(corpus, trace),
         ),
         Grid(
             f"{name}: by the base model's confidence at each place, shares in percent. What constant noise would give "
@@ -256,7 +257,7 @@ def corpus_tables(name: str, corpus: TokenAnalysis) -> list[Grid]:
     ]
 
 
-def _corpus_rows(corpus: TokenAnalysis) -> list[tuple[str, str, str]]:
+def _corpus_rows(corpus: TokenAnalysis, trace: TraceAnalysis | None) -> list[tuple[str, str, str]]:
     """Return heading, value and interval of each statistic of a corpus."""
     intervals = [
         ("perplexity, base", corpus.base_perplexity, False),
@@ -265,10 +266,22 @@ def _corpus_rows(corpus: TokenAnalysis) -> list[tuple[str, str, str]]:
         ("KL(base ‖ quantized), mean", corpus.means["kl"], False),
         ("KL(quantized ‖ base), mean", corpus.means["reverse_kl"], False),
         ("JS, mean", corpus.means["js"], False),
+        ("total variation, mean", corpus.means.get("total_variation"), False),
         ("same likeliest token, %", corpus.means["same_top"], True),
         ("Δp of the token, mean, %", corpus.means["delta_p"], True),
         ("Δp, root mean square, %", corpus.rms_delta_p, True),
         *((f"KL, {label.replace('_', '.')}", each, False) for label, each in corpus.kl_quantiles.items()),
     ]
-    rows = [(heading, number(each.point, share), bracket(each, share)) for heading, each, share in intervals]
-    return [*rows, ("KL, largest", number(corpus.max_kl, False), "")]
+    rows = [(heading, number(each.point, share), bracket(each, share)) for heading, each, share in intervals if each]
+    rows.append(("KL, largest", number(corpus.max_kl, False), ""))
+    return rows + _trace_rows(trace) if trace else rows
+
+
+def _trace_rows(trace: TraceAnalysis) -> list[tuple[str, str, str]]:
+    first = trace.first_divergent
+    return [
+        ("base's text, divergent tokens, %", number(trace.divergent.point, True), bracket(trace.divergent, True)),
+        ("... first divergent token, mean position", number(first.point, False), bracket(first, False)),
+        ("... texts without one, %", number(trace.identical.point, True), bracket(trace.identical, True)),
+        ("... likeliest of the base again, %", number(trace.reproduced, True), ""),
+    ]

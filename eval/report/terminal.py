@@ -25,7 +25,7 @@ def print_run(console: Console, run: Run, analysis: RunAnalysis) -> None:
     if len(analysis.tasks) > 1:
         _print_grids(console, [task_table(analysis)])
     for name, corpus in analysis.corpora.items():
-        _print_grids(console, corpus_tables(name, corpus))
+        _print_grids(console, corpus_tables(name, corpus, analysis.traces.get(name)))
     if analysis.floor:
         _print_grids(console, floor_tables(analysis.floor))
         _print_text(console, floor_note(analysis.floor), "")

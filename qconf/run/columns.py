@@ -15,8 +15,10 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-Kind = Literal["multiple_choice", "loglikelihood", "loglikelihood_rolling", "window"]
+Kind = Literal["multiple_choice", "loglikelihood", "loglikelihood_rolling", "window", "record", "trace"]
 """Kind of an item's requests."""
+OF_CORPORA: tuple[Kind, ...] = ("window", "record", "trace")
+"""Kinds of items whose tokens are in ``tokens.parquet``."""
 
 
 class Column(NamedTuple):
@@ -47,7 +49,7 @@ class ItemResult:
         Column(
             TEXT,
             "multiple_choice; loglikelihood: one continuation; loglikelihood_rolling: a whole text; "
-            "window: of a corpus",
+            "window: of a text; record: of token ids; trace: a record that is the base model's own greedy text",
         ),
     ]
     doc_hash: Annotated[str, Column(TEXT, "SHA-256 of the document, as in lm-eval's sample logs")]
@@ -121,14 +123,15 @@ class ItemResult:
 
 TOKEN_COLUMNS = {
     "task": Column(TEXT, "name of the file that holds the corpus"),
-    "doc_id": Column(INTEGER, "number of the window that the token was scored in"),
-    "position": Column(INTEGER, "position of the token in the corpus"),
+    "doc_id": Column(INTEGER, "number of the window, or of the record, that the token was scored in"),
+    "position": Column(INTEGER, "position of the token in the text; in a record, from its first scored token on"),
     "token_id": Column(INTEGER, "the token"),
     "base_logprob": Column(SINGLE, "log-probability of the token, base model"),
     "quantized_logprob": Column(SINGLE, "the same, quantized model"),
     "kl": Column(SINGLE, "KL(base || quantized) of the distributions that predict the token"),
     "reverse_kl": Column(SINGLE, "KL(quantized || base)"),
     "js": Column(SINGLE, "Jensen-Shannon divergence"),
+    "total_variation": Column(SINGLE, "total variation, half the sum of |q - p|; null in runs of earlier versions"),
     "base_entropy": Column(SINGLE, "entropy of the base model's distribution"),
     "quantized_entropy": Column(SINGLE, "the same, quantized model"),
     "base_confidence": Column(SINGLE, "largest probability, base model"),
@@ -148,6 +151,6 @@ def _schema(columns: Mapping[str, Column], nullable: set[str]) -> pa.Schema:
 
 
 ITEM_SCHEMA = _schema(_ITEM_COLUMNS, _NULLABLE)
-TOKEN_SCHEMA = _schema(TOKEN_COLUMNS, set())
+TOKEN_SCHEMA = _schema(TOKEN_COLUMNS, {"total_variation"})
 SCORES = tuple(name for name, each in _ITEM_COLUMNS.items() if each.score)
 """Columns that a replay measures and its journal keeps. The others come from the task."""

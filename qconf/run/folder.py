@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qconf import __version__
-from qconf.run.columns import ITEM_SCHEMA, TOKEN_SCHEMA, ItemResult
+from qconf.run.columns import ITEM_SCHEMA, OF_CORPORA, TOKEN_SCHEMA, ItemResult
 from qconf.wire import Both, ModelInfo, ServerInfo, problem
 
 SCHEMA_VERSION = 1
@@ -153,6 +154,17 @@ class Run:
         """All rows of ``tokens.parquet``, which may be many, read on first access; None where there is no such file."""
         path = self.path / TOKENS
         return _read_table(path, TOKEN_SCHEMA) if path.exists() else None
+
+    @cached_property
+    def corpora(self) -> list[str]:
+        """Names of the corpora, sorted."""
+        rows = self.table.filter(pc.is_in(self.table["kind"], pa.array(OF_CORPORA)))
+        return sorted(rows["task"].unique().to_pylist())
+
+    def is_trace(self, corpus: str) -> bool:
+        """Return whether the texts of a corpus are the base model's own greedy texts."""
+        kinds = self.table.filter(pc.equal(self.table["task"], corpus))["kind"]
+        return bool(pc.all(pc.equal(kinds, "trace")).as_py())
 
     def items(self) -> list[ItemResult]:
         """Return the rows, one by one. Code that works on columns should use ``table``."""

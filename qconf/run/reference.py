@@ -59,9 +59,8 @@ def _items(run: Run) -> dict[Key, Sample]:
 
 
 def _tokens(run: Run) -> dict[Key, Sample]:
-    windows = run.table.filter(pc.equal(run.table["kind"], "window"))
     columns: dict[str, list[Floats]] = {name: [] for name in ("cluster", *TOKEN_COLUMNS)}
-    for number, task in enumerate(windows["task"].unique().to_pylist()):
+    for number, task in enumerate(run.corpora):
         for batch in read_columns(run.path / TOKENS, task, ("doc_id", *TOKEN_COLUMNS)):
             for column in TOKEN_COLUMNS:
                 columns[column].append(batch[column])

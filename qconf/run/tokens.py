@@ -13,9 +13,10 @@ AT_ONCE = 65_536
 
 
 def read_columns(path: Path, task: str, columns: Sequence[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Yield columns of a corpus, a batch at a time."""
+    """Yield columns of a corpus, a batch at a time; columns that the file of an earlier version lacks are left out."""
     # pre_buffer keeps every row group in memory.
     with pq.ParquetFile(path, pre_buffer=False) as file:
-        for batch in file.iter_batches(AT_ONCE, columns=["task", *columns]):
+        there = [name for name in columns if name in file.schema_arrow.names]
+        for batch in file.iter_batches(AT_ONCE, columns=["task", *there]):
             chosen = batch.filter(pc.equal(batch["task"], task))
-            yield {name: chosen[name].to_numpy(zero_copy_only=False) for name in columns}
+            yield {name: chosen[name].to_numpy(zero_copy_only=False) for name in there}

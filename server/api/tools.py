@@ -64,4 +64,5 @@ async def detokenize(body: DetokenizeRequest, request: Request, serving: Serving
 @router.get("/tokenizer_info", responses=UNAUTHORIZED)
 async def tokenizer_info(serving: ServingDependency) -> TokenizerInfo:
     """Return the special tokens and the chat template of the tokenizer that both models share."""
-    return await serving.service.tools_thread.run(PairTokenizer.info)
+    service = serving.service
+    return await service.tools_thread.run(PairTokenizer.info, service.engine.info.eos_token_ids)

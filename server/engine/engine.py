@@ -319,10 +319,17 @@ def _configure(checkpoints: Checkpoints, namespace: argparse.Namespace) -> tuple
         dtype=str(config.model_config.dtype).removeprefix("torch."),
         max_model_len=config.model_config.max_model_len,
         vocab_size=config.model_config.get_vocab_size(),
+        eos_token_ids=_eos_token_ids(config.model_config),
         step_tokens=config.scheduler_config.max_num_batched_tokens,
         step_sequences=config.scheduler_config.max_num_seqs,
         variants=len(variants),
     )
+
+
+def _eos_token_ids(model: ModelConfig) -> tuple[int, ...]:
+    """Return the ids that end a text: none, one or several in the checkpoint."""
+    found = model.try_get_generation_config().get("eos_token_id")
+    return tuple(found) if isinstance(found, list) else () if found is None else (found,)
 
 
 def _check_quantization(checkpoint: Checkpoint, config: ModelConfig, load: LoadConfig) -> None:

@@ -10,8 +10,9 @@ from server.engine.twin.rows import Rows
 class EngineInfo:
     """What runs: facts for clients and operators.
 
-    The engine computes at most ``step_tokens`` tokens of at most ``step_sequences`` sequences at once, under the base
-    and ``variants`` quantized models.
+    A text ends with one of ``eos_token_ids``, as the base model's checkpoint has it. The engine computes at most
+    ``step_tokens`` tokens of at most ``step_sequences`` sequences at once, under the base and ``variants`` quantized
+    models.
     """
 
     vllm_version: str
@@ -19,6 +20,7 @@ class EngineInfo:
     dtype: str
     max_model_len: int
     vocab_size: int
+    eos_token_ids: tuple[int, ...]
     step_tokens: int
     step_sequences: int
     variants: int = 1

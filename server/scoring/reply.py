@@ -103,6 +103,7 @@ def _tokens(token_ids: list[int], rows: Rows, texts: Texts, top: int) -> TokenCo
         kl=column(rows["kl"]),
         reverse_kl=column(rows["reverse_kl"]),
         js=column(rows["js"]),
+        total_variation=column(rows["total_variation"]),
         agree=column(rows["base_argmax"] == rows["quantized_argmax"]),
     )
 
@@ -162,6 +163,7 @@ def _summaries(rows: Rows, starts: npt.NDArray[np.int64]) -> list[Summary]:
         "max_kl": np.maximum.reduceat(rows["kl"], starts).tolist(),
         "mean_reverse_kl": means(rows["reverse_kl"]),
         "mean_js": means(rows["js"]),
+        "mean_total_variation": means(rows["total_variation"]),
         "agreement": means((rows["base_argmax"] == rows["quantized_argmax"]).astype(np.float64)),
         "perplexity": both([_perplexity(means(rows[f"{model}_logprob"])) for model in MODELS]),
         "mean_entropy": both_means("entropy"),
@@ -186,6 +188,7 @@ def _empty_summary() -> Summary:
         max_kl=None,
         mean_reverse_kl=None,
         mean_js=None,
+        mean_total_variation=None,
         agreement=None,
         perplexity=NOTHING,
         mean_entropy=NOTHING,

@@ -4,6 +4,7 @@ A continuation is tokenized in its context as lm-evaluation-harness does it: con
 together, then split at the length of the encoded context, so that scores agree with the harness token by token.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from threading import Event
@@ -109,13 +110,14 @@ class PairTokenizer:
                 )
         return token_ids
 
-    def info(self) -> TokenizerInfo:
-        """Describe the tokenizer."""
+    def info(self, eos_token_ids: Sequence[int]) -> TokenizerInfo:
+        """Describe the tokenizer; the base model ends its texts with one of these ids."""
         tokenizer = self._tokenizer
         return TokenizerInfo(
             tokenizer_class=type(tokenizer).__name__,
             bos_token=tokenizer.bos_token,
             eos_token=tokenizer.eos_token,
+            eos_token_ids=list(eos_token_ids),
             pad_token=tokenizer.pad_token,
             unk_token=tokenizer.unk_token,
             chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,

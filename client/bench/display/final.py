@@ -10,6 +10,7 @@ from client.bench.display.scoreboard import Scoreboard
 from client.bench.display.table import corpus_table, metrics_table, summary_table
 from client.bench.evaluation import Evaluation
 from client.bench.standing import Standing, rules_table
+from qconf.run.columns import OF_CORPORA
 from qconf.run.folder import Drawn, Subject, Timing
 
 
@@ -32,7 +33,7 @@ def print_heading(console: Console, url: str, subject: Subject, done: int) -> No
 def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     """Print the tables, and the first failed item."""
     # Corpora have no choices, but a table of their own.
-    of_tasks = [row for row in evaluation.rows if row.kind != "window"]
+    of_tasks = [row for row in evaluation.rows if row.kind not in OF_CORPORA]
     if of_tasks:
         scoreboard = Scoreboard(dict.fromkeys(row.task for row in of_tasks))
         for row in of_tasks:

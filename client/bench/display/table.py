@@ -59,7 +59,8 @@ def corpus_table(corpora: Mapping[str, CorpusSummary]) -> Table:
     table.caption_justify = "left"
     table.add_column("corpus")
     _add_numbers(table, *corpora)
-    for label, show in CORPUS_ROWS:
+    traces = any(summary.divergent is not None for summary in corpora.values())
+    for label, show in (*CORPUS_ROWS, *(TRACE_ROWS if traces else ())):
         table.add_row(label, *(show(summary) for summary in corpora.values()))
     return table
 
@@ -75,10 +76,25 @@ CORPUS_ROWS: tuple[tuple[str, Callable[[CorpusSummary], str]], ...] = (
     ("... largest", lambda corpus: f"{corpus.max_kl:.6f}"),
     ("KL(quantized ‖ base), mean", lambda corpus: f"{corpus.mean_reverse_kl:.6f}"),
     ("JS, mean", lambda corpus: f"{corpus.mean_js:.6f}"),
+    ("total variation, mean", lambda corpus: _fine(corpus.mean_total_variation)),
     ("same likeliest token", lambda corpus: f"{100 * corpus.same_top:.2f} %"),
     ("Δp of the token, mean", lambda corpus: f"{100 * corpus.mean_delta_p:+.3f} %"),
     ("... root mean square", lambda corpus: f"{100 * corpus.rms_delta_p:.3f} %"),
 )
+TRACE_ROWS: tuple[tuple[str, Callable[[CorpusSummary], str]], ...] = (
+    ("base's text, divergent tokens", lambda corpus: _percent(corpus.divergent)),
+    ("... first one, mean position", lambda corpus: _number(corpus.first_divergent)),
+    ("... texts without one", lambda corpus: _percent(corpus.identical)),
+)
+"""Rows of corpora that are the base model's own greedy texts."""
+
+
+def _fine(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
 
 
 def _number(value: float | None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from client.api import Client
 from client.bench.items import Item, LoadedTask, TaskError, Window, hash_text
 from client.bench.sources.data import read, version
+from qconf.run.columns import Kind
 
 DEFAULT_WINDOW = 512
 
@@ -38,7 +39,7 @@ def load_corpus(
     found = windows(reply.tokens, window, stride, first)[:limit]
     if not found:
         raise TaskError(f"{path} has {reply.count} tokens: expected at least {window + (stride is not None)} of them")
-    items = tuple(_item(path.stem, index, each) for index, each in enumerate(found))
+    items = tuple(window_item(path.stem, index, each) for index, each in enumerate(found))
     return LoadedTask(path.stem, version(content), 0, items)
 
 
@@ -59,11 +60,30 @@ def windows(token_ids: Sequence[int], window: int, stride: int | None, first: Se
     ]
 
 
-def _item(task: str, index: int, window: Window) -> Item:
+def cut(window: Window, longest: int, stride: int | None) -> list[Window]:
+    """Return windows of at most ``longest`` tokens that score the same tokens, each once.
+
+    The first is as long as possible, if the context leaves room. Each of the others begins with the first token of all,
+    mostly the special one that begins texts, and scores its last ``stride`` tokens, by default its second half.
+    """
+    ids, before = [*window.context, *window.scored], len(window.context)
+    step = stride or longest // 2
+    found = []
+    while before < len(ids):
+        start = 0 if before < longest else before + step - longest
+        end = min(start + longest, len(ids))
+        context = [ids[0], *ids[start + 1 : before]]
+        found.append(Window(context, ids[before:end], window.position + before - len(window.context)))
+        before = end
+    return found
+
+
+def window_item(task: str, index: int, window: Window, kind: Kind = "window") -> Item:
+    """Return the item of a window."""
     return Item(
         task=task,
         doc_id=index,
-        kind="window",
+        kind=kind,
         doc_hash=hash_text(str((tuple(window.context), tuple(window.scored)))),
         prompt_hash=hash_text(str(tuple(window.context))),
         contexts=("",),

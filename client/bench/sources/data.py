@@ -1,8 +1,9 @@
-"""Items of a file of the user's own: JSON lines with prompt, choices and label."""
+"""Items of a file of the user's own: JSON lines with prompt, choices and label. Other files of JSON lines, too."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,6 +11,8 @@ from client.bench.items import Item, LoadedTask, TaskError, hash_text
 from qconf.wire import MAX_CONTINUATIONS, problem
 
 VERSION_DIGITS = 12
+
+L = TypeVar("L", bound=BaseModel)
 
 
 class Line(BaseModel):
@@ -29,15 +32,29 @@ def load_data(path: Path, *, delimiter: str, limit: int | None = None) -> Loaded
     Its version is the beginning of the file's SHA-256.
     """
     content = read(path)
-    lines = content.splitlines()
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()][:limit]
+    items = []
+    for doc_id, (number, raw, line) in enumerate(parsed_lines(path, content, Line, limit)):
+        if line.label is not None and line.label >= len(line.choices):
+            raise TaskError(
+                f"{path}, line {number}: 'label' is {line.label}, expected an index below {len(line.choices)}"
+            )
+        items.append(_item(path.stem, doc_id, raw, line, delimiter))
+    return LoadedTask(path.stem, version(content), 0, tuple(items))
+
+
+def parsed_lines(path: Path, content: bytes, kind: type[L], limit: int | None = None) -> Iterator[tuple[int, bytes, L]]:
+    """Yield number, text and content of each line that is not blank. TaskError names the line and field at fault."""
+    numbered = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()][:limit]
     if not numbered:
         raise TaskError(f"{path} has no items: expected one JSON object per line")
-    items = tuple(
-        _item(path.stem, doc_id, line, _parse(path, number, line), delimiter)
-        for doc_id, (number, line) in enumerate(numbered)
-    )
-    return LoadedTask(path.stem, version(content), 0, items)
+    for number, line in numbered:
+        try:
+            parsed = kind.model_validate_json(line)
+        except ValidationError as exc:
+            errors = exc.errors()
+            reason = errors[0]["msg"] if errors[0]["type"] == "json_invalid" else problem(errors).message
+            raise TaskError(f"{path}, line {number}: {reason}") from exc
+        yield number, line, parsed
 
 
 def read(path: Path) -> bytes:
@@ -51,20 +68,6 @@ def read(path: Path) -> bytes:
 def version(content: bytes) -> str:
     """Return the version of a file: the beginning of its SHA-256."""
     return hashlib.sha256(content).hexdigest()[:VERSION_DIGITS]
-
-
-def _parse(path: Path, number: int, line: bytes) -> Line:
-    try:
-        parsed = Line.model_validate_json(line)
-    except ValidationError as exc:
-        errors = exc.errors()
-        reason = errors[0]["msg"] if errors[0]["type"] == "json_invalid" else problem(errors).message
-        raise TaskError(f"{path}, line {number}: {reason}") from exc
-    if parsed.label is not None and parsed.label >= len(parsed.choices):
-        raise TaskError(
-            f"{path}, line {number}: 'label' is {parsed.label}, expected an index below {len(parsed.choices)}"
-        )
-    return parsed
 
 
 def _item(task: str, doc_id: int, raw: bytes, line: Line, delimiter: str) -> Item:

@@ -9,6 +9,7 @@ from client.bench.items import LoadedTask, TaskError
 from client.bench.sources.corpus import DEFAULT_WINDOW, load_corpus
 from client.bench.sources.data import load_data
 from client.bench.sources.lm_eval_tasks import LoadedTasks, load_tasks
+from client.bench.sources.records import RECORDS, load_records
 from qconf.run.folder import Settings, Subject, TaskRecord, UntilSettings
 from qconf.wire import Both, ModelInfo, ServerInfo
 
@@ -39,20 +40,10 @@ class BenchOptions:
     cluster: str | None = None
 
 
-def load(options: BenchOptions, client: Client) -> LoadedTasks:
-    """Load everything to score: files first, because their errors appear at once."""
+def load(options: BenchOptions, client: Client, base: ModelInfo) -> LoadedTasks:
+    """Load everything to score: files first, because their errors appear at once. ``base`` is the base model."""
     files = [load_data(path, delimiter=options.delimiter, limit=options.limit) for path in options.data]
-    files += [
-        load_corpus(
-            path,
-            client,
-            window=options.window or DEFAULT_WINDOW,
-            stride=options.stride,
-            add_special_tokens=options.add_special_tokens,
-            limit=options.limit,
-        )
-        for path in options.corpora
-    ]
+    files += [_corpus(path, options, client, base) for path in options.corpora]
     loaded = LoadedTasks([], {})
     if options.tasks:
         loaded = load_tasks(
@@ -66,6 +57,19 @@ def load(options: BenchOptions, client: Client) -> LoadedTasks:
     if twice := [name for name in names if names.count(name) > 1]:
         raise TaskError(f"two of the tasks and files are named '{twice[0]}': each needs a name of its own")
     return LoadedTasks(loaded.tasks + files, loaded.groups)
+
+
+def _corpus(path: Path, options: BenchOptions, client: Client, base: ModelInfo) -> LoadedTask:
+    if path.suffix == RECORDS:
+        return load_records(path, base, window=options.window, stride=options.stride, limit=options.limit)
+    return load_corpus(
+        path,
+        client,
+        window=options.window or DEFAULT_WINDOW,
+        stride=options.stride,
+        add_special_tokens=options.add_special_tokens,
+        limit=options.limit,
+    )
 
 
 def subject_of(

@@ -15,6 +15,7 @@ STATISTICS: Final = (
     "kl",
     "reverse_kl",
     "js",
+    "total_variation",
     "base_entropy",
     "quantized_entropy",
     "base_confidence",
