@@ -41,11 +41,11 @@ WATCH_SECONDS = 0.1
 LATE_SECONDS = 5
 """What requests get after the time of grace, to be told that they were given up."""
 ENGINE_DIED = 1
-KEEP_ALIVE_SECONDS = 75
-"""For connections without a request. Load balancers keep theirs for 60: the side that sends must be first to close, or
-requests meet a closed connection."""
-KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
-"""A client whose machine has vanished is noticed after 90 seconds of silence, in seconds and probes."""
+IDLE_CONNECTION_SECONDS = 75
+"""Then an HTTP connection without a request is closed. Load balancers keep theirs for 60: the side that sends must be
+first to close, or requests meet a closed connection."""
+TCP_PROBES = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+"""Options of TCP keepalive, in seconds and probes: a client whose machine has vanished is noticed after 90 seconds."""
 
 
 async def serve(settings: Settings, listeners: Sequence[socket.socket]) -> int:
@@ -67,7 +67,7 @@ async def serve(settings: Settings, listeners: Sequence[socket.socket]) -> int:
                 ssl_keyfile=settings.ssl_keyfile,
                 log_config=None,
                 access_log=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_keep_alive=IDLE_CONNECTION_SECONDS,
                 timeout_graceful_shutdown=settings.grace_seconds + LATE_SECONDS,
             )
         )
@@ -208,7 +208,7 @@ def bound(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Accepted connections inherit it.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
+    for option, value in TCP_PROBES.items():
         listener.setsockopt(socket.IPPROTO_TCP, option, value)
     try:
         listener.bind((host, port))

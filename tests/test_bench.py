@@ -74,7 +74,10 @@ def test_each_item_is_one_request_for_all_its_choices(options: BenchOptions) -> 
 def test_long_items_go_first_and_no_more_are_in_flight_than_allowed(options: BenchOptions) -> None:
     fake = FakeServer()
     run(replace(options, concurrency=1), fake)
-    lengths = [len(body["prompt"]) + len("".join(body["continuations"])) for body in fake.bodies("/compare")]
+    lengths = [
+        len(body["prompt"]) + sum(len(choice) + 64 for choice in body["continuations"])
+        for body in fake.bodies("/compare")
+    ]
     assert lengths == sorted(lengths, reverse=True)
     assert len(lengths) == 43
 

@@ -11,8 +11,10 @@ from scipy.special import softmax as scipy_softmax  # type: ignore[import-untype
 
 from client.bench.display.live import LiveDisplay, PlainDisplay
 from client.bench.display.scoreboard import Scoreboard, Tally, chosen, softmax
-from client.bench.display.table import metrics_table, summary_table
+from client.bench.display.table import duration, metrics_table, summary_table
+from client.bench.pace import Pace
 from qconf.run.columns import ItemResult
+from tests.test_bench_pace import text_item
 from tests.test_results import FAILED, SCORED
 
 
@@ -150,32 +152,29 @@ def test_one_task_needs_no_overall_row_and_missing_numbers_are_dashes() -> None:
     assert "boolq 0 - - - - - - - - - - -" in " ".join(shown(output).split())
 
 
-def test_plain_lines_come_now_and_then_and_at_the_end() -> None:
+def test_lines_count_all_items_and_the_pace_of_this_session() -> None:
     now = 100.0
     output, scoreboard = console(80), Scoreboard(["boolq"])
-    display = PlainDisplay(output, scoreboard, {"boolq": 4}, clock=lambda: now)
-    with display.shown():
-        for row in (SCORED, SCORED, SCORED, FAILED):
-            now += 2.5
-            scoreboard.add(row)
-            display.advance()
+    scoreboard.add(SCORED)
+    rest = [text_item(number, 100) for number in range(4)]
+    pace = Pace(sum(item.length for item in rest), clock=lambda: now)
+    display = PlainDisplay(output, scoreboard, {"boolq": 5}, pace)
+    for item, row in zip(rest, (SCORED, SCORED, SCORED, FAILED), strict=True):
+        pace.send(item)
+        now += 2.5
+        scoreboard.add(row)
+        pace.finish((item.task, item.doc_id))
+        display.advance()
+        if item is rest[1]:
+            display.print_line()
     assert shown(output).splitlines() == [
-        "2/4 items, 0.4/s, 5 s left, accuracy 100.0 → 100.0 %, 0 flips, mean KL 0.0150",
-        "4/4 items, 0.4/s, accuracy 100.0 → 100.0 %, 0 flips, mean KL 0.0150, 1 failed",
+        "3/5 items, 0.4/s, 5 s left, accuracy 100.0 → 100.0 %, 0 flips, mean KL 0.0150",
+        "5/5 items, 0.4/s, accuracy 100.0 → 100.0 %, 0 flips, mean KL 0.0150, 1 failed",
     ]
 
 
-def test_lines_after_a_resume_count_all_items_and_the_speed_of_this_session() -> None:
-    now = 100.0
-    output, scoreboard = console(80), Scoreboard(["boolq"])
-    scoreboard.add(SCORED)
-    scoreboard.add(SCORED)
-    display = PlainDisplay(output, scoreboard, {"boolq": 4}, clock=lambda: now)
-    with display.shown():
-        now += 5.0
-        scoreboard.add(SCORED)
-        display.advance()
-    assert shown(output).startswith("3/4 items, 0.2/s, 5 s left, ")
+def test_long_times_are_in_minutes() -> None:
+    assert [duration(seconds) for seconds in (4.6, 89, 90, 3600)] == ["5 s", "89 s", "2 min", "60 min"]
 
 
 def test_metrics_of_lm_eval_stand_side_by_side() -> None:
@@ -200,13 +199,14 @@ def test_metrics_of_lm_eval_stand_side_by_side() -> None:
 @pytest.mark.parametrize("tasks", [1, 2, 60])
 def test_the_live_screen_fits_the_terminal(tasks: int) -> None:
     output, scoreboard = console(80, terminal=True), board(tasks)
-    display = LiveDisplay(output, scoreboard, dict.fromkeys(scoreboard.tasks, 5))
-    display.advance()
+    pace = Pace(1.0)
+    pace.send(text_item(0, 100))
+    display = LiveDisplay(output, scoreboard, dict.fromkeys(scoreboard.tasks, 5), pace)
     lines = output.render_lines(display.render())
     assert len(lines) <= 24
     text = "\n".join("".join(segment.text for segment in line) for line in lines)
     assert "2/5" in text
     assert "50.0 → 100.0" in text
-    assert f"1/{5 * tasks} items" in text
+    assert f"{2 * tasks}/{5 * tasks} items, 1 in flight" in text
     assert ("overall" in text) is (tasks > 1)
     assert ("tasks more" in text) is (tasks == 60)

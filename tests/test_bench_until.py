@@ -19,6 +19,7 @@ from client.bench.display.live import LiveDisplay
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.evaluation import part_of
 from client.bench.items import Item, TaskError
+from client.bench.pace import Pace
 from client.bench.replay import blank
 from client.bench.session import RuleFailed, Stopped, run_bench
 from client.bench.sources.data import load_data
@@ -393,7 +394,7 @@ def test_the_screen_shows_rules_as_they_settle() -> None:
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
     scoreboard = Scoreboard(["mine"])
     rules: list[tuple[str, Outcome]] = [("flips of overall", "pass"), ("kl of mine", "open")]
-    console.print(LiveDisplay(console, scoreboard, {"mine": 9}, lambda: rules).render())
+    console.print(LiveDisplay(console, scoreboard, {"mine": 9}, Pace(1.0), lambda: rules).render())
     output = console.file.getvalue()  # type: ignore[attr-defined]
     assert "flips of overall: pass" in output
     assert "kl of mine: open" in output

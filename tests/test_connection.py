@@ -238,7 +238,7 @@ async def test_half_a_body_is_given_up_at_once(connect: Open, monkeypatch: pytes
 
 
 def test_a_client_whose_machine_vanishes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "KEEPALIVE", {option: 1 for option in serve.KEEPALIVE})
+    monkeypatch.setattr(serve, "TCP_PROBES", {option: 1 for option in serve.TCP_PROBES})
     with serve.bound("127.0.0.1", 0) as listener:
         listener.listen()
         client = socket.create_connection(listener.getsockname())

@@ -32,6 +32,29 @@ def test_the_demo_pair_takes_little_of_a_gpu() -> None:
     assert (mine.gpu_memory_utilization, mine.kv_cache_memory_bytes) == (FULL, None)
 
 
+AUTO = pytest.mark.parametrize("arguments", [[], ["--dtype", "auto"], ["--dtype=auto"]])
+
+
+@AUTO
+@pytest.mark.usefixtures("on_a_gpu")
+def test_the_dtype_on_a_gpu_is_float16(arguments: list[str]) -> None:
+    assert parse_engine_args(arguments).dtype == "float16"
+
+
+@AUTO
+@pytest.mark.parametrize("instructions", [True, False])
+def test_the_dtype_on_a_cpu_is_the_fastest(
+    instructions: bool, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's own choice would be the checkpoint's dtype, which a CPU without instructions for it emulates."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": instructions})
+    assert parse_engine_args(arguments).dtype == ("bfloat16" if instructions else "float32")
+
+
+def test_a_dtype_that_is_named_stays() -> None:
+    assert parse_engine_args(["--dtype", "float16"]).dtype == "float16"
+
+
 @pytest.mark.parametrize("module", ["vllm.exceptions.GenerationError", "vllm.v1.engine.exceptions.EngineGenerateError"])
 async def test_a_failed_generation_is_an_error_of_the_request(module: str, tmp_path: Path) -> None:
     """vLLM raises the first up to 0.32 and the second from 0.33 on."""

@@ -9,6 +9,11 @@ from typing import Any
 
 from qconf.run.columns import Kind
 
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, roughly."""
+TOKENS_PER_CHOICE = 16
+"""What a choice takes besides its text: the prefix cache shares contexts in whole blocks only, of 16 or 32 tokens."""
+
 
 class TaskError(Exception):
     """A task that cannot be replayed, and why, in one sentence."""
@@ -61,11 +66,13 @@ class Item:
     window: Window | None = None
 
     @property
-    def length(self) -> int:
-        """Return the amount to score, in a unit that is the same for items of one kind."""
+    def length(self) -> float:
+        """Return roughly how much there is to compute, in tokens."""
         if self.window:
             return len(self.window.context) + len(self.window.scored)
-        return len(self.contexts[0]) + sum(map(len, self.choices))
+        choices = self.choices * (2 if self.unconditional else 1)
+        characters = sum(map(len, (*self.contexts, *choices)))
+        return characters / CHARACTERS_PER_TOKEN + TOKENS_PER_CHOICE * len(choices)
 
 
 @dataclass(frozen=True)

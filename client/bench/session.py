@@ -3,7 +3,7 @@
 import asyncio
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from client.bench.display.scoreboard import Scoreboard
 from client.bench.evaluation import evaluate, evaluation_of, part_of
 from client.bench.items import Item
 from client.bench.journal import JOURNAL, Journal, Key, Past, changes
+from client.bench.pace import Pace
 from client.bench.replay import Outcome, ReplayOptions, ServerGone, blank, longest_first, replay
 from client.bench.sources.lm_eval_tasks import LoadedTasks
 from client.bench.sources.load import BenchOptions, load, subject_of
@@ -199,19 +200,22 @@ class _Session:
 
     def _replay(self, begin: float, transport: httpx.MockTransport | None) -> None:
         options = self._options
-        todo: Iterable[Item] = (
-            self._until.queue()
-            if self._until
-            else self._in_order(item for item in self._items if (item.task, item.doc_id) not in self._rows)
-        )
+        todo: Iterable[Item] = self._until.queue() if self._until else self._in_order(self._unscored())
         sizes = {task.name: len(task.items) for task in self._loaded.tasks}
-        display = make_display(self._console, self._scoreboard, sizes, options.quiet, self._rules)
+        pace = Pace(sum(item.length for item in self._unscored()))
+        display = make_display(self._console, self._scoreboard, sizes, pace, options.quiet, self._rules)
+
+        def sent() -> Iterator[Item]:
+            for item in todo:
+                pace.send(item)
+                yield item
 
         def take(outcome: Outcome) -> None:
             row = outcome.row
             scores = {name: getattr(row, name) for name in SCORES} | {"tokens": outcome.tokens}
             self._journal.add(row.task, row.doc_id, time.monotonic() - begin, scores)
             self._add(row)
+            pace.finish((row.task, row.doc_id))
             display.advance()
             if self._until and self._until.settled:
                 raise _Settled
@@ -222,17 +226,20 @@ class _Session:
             ) as client:
                 max_length = options.window or self._subject.models.base.max_model_len
                 how = ReplayOptions(options.concurrency, options.add_special_tokens, max_length)
-                await replay(client, todo, self._subject.models, how, take)
+                async with display.shown():
+                    await replay(client, sent(), self._subject.models, how, take)
 
         try:
-            with display.shown():
-                asyncio.run(main())
+            asyncio.run(main())
         except _Settled:
             pass
         except KeyboardInterrupt as exc:
             raise Interrupted(self._unfinished("interrupted")) from exc
         except ServerGone as exc:
             raise Stopped(self._unfinished(str(exc))) from exc
+
+    def _unscored(self) -> Iterator[Item]:
+        return (item for item in self._items if (item.task, item.doc_id) not in self._rows)
 
     def _in_order(self, items: Iterable[Item]) -> list[Item]:
         """Long items first, and last those that failed before: one of them may bring the server down."""

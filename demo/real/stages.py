@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from client.bench.display.table import duration
+
 
 class StageError(Exception):
     """A stage failed; the message is one sentence for the user."""
@@ -50,11 +52,11 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> None:
             print(f"{begin}kept", flush=True)
             continue
         later = sum(each.seconds for each in stages[number:] if each.name in outdated)
-        after = f", and {_duration(later)} for the rest" if later else ""
-        print(f"{begin}{stage.what} (about {_duration(stage.seconds)}{after}) ...", flush=True)
+        after = f", and {duration(later)} for the rest" if later else ""
+        print(f"{begin}{stage.what} (about {duration(stage.seconds)}{after}) ...", flush=True)
         started = time.monotonic()
         _make(stage, folder)
-        print(f"{begin}done in {_duration(time.monotonic() - started)}", flush=True)
+        print(f"{begin}done in {duration(time.monotonic() - started)}", flush=True)
 
 
 def _make(stage: Stage, folder: Path) -> None:
@@ -96,7 +98,3 @@ def _files(path: Path) -> Iterator[Path]:
         yield from sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
     else:
         yield path
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

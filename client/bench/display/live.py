@@ -1,18 +1,19 @@
 """Progress of a replay: a live screen on a terminal, a line every few seconds elsewhere, or nothing."""
 
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from client.bench.display.scoreboard import Scoreboard, Tally
-from client.bench.display.table import divergence, flips, pair
+from client.bench.display.table import divergence, duration, flips, pair
+from client.bench.pace import Pace
 from client.bench.standing import STYLES, Outcome
 
 LINE_EVERY = 5.0
@@ -26,22 +27,22 @@ Rules = Callable[[], Sequence[tuple[str, Outcome]]]
 class Display(Protocol):
     """Display that is shown while the context is open; ``advance`` is called after each item."""
 
-    def shown(self) -> AbstractContextManager[object]: ...
+    def shown(self) -> AbstractAsyncContextManager[object]: ...
 
     def advance(self) -> None: ...
 
 
 def make_display(
-    console: Console, scoreboard: Scoreboard, sizes: dict[str, int], quiet: bool, rules: Rules = list
+    console: Console, scoreboard: Scoreboard, sizes: dict[str, int], pace: Pace, quiet: bool, rules: Rules = list
 ) -> Display:
     if quiet:
         return NoDisplay()
     kind = LiveDisplay if console.is_terminal else PlainDisplay
-    return kind(console, scoreboard, sizes, rules)
+    return kind(console, scoreboard, sizes, pace, rules)
 
 
 class NoDisplay:
-    def shown(self) -> AbstractContextManager[object]:
+    def shown(self) -> AbstractAsyncContextManager[object]:
         return nullcontext()
 
     def advance(self) -> None:
@@ -49,52 +50,61 @@ class NoDisplay:
 
 
 class PlainDisplay:
-    """A line every few seconds, and one for each rule that is settled, for logs."""
+    """A line every few seconds, even while no item is finished, and one for each rule that is settled, for logs."""
 
     def __init__(
-        self,
-        console: Console,
-        scoreboard: Scoreboard,
-        sizes: dict[str, int],
-        rules: Rules = list,
-        clock: Callable[[], float] = time.monotonic,
+        self, console: Console, scoreboard: Scoreboard, sizes: dict[str, int], pace: Pace, rules: Rules = list
     ) -> None:
         self._console = console
         self._overall = scoreboard.overall
         self._total = sum(sizes.values())
-        # Items of an earlier session do not count for the speed of this one.
-        self._before = scoreboard.overall.done
+        self._pace = pace
         self._rules = rules
         self._settled = _settled(rules)
-        self._clock = clock
-        self._started = self._printed = clock()
 
-    def shown(self) -> AbstractContextManager[object]:
-        self._started = self._printed = self._clock()
-        return nullcontext()
+    @asynccontextmanager
+    async def shown(self) -> AsyncIterator[None]:
+        lines = asyncio.create_task(self._print_lines())
+        try:
+            yield
+        finally:
+            lines.cancel()
+            with suppress(asyncio.CancelledError):
+                await lines
+
+    async def _print_lines(self) -> None:
+        while True:
+            await asyncio.sleep(LINE_EVERY)
+            self.print_line()
 
     def advance(self) -> None:
-        self._print_settled()
-        now = self._clock()
-        if now - self._printed < LINE_EVERY and self._overall.done < self._total:
-            return
-        self._printed = now
-        self._console.print(self._line(now - self._started), highlight=False, soft_wrap=True)
-
-    def _print_settled(self) -> None:
         settled = _settled(self._rules)
         for number, (name, outcome) in settled.items():
             if number not in self._settled:
-                line = f"{self._overall.done}/{self._total} items, {name}: {outcome}"
-                self._console.print(line, highlight=False, soft_wrap=True)
+                self._print(f"{self._overall.done}/{self._total} items, {name}: {outcome}")
         self._settled = settled
+        if self._overall.done == self._total:
+            self.print_line()
 
-    def _line(self, elapsed: float) -> str:
-        done = self._overall.done
-        rate = (done - self._before) / elapsed if elapsed > 0 else 0.0
-        most = "at most " if self._rules() else ""
-        left = f", {most}{(self._total - done) / rate:.0f} s left" if rate and done < self._total else ""
-        return f"{done}/{self._total} items, {rate:.1f}/s{left}, {_so_far(self._overall)}"
+    def print_line(self) -> None:
+        """Print what is done, in flight and left."""
+        so_far = [_so_far(self._overall)] if self._overall.done else []
+        self._print(", ".join([_progress(self._overall, self._total, self._pace, bool(self._rules())), *so_far]))
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def _progress(overall: Tally, total: int, pace: Pace, may_stop_early: bool) -> str:
+    """Return what is done, in flight and left; numbers that are not known yet are left out."""
+    parts = [f"{overall.done}/{total} items"]
+    if pace.in_flight:
+        parts.append(f"{pace.in_flight} in flight")
+    if (rate := pace.items_per_second()) is not None:
+        parts.append(f"{rate:.1f}/s")
+    if overall.done < total and (left := pace.seconds_left()) is not None:
+        parts.append(f"{'at most ' if may_stop_early else ''}{duration(left)} left")
+    return ", ".join(parts)
 
 
 def _settled(rules: Rules) -> dict[int, tuple[str, Outcome]]:
@@ -112,34 +122,38 @@ def _so_far(tally: Tally) -> str:
 class LiveDisplay:
     """A table of the tasks so far, the rules, and one bar over all items."""
 
-    def __init__(self, console: Console, scoreboard: Scoreboard, sizes: dict[str, int], rules: Rules = list) -> None:
+    def __init__(
+        self, console: Console, scoreboard: Scoreboard, sizes: dict[str, int], pace: Pace, rules: Rules = list
+    ) -> None:
         self._console = console
         self._scoreboard = scoreboard
         self._sizes = sizes
+        self._pace = pace
         self._rules = rules
-        self._progress = Progress(
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("items"),
-            _Rate(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            expand=True,
-        )
-        self._bar = self._progress.add_task("items", total=sum(sizes.values()))
 
-    def shown(self) -> AbstractContextManager[object]:
-        self._progress.reset(self._bar, completed=self._scoreboard.overall.done)
+    @asynccontextmanager
+    async def shown(self) -> AsyncIterator[None]:
         # Transient: the final table repeats it.
-        return Live(console=self._console, get_renderable=self.render, refresh_per_second=5, transient=True)
+        with Live(console=self._console, get_renderable=self.render, refresh_per_second=5, transient=True):
+            yield
 
     def advance(self) -> None:
-        self._progress.advance(self._bar)
+        """Do nothing: the screen is rendered several times a second."""
 
     def render(self) -> RenderableType:
         rules = (Text(f" {name}: {outcome}", style=STYLES.get(outcome, "dim")) for name, outcome in self._rules())
-        return Group(self._table(), *rules, Text(), self._progress.get_renderable())
+        return Group(self._table(), *rules, Text(), self._bar())
+
+    def _bar(self) -> Table:
+        overall, total = self._scoreboard.overall, sum(self._sizes.values())
+        row = Table.grid(padding=(0, 1), expand=True)
+        row.add_column(ratio=1)
+        row.add_column(justify="right", no_wrap=True)
+        row.add_row(
+            ProgressBar(total=total, completed=overall.done),
+            _progress(overall, total, self._pace, bool(self._rules())),
+        )
+        return row
 
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 1), header_style="bold", expand=True)
@@ -168,12 +182,3 @@ def _add_row(table: Table, name: str, tally: Tally, size: int, style: str = "") 
         divergence(summary.mean_kl),
         style=style if tally.done else "dim",
     )
-
-
-class _Rate(TextColumn):
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s", style="cyan")

@@ -180,3 +180,8 @@ def flips(summary: TaskSummary) -> str:
 
 def divergence(nats: float) -> str:
     return "-" if math.isnan(nats) else f"{nats:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds, or minutes where they are many."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
