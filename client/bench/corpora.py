@@ -14,19 +14,22 @@ from qconf.run.folder import TOKENS, write_tokens
 from qconf.run.tokens import read_columns
 
 
-def write_corpora(folder: Path, items: Sequence[Item], journal: Journal) -> dict[str, CorpusSummary]:
-    """Write the tokens of the windows that were scored, and return a summary by corpus; write nothing without any."""
+def write_corpora(folder: Path, items: Sequence[Item], journal: Journal, variant: str) -> dict[str, CorpusSummary]:
+    """Write a variant's tokens of the windows that were scored, and return a summary by corpus.
+
+    Write nothing without any.
+    """
     scored = [item for item in items if journal.has_tokens(item.task, item.doc_id)]
     if not scored:
         return {}
-    write_tokens(folder, _tables(scored, journal))
+    write_tokens(folder, _tables(scored, journal, variant))
     names = dict.fromkeys(item.task for item in scored)
     return {name: summarize(read_columns(folder / TOKENS, name, COLUMNS)) for name in names}
 
 
-def _tables(items: Sequence[Item], journal: Journal) -> Iterator[pa.Table]:
+def _tables(items: Sequence[Item], journal: Journal, variant: str) -> Iterator[pa.Table]:
     for item in items:
-        yield _table(item, journal.tokens(item.task, item.doc_id))
+        yield _table(item, journal.tokens(item.task, item.doc_id, variant))
 
 
 def _table(item: Item, tokens: Tokens) -> pa.Table:
