@@ -14,10 +14,9 @@ from client.bench.display.live import LiveDisplay
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.items import TaskError
 from client.bench.pace import Pace
-from client.bench.session import Stopped, run_bench
+from client.bench.session import Stopped
 from client.bench.sources.load import BenchOptions
 from client.errors import BadReply
-from eval.command import app
 from qconf.run.folder import RunError, read_run
 from tests.fake_server import FakeServer, error, models
 from tests.replays import run, stopped
@@ -45,8 +44,8 @@ def contents(folder: Path) -> tuple[object, ...]:
 def mixed(options: BenchOptions, tmp_path: Path) -> BenchOptions:
     """Return a replay of a task, and of a corpus that has tokens to keep."""
     corpus = tmp_path / "text.txt"
-    corpus.write_text("abcdefghij" * 3)
-    return replace(options, corpora=[corpus], window=10)
+    corpus.write_text("abcdefghij" * 30)
+    return replace(options, corpora=[corpus], window=100)
 
 
 @pytest.mark.parametrize("variants", [TWO, THREE])
@@ -82,7 +81,7 @@ def test_the_first_variant_is_shown_while_it_runs_and_all_at_the_end(options: Be
     assert [table.count("lm-eval's metrics") for table in tables] == [1, 1]
 
 
-def test_the_screen_names_the_variant(options: BenchOptions) -> None:
+def test_the_screen_names_the_variant() -> None:
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
     console.print(LiveDisplay(console, Scoreboard(["sky"]), {"sky": 3}, Pace(1.0), variant="q4").render())
     assert "q4" in console.file.getvalue()  # type: ignore[attr-defined]
@@ -124,7 +123,7 @@ def test_until_needs_one_variant(options: BenchOptions, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp", "q 4", ".q4", "-q4", "q4\n", "ä", 101 * "q"])
 def test_a_name_that_cannot_be_a_folder_is_refused(options: BenchOptions, name: str) -> None:
     fake = serving("q4", name)
-    with pytest.raises(BadReply, match="the server has a variant named .*, expected letters, digits") as raised:
+    with pytest.raises(BadReply, match=r"the server has a variant named .*, expected letters, digits") as raised:
         run(options, fake)
     assert repr(name) in str(raised.value)
     assert not options.out.exists()
@@ -226,14 +225,12 @@ def test_complete_runs_are_shown_and_left(options: BenchOptions) -> None:
     assert of_q3.strip() in text
 
 
-def test_runs_that_were_not_all_written_are_written_again(
-    options: BenchOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_that_were_not_all_written_are_written_again(options: BenchOptions) -> None:
     """The journal is deleted after the last of them."""
-    (options.out / "q3").parent.mkdir()
+    options.out.mkdir()
     (options.out / "q3").write_text("in the way")
     again = replace(options, resume=True)
-    with pytest.raises(RunError, match="cannot write the run to .*q3"):
+    with pytest.raises(RunError, match=r"cannot write the run to .*q3"):
         run(again, serving(*TWO))
     (options.out / "q3").unlink()
     fake = serving(*TWO)

@@ -36,7 +36,7 @@ def print_evaluations(console: Console, evaluations: Mapping[str, Evaluation]) -
     """Print the tables of each variant, under its name where there are several, and the first failed item."""
     for variant, evaluation in evaluations.items():
         if len(evaluations) > 1:
-            console.print(Text(variant, "bold"), "")
+            console.print(Text(variant, "bold"))
         _print_tables(console, evaluation)
     # Items fail under all variants or none.
     _print_failed(console, next(iter(evaluations.values())).rows)
