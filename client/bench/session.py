@@ -113,7 +113,7 @@ def _show_complete(folders: Sequence[Path], console: Console, asked: Sequence[Pa
     evaluations = {
         subject.models.quantized.id: evaluation_of(run) for run, subject in zip(found, subjects, strict=True)
     }
-    print_evaluations(console, evaluations)
+    print_evaluations(console, {run.variant: evaluations[run.variant] for run in asked})
     standings = standings_of(found[0].results)
     print_rules(console, standings, found[0].manifest.drawn)
     print_complete(console, folders)
