@@ -284,11 +284,12 @@ async def _serve_twin(pipe: Connection, arguments: list[str], base: str, quantiz
     namespace = _parsed(arguments)
     from vllm.platforms import current_platform
 
+    from server.engine.checkpoints import Source, read_checkpoints
     from server.engine.engine import running_engine
-    from server.engine.pair import read_pair
     from server.scoring.service import together
 
-    async with running_engine(read_pair(base, quantized), namespace, math.inf) as engine:
+    checkpoints = read_checkpoints(Source(base), {"quantized": Source(quantized)})
+    async with running_engine(checkpoints, namespace, math.inf) as engine:
         pipe.send({"device": current_platform.get_device_name(), "dtype": engine.info.dtype})
         while (work := await asyncio.to_thread(pipe.recv)) is not None:
             coroutines = list(starmap(engine.score, work.sequences))

@@ -61,7 +61,8 @@ async def measure(server: LocalServer, loads: list[float], seconds: float) -> No
         per_second = capacity * took / (engine_seconds(server) - before)
         print(f"capacity {capacity:.1f} requests/s, resident memory {memory(server):.0f} MiB")
         print(
-            f"{'load':>6}{'good/capacity':>15}{'per engine s':>14}{'200':>8}{'429':>8}{'other':>7}{'p50':>8}{'p99':>8}{'wait':>6}{'MiB':>7}"
+            f"{'load':>6}{'good/capacity':>15}{'per engine s':>14}{'200':>8}{'429':>8}{'other':>7}"
+            f"{'p50':>8}{'p99':>8}{'wait':>6}{'MiB':>7}"
         )
         everything: list[str] = []
         probes: set[str] = set()
@@ -160,7 +161,8 @@ def row(load: float, capacity: float, seen: Seen, took: float, per_engine_second
     share = good / took / capacity
     if other:
         print({status: count for status, count in seen.statuses.items() if status not in ("200", "429")})
-    return f"{load:6.1f}{share:15.2f}{per_engine_second:14.2f}{good:8}{refused:8}{other:7}{p50:7.2f}s{p99:7.2f}s{wait:5.1f}s{resident:7.0f}"
+    counts = f"{load:6.1f}{share:15.2f}{per_engine_second:14.2f}{good:8}{refused:8}{other:7}"
+    return f"{counts}{p50:7.2f}s{p99:7.2f}s{wait:5.1f}s{resident:7.0f}"
 
 
 if __name__ == "__main__":

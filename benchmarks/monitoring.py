@@ -120,7 +120,7 @@ def count(monitor: Monitor, shape: Shape, comparisons: int, seed: int) -> float:
     observations = [shape.observation(rng) for _ in range(comparisons)]
     started = time.perf_counter()
     for observation in observations:
-        monitor.add(observation)
+        monitor.add([observation])
     monitor.exposition("")
     return (time.perf_counter() - started) / comparisons
 

@@ -157,7 +157,7 @@ def _families() -> Iterator[Metric]:
         watched = monitor(run)
         seen = observations(folder.read_run(run), np.random.default_rng(1))
     for each in seen:
-        watched.add(each)
+        watched.add([each])
     service = watched.metrics
     service.requests.labels("/compare", "200")
     service.duration.labels("/compare")

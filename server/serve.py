@@ -1,4 +1,4 @@
-"""Build the server of a pair from its settings, and run it until it is stopped."""
+"""Build the server of its models from its settings, and run it until it is stopped."""
 
 import asyncio
 import contextlib
@@ -18,16 +18,15 @@ from server.api.app import create_app
 from server.api.connection import Connection
 from server.api.keys import Keys
 from server.api.work import Serving
+from server.engine.checkpoints import Checkpoints, Source, read_checkpoints
 from server.engine.digest import model_digest
 from server.engine.interface import EngineInfo
-from server.engine.pair import Pair, read_pair
 from server.engine.size import model_sizes
 from server.errors import StartError
 from server.monitoring.monitor import Monitor, load_reference, make_state_folder
 from server.scoring.admission import Admission, Limits
 from server.scoring.canary import check_canary
 from server.scoring.quotas import Quotas
-from server.scoring.scored import MODELS
 from server.scoring.service import Service
 from server.settings import Settings
 
@@ -99,26 +98,24 @@ async def serve(settings: Settings, listeners: Sequence[socket.socket]) -> int:
 async def _serving(settings: Settings, quotas: Quotas) -> AsyncIterator[tuple["TwinEngine", Serving]]:
     """Start the engine and everything around it that requests need."""
     assert settings.model is not None
-    assert settings.quantized is not None
-    logger.info("qconf %s: %s and %s", __version__, settings.model, settings.quantized)
+    logger.info("qconf %s: %s and %s", __version__, settings.model, ", ".join(settings.quantized))
     if settings.demo:
         logger.info("this is the bundled demo pair: give --model and --quantized to serve your own")
-    pair = read_pair(
-        settings.model, settings.quantized, settings.revision, settings.quantized_revision, settings.allow_unquantized
-    )
+    variants = {name: Source(*source) for name, source in settings.variants.items()}
+    checkpoints = read_checkpoints(Source(settings.model, settings.revision), variants, settings.allow_unquantized)
     reference = None if settings.reference is None else load_reference(settings.reference)
     if settings.state_dir is not None:
         make_state_folder(settings.state_dir)
 
-    from server.engine.engine import parse_engine_args, running_engine  # vLLM takes longer than all checks of the pair
+    from server.engine.engine import parse_engine_args, running_engine  # vLLM takes longer than all checks
 
     arguments = parse_engine_args(list(settings.engine_args), demo=settings.demo)
-    async with running_engine(pair, arguments, settings.stalled_seconds) as engine:
+    async with running_engine(checkpoints, arguments, settings.stalled_seconds) as engine:
         info = engine.info
         logger.info(
             "vLLM %s on %s, %s, context %d tokens", info.vllm_version, info.device, info.dtype, info.max_model_len
         )
-        models = await asyncio.to_thread(model_list, pair, info)
+        models = await asyncio.to_thread(model_list, checkpoints, info)
         if settings.state_dir is not None:
             await check_canary(engine, models, settings.state_dir)
         monitor = Monitor(
@@ -131,19 +128,18 @@ async def _serving(settings: Settings, quotas: Quotas) -> AsyncIterator[tuple["T
         limits = Limits(settings.max_requests, settings.max_sequences, settings.queue_seconds)
         # Whatever learns of every comparison is listed here.
         observers = [monitor]
-        service = Service(engine, pair.tokenizer, models, monitor.metrics, quotas, observers)
+        service = Service(engine, checkpoints.tokenizer, models, monitor.metrics, quotas, observers)
         admission = Admission(limits, monitor.metrics, quotas)
         yield engine, Serving(service, admission, monitor, settings.request_seconds)
 
 
-def model_list(pair: Pair, info: EngineInfo) -> ModelList:
-    """Describe the two models, base first, and what serves them. Reads all weights, for their digests."""
+def model_list(checkpoints: Checkpoints, info: EngineInfo) -> ModelList:
+    """Describe the models, base first, and what serves them. Reads all weights, for their digests."""
     created = int(time.time())
-    sizes = model_sizes(pair)
     return ModelList(
         data=[
             ModelInfo(
-                id=role,
+                id=name,
                 created=created,
                 root=checkpoint.public_name,
                 revision=checkpoint.commit,
@@ -154,8 +150,8 @@ def model_list(pair: Pair, info: EngineInfo) -> ModelList:
                 max_model_len=info.max_model_len,
                 size=size,
             )
-            for role, checkpoint, size in zip(
-                MODELS, (pair.base, pair.quantized), (sizes.base, sizes.quantized), strict=True
+            for name, checkpoint, size in zip(
+                ["base", *checkpoints.variants], checkpoints.all, model_sizes(checkpoints), strict=True
             )
         ],
         server=ServerInfo(version=__version__, vllm=info.vllm_version, device=info.device),

@@ -1,16 +1,21 @@
 """Settings of the server: command line first, then ``QCONF_*`` environment variables, then defaults."""
 
+import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, CliUnknownArgs, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, CliUnknownArgs, NoDecode, SettingsConfigDict
 
 from qconf.demo import PAIR
 
+NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)", re.DOTALL)
+Several = Annotated[list[str], NoDecode]
+"""Values of an option that may be repeated; in an environment variable, separated by commas."""
+
 
 class Settings(BaseSettings):
-    """Serve a full-precision model and its quantized twin on one vLLM engine.
+    """Serve a full-precision model and one or more quantized variants of it on one vLLM engine.
 
     Any other argument is passed to the engine, for example --max-model-len 4096 or --tensor-parallel-size 2; see
     vLLM's engine arguments.
@@ -27,10 +32,16 @@ class Settings(BaseSettings):
     )
 
     model: str | None = Field(None, description="Full-precision model: a folder or a hub name.")
-    quantized: str | None = Field(None, description="Its quantized twin: a folder or a hub name.")
+    quantized: Several = Field(
+        [],
+        description="Its quantized twin: a folder or a hub name. May be repeated, to compare several variants with the "
+        "same model; NAME=MODEL names one.",
+    )
     demo: bool = Field(False, description="Serve the bundled demo pair, as without --model and --quantized.")
     revision: str | None = Field(None, description="Hub revision of the full-precision model.")
-    quantized_revision: str | None = Field(None, description="Hub revision of the quantized model.")
+    quantized_revision: Several = Field(
+        [], description="Hub revision of the quantized model; repeated, one for each --quantized in their order."
+    )
     allow_unquantized: bool = Field(
         False, description="Accept a twin that is not quantized, for example the model itself."
     )
@@ -80,6 +91,21 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="Format of log lines.")
     engine_args: CliUnknownArgs
 
+    @field_validator("quantized", "quantized_revision", mode="before")
+    @classmethod
+    def _separated(cls, given: object) -> object:
+        return [each for each in given.split(",") if each] if isinstance(given, str) else given
+
+    @property
+    def variants(self) -> dict[str, tuple[str, str | None]]:
+        """Folder or hub name, and revision, of each quantized variant by name.
+
+        A single one is called "quantized", others after the last part of theirs, where the user does not name them.
+        """
+        revisions: list[str | None] = [*self.quantized_revision] or [None] * len(self.quantized)
+        pairs = [_named(each, alone=len(self.quantized) == 1) for each in self.quantized]
+        return {name: (model, revision) for (name, model), revision in zip(pairs, revisions, strict=True)}
+
     @model_validator(mode="after")
     def _tls(self) -> Self:
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
@@ -96,10 +122,27 @@ class Settings(BaseSettings):
             raise ValueError("--demo takes the bundled pair: leave out --model and --quantized")
         if not (self.model or self.quantized):
             self.demo = True
-            self.model, self.quantized = str(PAIR / "base"), str(PAIR / "quantized")
+            self.model, self.quantized = str(PAIR / "base"), [str(PAIR / "quantized")]
         for name in ("model", "quantized"):
             if not getattr(self, name):
                 raise ValueError(
                     f"--{name} is missing: expected a folder or a hub name (without both, the bundled pair is served)"
                 )
+        if self.quantized_revision and len(self.quantized_revision) != len(self.quantized):
+            raise ValueError(
+                f"--quantized-revision is given {len(self.quantized_revision)} times, expected one for each of the "
+                f"{len(self.quantized)} --quantized"
+            )
+        names = [_named(each, alone=len(self.quantized) == 1)[0] for each in self.quantized]
+        for name in names:
+            if name == "base" or names.count(name) > 1:
+                why = "is the full-precision model's" if name == "base" else "is taken twice"
+                raise ValueError(f"--quantized: the name {name!r} {why}: expected NAME=MODEL with names of their own")
         return self
+
+
+def _named(given: str, *, alone: bool) -> tuple[str, str]:
+    """Return the name and the model of a ``--quantized``."""
+    if found := NAMED.fullmatch(given):
+        return found[1], found[2]
+    return ("quantized" if alone else Path(given).name), given

@@ -67,7 +67,7 @@ from server.engine.twin.kernels import statistics
 generator = torch.Generator().manual_seed(0)
 base, quantized = torch.randn((2, 64, 1000), generator=generator).bfloat16()
 targets = torch.randint(1000, (64,), generator=generator)
-found, expected = Compiled(statistics)(base, quantized, targets)[0], statistics(base, quantized, targets)[0]
+found, expected = Compiled(statistics)(targets, base, quantized)[0], statistics(targets, base, quantized)[0]
 assert (found - expected).abs().max() < 1e-4, (found - expected).abs().max()
 """
 

@@ -23,11 +23,11 @@ class Numbers:
         self.info = EngineInfo(vllm, "cpu", dtype, 128, 500, 2048, 128)
         self._error = error
 
-    async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> Rows:
+    async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> list[Rows]:
         assert len(token_ids) <= self.info.max_model_len
         values = np.tile(np.array(token_ids[start + 1 :], np.float32)[:, None] / -100, WIDTH)
         values[-1, STATISTICS.index("quantized_logprob")] += self._error
-        return Rows(values)
+        return [Rows(values)]
 
 
 @pytest.mark.parametrize(("dtype", "small"), [("bfloat16", 0.05), ("float32", 1e-4)])

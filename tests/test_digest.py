@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from server.engine.checkpoints import Checkpoint
 from server.engine.digest import model_digest
-from server.engine.pair import Checkpoint
 
 CONFIG, WEIGHTS = b'{"a": 1}', b"weights"
 

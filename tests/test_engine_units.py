@@ -100,8 +100,8 @@ async def test_rows_that_are_not_finite_are_an_error_that_names_the_token(
     values = np.zeros((4, WIDTH), np.float32)
     values[2, 3] = np.nan
 
-    async def encode(*_: object, **__: object) -> Rows:
-        return Rows(values)
+    async def encode(*_: object, **__: object) -> list[Rows]:
+        return [Rows(values)]
 
     config: Any = SimpleNamespace(cache_config=SimpleNamespace(enable_prefix_caching=False, block_size=32))
     nothing: Any = None
@@ -115,21 +115,21 @@ async def test_a_sequence_that_runs_twice_counts_both_passes(tmp_path: Path, mon
     """A repeated request: the cache has 64 of its 80 tokens, so that rows of scored positions are missing."""
     asked = []
 
-    async def encode(ids: list[int], start: int, top: int, *, read_cache: bool) -> Rows:
+    async def encode(ids: list[int], start: int, top: int, *, read_cache: bool) -> list[Rows]:
         asked.append(read_cache)
         cached = 64 if read_cache else 0
         rows = np.zeros((len(ids) - 1 - max(start, cached - 1), WIDTH), np.float32)
-        return Rows(rows, len(ids) - cached, cached, queue_seconds=0.5)
+        return [Rows(rows, len(ids) - cached, cached, queue_seconds=0.5)]
 
     config: Any = SimpleNamespace(cache_config=SimpleNamespace(enable_prefix_caching=True, block_size=32))
     nothing: Any = None
     engine = TwinEngine(nothing, config, nothing, QueueTimes(STALLED_SECONDS), Failure(tmp_path / "failure", 0))
     monkeypatch.setattr(engine, "_encode", encode)
-    rows = await engine.score(list(range(80)), start=40)
+    (rows,) = await engine.score(list(range(80)), start=40)
     assert asked == [True, False]
     assert len(rows.values) == 39
     assert (rows.computed_tokens, rows.cached_tokens, rows.queue_seconds) == (16 + 80, 64, 1.0)
-    once = await engine.score(list(range(80)), start=70)
+    (once,) = await engine.score(list(range(80)), start=70)
     assert (once.computed_tokens, once.cached_tokens, once.queue_seconds) == (16, 64, 0.5)
 
 
@@ -140,14 +140,13 @@ async def test_a_queue_time_that_is_never_reported_is_not_awaited_for_ever(
 
     class Silent:
         async def encode(self, *_: object, **__: object) -> AsyncIterator[Any]:
-            values = torch.zeros(2, WIDTH)
+            values = torch.zeros(2, 1, WIDTH)
             yield SimpleNamespace(finished=True, num_cached_tokens=0, outputs=SimpleNamespace(data=values))
 
     monkeypatch.setattr("server.engine.engine.STATISTICS_SECONDS", 0.01)
     config: Any = SimpleNamespace(cache_config=SimpleNamespace(enable_prefix_caching=False, block_size=32))
     llm: Any = Silent()
     nothing: Any = None
-    rows = await TwinEngine(llm, config, nothing, QueueTimes(STALLED_SECONDS), Failure(tmp_path / "failure", 0)).score(
-        [1, 2, 3]
-    )
+    engine = TwinEngine(llm, config, nothing, QueueTimes(STALLED_SECONDS), Failure(tmp_path / "failure", 0))
+    (rows,) = await engine.score([1, 2, 3])
     assert (len(rows.values), rows.computed_tokens, rows.queue_seconds) == (2, 3, 0.0)

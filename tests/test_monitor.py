@@ -130,7 +130,7 @@ def test_counters_are_what_eval_says_of_the_same_items(run: Run, choices: Choice
     watched = monitor()
     seen = observations(run, np.random.default_rng(1))
     for observation in seen:
-        watched.add(observation)
+        watched.add([observation])
     found = values(watched)
     assert value(found, "qconf_comparisons_total") == 400
     assert value(found, "qconf_compared_tokens_total") == value(found, "qconf_token_kl_nats_count") == 2000
@@ -161,7 +161,7 @@ def test_counters_are_what_eval_says_of_the_same_items(run: Run, choices: Choice
 
 def test_items_without_a_label_count_as_such() -> None:
     watched = monitor()
-    watched.add(Observation(rows(np.random.default_rng(2), 3), Item((0, 1), (0.6, 0.7), UNLABELLED, (0, 0))))
+    watched.add([Observation(rows(np.random.default_rng(2), 3), Item((0, 1), (0.6, 0.7), UNLABELLED, (0, 0)))])
     found = values(watched)
     assert value(found, "qconf_items_total", labelled="false") == 1
     assert value(found, "qconf_flips_total", kind="unlabelled") == 1
@@ -174,7 +174,7 @@ def test_drift_is_that_of_the_command(run: Run, tmp_path: Path) -> None:
     reference = write(tmp_path / "reference", items("piqa", 500, 5))
     watched = monitor(reference)
     for observation in observations(run, np.random.default_rng(3)):
-        watched.add(observation)
+        watched.add([observation])
     frozen = read_reference(reference).reference
     offline = frozen.distances(frozen.sums(run_samples(run)))
     found = values(watched)
@@ -197,7 +197,7 @@ def test_drift_of_tokens_is_that_of_the_corpus(tmp_path: Path) -> None:
     assert table is not None
     columns = np.stack([table[name].to_numpy().astype(np.float64) for name in STATISTICS], axis=1)
     for text in np.split(columns, 60):
-        watched.add(Observation(Rows(text), None))
+        watched.add([Observation(Rows(text), None)])
     found = values(watched)
     for quantity in ("kl", "base_confidence", "quantized_confidence", "confidence_delta"):
         assert value(found, "qconf_drift_psi", unit="token", quantity=quantity) == 0
@@ -248,7 +248,7 @@ def test_the_window_survives_a_restart(run: Run, tmp_path: Path) -> None:
     first = monitor(run.path, state)
     seen = observations(run, np.random.default_rng(4))
     for observation in seen:
-        first.add(observation)
+        first.add([observation])
     first.save()
     before = gauges(first)
     assert gauges(monitor(run.path, state)) == before
@@ -256,7 +256,7 @@ def test_the_window_survives_a_restart(run: Run, tmp_path: Path) -> None:
     # Another pair, or another reference, begins with an empty window, and the first one's window stays where it is.
     for other in (monitor(run.path, state, digest="other"), monitor(None, state)):
         assert value(values(other), "qconf_window_comparisons") == 0
-        other.add(seen[0])
+        other.add([seen[0]])
         other.save()
     assert gauges(monitor(run.path, state)) == before
     assert len(list(state.iterdir())) == 3
@@ -377,7 +377,7 @@ def test_settings_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 def exposed(run: Run) -> Monitor:
     watched = monitor(run.path)
     for observation in observations(run, np.random.default_rng(6)):
-        watched.add(observation)
+        watched.add([observation])
     return watched
 
 

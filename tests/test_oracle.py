@@ -4,6 +4,7 @@ Tolerances are those of tests/oracle.py: for log-probabilities 0.03 in bfloat16,
 """
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,7 +23,6 @@ TOP = 5
 
 def check_against_oracle(pair: TinyPair, dtype: str, *arguments: str) -> None:
     """Start a server for the pair and compare everything it says of three sequences."""
-    sigma = LOGPROB_TOLERANCE[dtype]
     generator = torch.Generator().manual_seed(0)
     with running_server(
         "--model", str(pair.base), "--quantized", str(pair.quantized), "--dtype", dtype, *arguments
@@ -31,18 +31,22 @@ def check_against_oracle(pair: TinyPair, dtype: str, *arguments: str) -> None:
             ids = torch.randint(2, VOCABULARY, (length,), generator=generator).tolist()
             reply = httpx.post(f"{server.url}/compare", json={"prompt": ids, "top_logprobs": TOP}, timeout=120)
             assert reply.status_code == 200, reply.text
-            prompt = reply.json()["prompt"]
-            want = expected(pair.base_model, pair.quantized_model, ids)
-            allowed = tolerances(want.kl, dtype)
-            for model in ("base", "quantized"):
-                logprobs = getattr(want, f"{model}_logprobs")
-                close(prompt[model]["logprobs"], getattr(want, f"{model}_logprob"), allowed[f"{model}_logprob"])
-                close(prompt[model]["entropy"], getattr(want, f"{model}_entropy"), allowed[f"{model}_entropy"])
-                close(prompt[model]["confidence"], logprobs.max(-1).values.exp(), sigma)
-                check_top(prompt[model], logprobs, sigma)
-            for name in ("kl", "reverse_kl", "js"):
-                close(prompt[name], getattr(want, name), allowed[name])
-            assert min(prompt["kl"][1:]) > 0
+            check_prompt(reply.json()["prompt"], pair, ids, dtype)
+
+
+def check_prompt(prompt: dict[str, Any], pair: TinyPair, ids: list[int], dtype: str) -> None:
+    """Check the columns of a scored prompt, with TOP likeliest tokens."""
+    want = expected(pair.base_model, pair.quantized_model, ids)
+    sigma, allowed = LOGPROB_TOLERANCE[dtype], tolerances(want.kl, dtype)
+    for model in ("base", "quantized"):
+        logprobs = getattr(want, f"{model}_logprobs")
+        close(prompt[model]["logprobs"], getattr(want, f"{model}_logprob"), allowed[f"{model}_logprob"])
+        close(prompt[model]["entropy"], getattr(want, f"{model}_entropy"), allowed[f"{model}_entropy"])
+        close(prompt[model]["confidence"], logprobs.max(-1).values.exp(), sigma)
+        check_top(prompt[model], logprobs, sigma)
+    for name in ("kl", "reverse_kl", "js"):
+        close(prompt[name], getattr(want, name), allowed[name])
+    assert min(prompt["kl"][1:]) > 0
 
 
 def close(column: list[float | None], want: torch.Tensor, tolerance: float | torch.Tensor) -> None:

@@ -1,6 +1,7 @@
 """The pooler around made-up logits: which positions it scores, in how many pieces, and how chunks join."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,17 @@ from server.engine.twin.kernels import likeliest, statistics
 from server.engine.twin.pooler import LOGITS_IN_FLIGHT, POSITIONS, TwinPooler, request_options
 from server.engine.twin.rows import WIDTH
 
-VOCABULARY, HIDDEN = 50, 4
-Logits = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+VOCABULARY, HIDDEN, VARIANTS = 50, 4, 2
+Logits = Callable[[torch.Tensor], list[torch.Tensor]]
 
 
 @pytest.fixture
 def head() -> Logits:
-    """Return fixed projections of both halves of the hidden states."""
-    base, quantized = torch.randn(2, HIDDEN, VOCABULARY, generator=torch.Generator().manual_seed(0))
-    return lambda hidden: (hidden[:, :HIDDEN] @ base, hidden[:, HIDDEN:] @ quantized)
+    """Return fixed projections of each model's part of the hidden states."""
+    projections = torch.randn(1 + VARIANTS, HIDDEN, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    return lambda hidden: [
+        part @ projection for part, projection in zip(hidden.split(HIDDEN, 1), projections, strict=True)
+    ]
 
 
 class Request:
@@ -29,19 +32,27 @@ class Request:
     def __init__(self, length: int, start: int, top: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.ids = torch.randint(VOCABULARY, (length,), generator=generator)
-        self.hidden = torch.randn(length, 2 * HIDDEN, generator=generator)
+        self.hidden = torch.randn(length, (1 + VARIANTS) * HIDDEN, generator=generator)
         self.params = PoolingParams(task="token_classify", extra_kwargs=request_options(start, top))
         self.state = PoolingStates()
         self.start, self.top = start, top
 
     def expected(self, head: Logits) -> torch.Tensor:
         """Return all rows of the request at once."""
-        base, quantized = head(self.hidden[self.start : -1])
-        rows, norm_base, norm_quantized = statistics(base, quantized, self.ids[self.start + 1 :])
-        parts = [rows]
-        if self.top:
-            parts += [likeliest(base, norm_base, self.top), likeliest(quantized, norm_quantized, self.top)]
-        return torch.cat(parts, -1)
+        base, *variants = head(self.hidden[self.start : -1])
+        by_variant = []
+        for variant in variants:
+            (rows,), norm_base, norm_variant = _alone(self.ids[self.start + 1 :], base, variant)
+            parts = [rows]
+            if self.top:
+                parts += [likeliest(base, norm_base, self.top), likeliest(variant, norm_variant, self.top)]
+            by_variant.append(torch.cat(parts, -1))
+        return torch.stack(by_variant, 1)
+
+
+def _alone(targets: torch.Tensor, base: torch.Tensor, variant: torch.Tensor) -> tuple[Any, ...]:
+    rows, *normalizers = statistics(targets, base, variant)
+    return rows.unbind(1), *normalizers
 
 
 def step(pooler: TwinPooler, work: list[tuple[Request, int, int]]) -> list[torch.Tensor | None]:
@@ -65,7 +76,7 @@ def step(pooler: TwinPooler, work: list[tuple[Request, int, int]]) -> list[torch
 
 
 def test_chunks_of_several_requests_join_to_whole_rows(head: Logits) -> None:
-    pooler = TwinPooler(head, statistics, VOCABULARY)
+    pooler = TwinPooler(head, statistics, VOCABULARY, VARIANTS)
     long, short, later = Request(30, 4, 3, 1), Request(7, 0, 0, 2), Request(12, 5, 1, 3)
     first = step(pooler, [(long, 0, 10), (short, 0, 7)])
     second = step(pooler, [(long, 10, 29), (later, 0, 3)])
@@ -78,26 +89,26 @@ def test_chunks_of_several_requests_join_to_whole_rows(head: Logits) -> None:
 
 def test_tokens_from_the_prefix_cache_have_no_rows(head: Logits) -> None:
     request = Request(20, 3, 0, 4)
-    (rows,) = step(TwinPooler(head, statistics, VOCABULARY), [(request, 16, 20)])
+    (rows,) = step(TwinPooler(head, statistics, VOCABULARY, VARIANTS), [(request, 16, 20)])
     assert rows is not None
     torch.testing.assert_close(rows, request.expected(head)[-3:])
 
 
 def test_a_single_token_has_nothing_to_score(head: Logits) -> None:
-    (rows,) = step(TwinPooler(head, statistics, VOCABULARY), [(Request(1, 0, 0, 5), 0, 1)])
+    (rows,) = step(TwinPooler(head, statistics, VOCABULARY, VARIANTS), [(Request(1, 0, 0, 5), 0, 1)])
     assert rows is not None
-    assert rows.shape == (0, WIDTH)
+    assert rows.shape == (0, VARIANTS, WIDTH)
 
 
 @pytest.mark.parametrize("vocabulary", [1_000, 32_000, 150_000, 10**6])
 def test_logits_are_never_held_for_more_positions_than_the_bound(vocabulary: int) -> None:
     asked: list[int] = []
 
-    def head(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def head(hidden: torch.Tensor) -> list[torch.Tensor]:
         asked.append(len(hidden))
-        return torch.zeros(len(hidden), 10), torch.zeros(len(hidden), 10)
+        return [torch.zeros(len(hidden), 10)] * 2
 
-    pooler = TwinPooler(head, statistics, vocabulary)
+    pooler = TwinPooler(head, statistics, vocabulary, variants=1)
     length = 2000
     request = Request(length, 0, 0, 6)
     request.ids %= 10
@@ -118,5 +129,7 @@ def test_warm_up_requests_of_vllm(head: Logits) -> None:
         pooling_states=[PoolingStates() for _ in lengths],
     )
     metadata.build_pooling_cursor(lengths, torch.from_numpy(lengths), torch.device("cpu"))
-    outputs = TwinPooler(head, statistics, VOCABULARY).forward(torch.randn(10, 2 * HIDDEN), metadata)
-    assert all(rows is not None and rows.shape == (2, WIDTH) for rows in outputs)
+    outputs = TwinPooler(head, statistics, VOCABULARY, VARIANTS).forward(
+        torch.randn(10, (1 + VARIANTS) * HIDDEN), metadata
+    )
+    assert all(rows is not None and rows.shape == (2, VARIANTS, WIDTH) for rows in outputs)

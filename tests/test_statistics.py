@@ -14,7 +14,7 @@ from tests.oracle import from_logits
 
 ABSOLUTE, RELATIVE = 1e-6, 1e-3
 POSITIONS = 6
-Function = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+Function = Callable[..., tuple[torch.Tensor, ...]]
 
 
 @contextmanager
@@ -30,6 +30,12 @@ def statistics(request: pytest.FixtureRequest) -> Iterator[Function]:
     """Return the function, and the compiled function that the engine uses."""
     with compiling():
         yield plain if request.param == "as it is" else Compiled(plain)
+
+
+def of_one(function: Function, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the rows of the only variant, then the normalizers."""
+    rows, *normalizers = function(*tensors)
+    return rows.squeeze(1), *normalizers
 
 
 def logits(case: str, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +63,7 @@ def logits(case: str, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_against_float64(statistics: Function, case: str, vocabulary: int, dtype: torch.dtype) -> None:
     base, quantized = (each.to(dtype) for each in logits(case, vocabulary))
     targets = torch.tensor([3, 0, vocabulary - 1, *[int(i) for i in base[3:].argmax(-1)]])
-    rows, *_ = statistics(base, quantized, targets)
+    rows, *_ = of_one(statistics, targets, base, quantized)
     want = from_logits(base, quantized, targets)
     expected = {name: getattr(want, name) for name in STATISTICS if not name.endswith(("confidence", "argmax"))} | {
         f"{model}_confidence": getattr(want, f"{model}_logprobs").max(-1).values.exp()
@@ -75,7 +81,7 @@ def test_against_float64(statistics: Function, case: str, vocabulary: int, dtype
 @pytest.mark.parametrize("case", ["random", "peaked", "disjoint"])
 def test_model_with_itself_is_exactly_zero(statistics: Function, case: str) -> None:
     base, _ = logits(case, 32_000)
-    rows, *_ = statistics(base, base.clone(), torch.zeros(POSITIONS, dtype=torch.int64))
+    rows, *_ = of_one(statistics, torch.zeros(POSITIONS, dtype=torch.int64), base, base.clone())
     for name in ("kl", "reverse_kl", "js"):
         assert (rows[:, STATISTICS.index(name)] == 0).all()
 
@@ -83,7 +89,7 @@ def test_model_with_itself_is_exactly_zero(statistics: Function, case: str) -> N
 def test_divergences_are_finite_and_bounded_where_nothing_overlaps(statistics: Function) -> None:
     base, quantized = torch.zeros(1, 1000), torch.zeros(1, 1000)
     base[0, 1], quantized[0, 2] = 1e4, 1e4
-    rows, *_ = statistics(base, quantized, torch.tensor([1]))
+    rows, *_ = of_one(statistics, torch.tensor([1]), base, quantized)
     assert rows.isfinite().all()
     assert rows[0, STATISTICS.index("js")].item() == pytest.approx(0.6931472, rel=1e-6)
     assert rows[0, STATISTICS.index("kl")].item() == pytest.approx(1e4, rel=1e-6)
@@ -91,7 +97,7 @@ def test_divergences_are_finite_and_bounded_where_nothing_overlaps(statistics: F
 
 def test_a_next_token_that_ties_for_the_first_place_is_the_likeliest(statistics: Function) -> None:
     logits = torch.tensor([[2.0, 5.0, 1.0, 5.0]]).repeat(3, 1).to(torch.bfloat16)
-    rows, *_ = statistics(logits, logits.clone(), torch.tensor([3, 1, 0]))
+    rows, *_ = of_one(statistics, torch.tensor([3, 1, 0]), logits, logits.clone())
     for name in ("base_argmax", "quantized_argmax"):
         assert rows[:2, STATISTICS.index(name)].tolist() == [3, 1]
         assert rows[2, STATISTICS.index(name)].item() in (1, 3)
@@ -99,7 +105,7 @@ def test_a_next_token_that_ties_for_the_first_place_is_the_likeliest(statistics:
 
 def test_likeliest_are_sorted_and_normalised(statistics: Function) -> None:
     base, _ = logits("random", 1_000)
-    _, normalizer, _ = statistics(base, base.clone(), base.argmax(-1))
+    _, normalizer, _ = statistics(base.argmax(-1), base, base.clone())
     rows = likeliest(base, normalizer, 20)
     values, ids = base.double().log_softmax(-1).topk(20, -1)
     assert (rows[:, :20].long() == ids).all()
@@ -108,13 +114,27 @@ def test_likeliest_are_sorted_and_normalised(statistics: Function) -> None:
 
 def test_columns(statistics: Function) -> None:
     base, quantized = logits("random", 1_000)
-    rows, *_ = statistics(base, quantized, torch.zeros(POSITIONS, dtype=torch.int64))
+    rows, *_ = of_one(statistics, torch.zeros(POSITIONS, dtype=torch.int64), base, quantized)
     assert rows.shape == (POSITIONS, WIDTH)
+
+
+def test_variants_together_are_each_with_the_base(statistics: Function) -> None:
+    base, first = logits("random", 32_000)
+    second, third = base + 0.01 * first, base.clone()
+    targets = base.argmax(-1)
+    rows, *normalizers = statistics(targets, base, first, second, third)
+    assert rows.shape == (POSITIONS, 3, WIDTH)
+    assert len(normalizers) == 4
+    for number, variant in enumerate((first, second, third)):
+        alone, *_ = statistics(targets, base, variant)
+        # Another program, whose sums may have another order.
+        torch.testing.assert_close(rows[:, number], alone[:, 0], rtol=1e-5, atol=1e-6)
+    assert (rows[:, 2, STATISTICS.index("kl")] == 0).all()
 
 
 def test_the_likeliest_tokens_logprob_is_the_same_to_the_bit(statistics: Function) -> None:
     base, quantized = (each.bfloat16() for each in logits("random", 32_000))
-    rows, normalizer, _ = statistics(base, quantized, base.argmax(-1))
+    rows, normalizer, _ = of_one(statistics, base.argmax(-1), base, quantized)
     top = likeliest(base, normalizer, 3)
     assert (top[:, 3] == rows[:, STATISTICS.index("base_logprob")]).all()
     assert (top[:, 0] == rows[:, STATISTICS.index("base_argmax")]).all()

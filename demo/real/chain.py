@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from demo.local_server import ServerDidNotStart, running_server
 from demo.real.packages import MODEL, TASKS, fetch_model, fetch_tasks
-from demo.real.stages import Stage, StageError
+from demo.real.stages import Stage, StageError, elapsed_shown
 from demo.real.tasks import GROUP, NAMES, write_tasks
 from demo.real.texts import write_texts
 
@@ -128,7 +129,9 @@ class Chain:
         pair += [] if self._options.dtype is None else ["--dtype", self._options.dtype]
         items = ["--tasks", GROUP, "--include-path", self._tasks, "--corpus", self._corpus]
         try:
-            with running_server(*pair, log=log) as server:
+            with ExitStack() as stack:
+                with elapsed_shown("starting the server"):
+                    server = stack.enter_context(running_server(*pair, log=log))
                 failed = f"the replay did not finish (the server's output: {log})"
                 call(failed, "client.bench", "--url", server.url, *items, "--out", self._run, "--resume")
         except ServerDidNotStart as error:
@@ -136,9 +139,11 @@ class Chain:
             raise StageError(f"the server did not start: {reason} (its output: {log})") from error
 
     def _report(self) -> None:
-        call("the report could not be written", "eval", "report", self._run, "--out", self.page)
+        with elapsed_shown("writing the report"):
+            call("the report could not be written", "eval", "report", self._run, "--out", self.page)
         command = [sys.executable, "-m", "eval", "gate", str(self._run), "--config", str(GATE)]
-        judged = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        with elapsed_shown("judging the run"):
+            judged = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if judged.returncode not in GATE_CODES:
             raise StageError("the gate could not judge the run")
         self.verdict.write_text(judged.stdout, encoding="utf-8")

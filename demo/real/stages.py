@@ -3,12 +3,16 @@
 import hashlib
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.bench.display.table import duration
+
+ELAPSED_EVERY = 10.0
 
 
 class StageError(Exception):
@@ -57,6 +61,24 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> None:
         started = time.monotonic()
         _make(stage, folder)
         print(f"{begin}done in {duration(time.monotonic() - started)}", flush=True)
+
+
+@contextmanager
+def elapsed_shown(what: str) -> Iterator[None]:
+    """Print every 10 seconds how long it has taken, while something runs that prints nothing itself."""
+    started, ended = time.monotonic(), threading.Event()
+
+    def print_elapsed() -> None:
+        while not ended.wait(ELAPSED_EVERY):
+            print(f"{what}: {duration(time.monotonic() - started)} so far", flush=True)
+
+    thread = threading.Thread(target=print_elapsed)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _make(stage: Stage, folder: Path) -> None:

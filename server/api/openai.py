@@ -1,4 +1,4 @@
-"""OpenAI's legacy completions, for tools that speak them: one model of the pair scores prompts, nothing is sampled."""
+"""OpenAI's legacy completions, for tools that speak them: one of the models scores prompts, nothing is sampled."""
 
 import time
 import uuid
@@ -49,7 +49,7 @@ Prompt = Annotated[
 class CompletionRequest(Request):
     """Prompts to score under one model; fields that would change nothing are accepted, those that would are not."""
 
-    model: str = Field(description="'base', 'quantized', or a model's real name.")
+    model: str = Field(description="'base', a quantized variant's name ('quantized': the first), or a real name.")
     prompt: Prompt = Field(description="Text, token ids, or a list of either.")
     max_tokens: int = Field(default=16, ge=0, description="Tokens to generate, greedily: 0 or 1.")
     echo: bool = Field(default=False, description="Whether the prompt comes back, with its log-probabilities.")
@@ -141,14 +141,18 @@ async def completions(body: CompletionRequest, request: HttpRequest, serving: Se
 async def _complete(service: Service, request: CompletionRequest, origin: Origin) -> Completion:
     """Score the prompts under the model that the request names. Cancelling aborts the work."""
     watch = Stopwatch()
-    role = _role(service, request.model)
+    number = _model(service, request.model)
     token_ids = await service.tokenized(_encode, request, origin=origin)
     watch.tokenized()
     rows = await together(_score(service, ids, request, origin) for ids in token_ids)
     watch.scored(rows)
     timing = watch.timing()
     placeholder = _placeholder(request)
-    scored = [Scored(ids + placeholder, its, [], None, timing) for ids, its in zip(token_ids, rows, strict=True)]
+    # The base's columns stand beside each variant's.
+    variant, role = max(0, number - 1), min(1, number)
+    scored = [
+        Scored(ids + placeholder, its[variant], [], None, timing) for ids, its in zip(token_ids, rows, strict=True)
+    ]
     choices = await service.replied(
         lambda tokenizer: [_choice(tokenizer, request, role, index, each) for index, each in enumerate(scored)]
     )
@@ -165,9 +169,12 @@ async def _complete(service: Service, request: CompletionRequest, origin: Origin
     )
 
 
-def _role(service: Service, name: str) -> int:
-    names = {model.root: role for role, model in reversed(list(enumerate(service.models.data)))}
-    names |= {role: index for index, role in enumerate(MODELS)}
+def _model(service: Service, name: str) -> int:
+    """Return the place of a model in the list of models: by name, by role, or by its root."""
+    models = service.models.data
+    names = {model.root: number for number, model in reversed(list(enumerate(models)))}
+    names |= {role: number for number, role in enumerate(MODELS)}
+    names |= {model.id: number for number, model in enumerate(models)}
     if name not in names:
         raise InvalidRequest(f"'model' is {name!r}, expected one of {', '.join(map(repr, sorted(names)))}", "model")
     return names[name]
@@ -193,7 +200,7 @@ def _placeholder(request: CompletionRequest) -> list[int]:
     return [0] * request.max_tokens
 
 
-async def _score(service: Service, token_ids: list[int], request: CompletionRequest, origin: Origin) -> Rows:
+async def _score(service: Service, token_ids: list[int], request: CompletionRequest, origin: Origin) -> list[Rows]:
     start = 0 if request.echo and request.logprobs is not None else len(token_ids) - 1
     top = max(request.logprobs or 0, request.max_tokens)
     return await service.score(token_ids + _placeholder(request), origin, start, top)

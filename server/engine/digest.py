@@ -5,7 +5,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from server.engine.pair import Checkpoint
+from server.engine.checkpoints import Checkpoint
 
 FILES = ("config.json", "*.safetensors")
 SHA256 = re.compile("[0-9a-f]{64}")

@@ -1,4 +1,4 @@
-"""One vLLM engine with both models. With twin/, the only code that imports vLLM.
+"""One vLLM engine with all models. With twin/, the only code that imports vLLM.
 
 Tested on vLLM 0.32; 0.26 has the same interfaces.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-# vLLM reads these at import. Its warnings are many and not for the operator of a pair.
+# vLLM reads these at import. Its warnings are many and not for the operator of a server.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
@@ -35,11 +35,11 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 from qconf.vllm_plugin import ARCHITECTURE, FAILURE_VARIABLE
+from server.engine.checkpoints import Checkpoint, Checkpoints
 from server.engine.interface import EngineInfo
 from server.engine.memory import killed_for_memory, oom_kills
-from server.engine.pair import Checkpoint, Pair
 from server.engine.twin.cpu import allow_float32, check_servable
-from server.engine.twin.model import import_models, quantized_model_config
+from server.engine.twin.model import import_models, variant_config, variant_configs
 from server.engine.twin.pooler import request_options
 from server.engine.twin.rows import WIDTH, Rows
 from server.errors import NotFinite, RequestError, StartError, Unavailable
@@ -76,25 +76,21 @@ class TwinEngine:
         self._block_size = config.cache_config.block_size
         self.info = info
 
-    async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> Rows:
-        """Return one row for every token after position ``start``, exact over the full vocabulary."""
+    async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> list[Rows]:
+        """Return for each variant one row for every token after ``start``, exact over the full vocabulary."""
         wanted = len(token_ids) - 1 - start
         if wanted <= 0:
-            return Rows(np.empty((0, WIDTH + 4 * top), np.float32))
+            return [Rows(np.empty((0, WIDTH + 4 * top), np.float32))] * self.info.variants
         # A prefix cache holds whole blocks, so with less than one before the start any hit would cost rows.
         rows = await self._encode(token_ids, start, top, read_cache=self._prefix_caching and start >= self._block_size)
-        if len(rows.values) < wanted:  # the cache covered positions that are asked for, as with an identical request
-            rows = (await self._encode(token_ids, start, top, read_cache=False)).after(rows)
-        if len(rows.values) != wanted:
-            raise RuntimeError(f"the engine returned {len(rows.values)} rows, expected {wanted}")
-        finite = np.isfinite(rows.values).all(axis=1)
-        if not finite.all():
-            raise NotFinite(
-                f"a model's logits are not finite where token {start + 1 + int(finite.argmin())} is predicted"
-            )
+        if len(rows[0].values) < wanted:  # the cache covered positions that are asked for, as in an identical request
+            again = await self._encode(token_ids, start, top, read_cache=False)
+            rows = [its.after(first) for its, first in zip(again, rows, strict=True)]
+        for each in rows:
+            _check(each, wanted, start)
         return rows
 
-    async def _encode(self, token_ids: list[int], start: int, top: int, *, read_cache: bool) -> Rows:
+    async def _encode(self, token_ids: list[int], start: int, top: int, *, read_cache: bool) -> list[Rows]:
         params = PoolingParams(
             task="token_classify",
             skip_reading_prefix_cache=not read_cache,
@@ -111,7 +107,9 @@ class TwinEngine:
                     if output.finished:
                         cached = output.num_cached_tokens if read_cache else 0
                         queued = await self._known(queue_seconds)
-                        return Rows(output.outputs.data.numpy(), len(token_ids) - cached, cached, queued)
+                        computed = len(token_ids) - cached
+                        by_variant = output.outputs.data.numpy().swapaxes(0, 1)
+                        return [Rows(values, computed, cached, queued) for values in by_variant]
         except EngineDeadError as error:
             raise Unavailable("the engine has died", retry_after=RETRY_AFTER) from error
         except FAILED_REQUEST as error:
@@ -142,6 +140,15 @@ class TwinEngine:
         self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
         # An error that is being reported may hold this object; vLLM's would print a traceback if collected at exit.
         del self._llm
+
+
+def _check(rows: Rows, wanted: int, start: int) -> None:
+    """Check what the engine returned for one variant."""
+    if len(rows.values) != wanted:
+        raise RuntimeError(f"the engine returned {len(rows.values)} rows, expected {wanted}")
+    finite = np.isfinite(rows.values).all(axis=1)
+    if not finite.all():
+        raise NotFinite(f"a model's logits are not finite where token {start + 1 + int(finite.argmin())} is predicted")
 
 
 class QueueTimes(StatLoggerBase):
@@ -222,22 +229,22 @@ def parse_engine_args(arguments: list[str], *, demo: bool = False) -> argparse.N
 
 @contextlib.asynccontextmanager
 async def running_engine(
-    pair: Pair, namespace: argparse.Namespace, stalled_seconds: float
+    checkpoints: Checkpoints, namespace: argparse.Namespace, stalled_seconds: float
 ) -> AsyncIterator[TwinEngine]:
-    """Start the engine for a pair, and shut it down at exit. StartError says in one sentence why it cannot start.
+    """Start the engine for all models, and shut it down at exit. StartError says in one sentence why it cannot start.
 
     An engine that has work and finishes no step for ``stalled_seconds`` is not alive.
     """
     if namespace.pipeline_parallel_size > 1:
         raise StartError(
-            f"--pipeline-parallel-size is {namespace.pipeline_parallel_size}, expected 1: the two models of a pair "
-            "cannot be split into stages; use --tensor-parallel-size or --data-parallel-size"
+            f"--pipeline-parallel-size is {namespace.pipeline_parallel_size}, expected 1: models that run "
+            "side by side cannot be split into stages; use --tensor-parallel-size or --data-parallel-size"
         )
     _keep_plugin_enabled()
     with tempfile.TemporaryDirectory(prefix="qconf-") as folder:
         failure = Failure(Path(folder) / "failure", oom_kills())
         os.environ[FAILURE_VARIABLE] = str(failure.file)
-        config, info = _configure(pair, namespace)
+        config, info = _configure(checkpoints, namespace)
         queue_times = QueueTimes(stalled_seconds)
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -272,36 +279,40 @@ class Failure:
         return killed_for_memory(self.oom_kills)
 
 
-def _configure(pair: Pair, namespace: argparse.Namespace) -> tuple[VllmConfig, EngineInfo]:
-    """Build both models' configurations, so that what vLLM refuses is refused before weights load."""
+def _configure(checkpoints: Checkpoints, namespace: argparse.Namespace) -> tuple[VllmConfig, EngineInfo]:
+    """Build all models' configurations, so that what vLLM refuses is refused before weights load."""
     allow_float32()
     import_models([ARCHITECTURE])
-    namespace.model, namespace.revision = pair.base.name, pair.base.revision
-    namespace.served_model_name = namespace.served_model_name or [pair.base.public_name]  # a label of its metrics
+    base, variants = checkpoints.base, checkpoints.variants
+    namespace.model, namespace.revision = base.name, base.revision
+    namespace.served_model_name = namespace.served_model_name or [base.public_name]  # a label of its metrics
     args = AsyncEngineArgs.from_cli_args(namespace)
-    # vLLM computes the logits of pooling models in float32, those of others in the model's dtype. Both halves get the
-    # latter, as in serving, unless the user says otherwise for both.
+    # vLLM computes the logits of pooling models in float32, those of others in the model's dtype. All models get the
+    # latter, as in serving, unless the user says otherwise for all.
     overrides = {"head_dtype": "model"} | (dict(args.hf_overrides) if isinstance(args.hf_overrides, dict) else {})
     args.runner, args.convert = "pooling", "none"
     args.hf_overrides = overrides | {
         "architectures": [ARCHITECTURE],
-        "qconf_architectures": pair.base.architectures,
-        "qconf_quantized": pair.quantized.name,
-        "qconf_quantized_revision": pair.quantized.revision,
+        "qconf_architectures": base.architectures,
+        "qconf_variants": [
+            {"name": name, "model": each.name, "revision": each.revision} for name, each in variants.items()
+        ],
         "qconf_overrides": overrides,
     }
     try:
         config = args.create_engine_config()
-        # Unless the user sets it, the context is the shorter of the two.
+        # Unless the user sets it, the context is the shortest of all.
         if args.max_model_len is None:
-            free = quantized_model_config(config.model_config, max_model_len=None)
-            if free.max_model_len < config.model_config.max_model_len:
-                args.max_model_len = free.max_model_len
+            described = config.model_config.hf_config.qconf_variants
+            shortest = min(variant_config(config.model_config, each, None).max_model_len for each in described)
+            if shortest < config.model_config.max_model_len:
+                args.max_model_len = shortest
                 config = args.create_engine_config()
-        quantized = quantized_model_config(config.model_config, config.model_config.max_model_len)
+        quantized = variant_configs(config.model_config)
     except (ValueError, NotImplementedError) as error:
         raise StartError(f"vLLM refuses the pair: {_reason(str(error))}") from error
-    _check_quantization(pair.quantized, quantized, config.load_config)
+    for checkpoint, its_config in zip(variants.values(), quantized, strict=True):
+        _check_quantization(checkpoint, its_config, config.load_config)
     return config, EngineInfo(
         vllm_version=vllm.__version__,
         device=current_platform.device_name,
@@ -310,6 +321,7 @@ def _configure(pair: Pair, namespace: argparse.Namespace) -> tuple[VllmConfig, E
         vocab_size=config.model_config.get_vocab_size(),
         step_tokens=config.scheduler_config.max_num_batched_tokens,
         step_sequences=config.scheduler_config.max_num_seqs,
+        variants=len(variants),
     )
 
 

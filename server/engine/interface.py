@@ -10,7 +10,8 @@ from server.engine.twin.rows import Rows
 class EngineInfo:
     """What runs: facts for clients and operators.
 
-    The engine computes at most ``step_tokens`` tokens of at most ``step_sequences`` sequences at once.
+    The engine computes at most ``step_tokens`` tokens of at most ``step_sequences`` sequences at once, under the base
+    and ``variants`` quantized models.
     """
 
     vllm_version: str
@@ -20,10 +21,11 @@ class EngineInfo:
     vocab_size: int
     step_tokens: int
     step_sequences: int
+    variants: int = 1
 
 
 class Engine(Protocol):
-    """Scores token sequences under both models of a pair."""
+    """Scores token sequences under the base and its quantized variants."""
 
     @property
     def info(self) -> EngineInfo:
@@ -33,8 +35,8 @@ class Engine(Protocol):
     def is_alive(self) -> bool:
         """Whether the engine's processes run and answer."""
 
-    async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> Rows:
-        """Return one row for every token after position ``start``, with ``top`` likeliest tokens each.
+    async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> list[Rows]:
+        """Return for each variant one row for every token after position ``start``, with ``top`` likeliest tokens each.
 
         Cancelling the call aborts its work in the engine. Raises Unavailable when the engine is dead, NotFinite when
         a model's logits are not finite.

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from qconf.wire import Both, ModelSize
-from server.engine.pair import Checkpoint, Pair
+from qconf.wire import ModelSize
+from server.engine.checkpoints import Checkpoint, Checkpoints
 
 SAMPLE_BYTES = 2**24
 """Read of each model for entropy and compression, the same share of every tensor, from its middle."""
@@ -46,14 +46,10 @@ class _Tensor:
         return sample
 
 
-def model_sizes(pair: Pair) -> Both[ModelSize | None]:
-    """Measure both models; bits per weight are per weight of the base. None without weights in safetensors files."""
-    base = list(_tensors(pair.base.folder))
-    weights = sum(each.count for each in base)
-    return Both[ModelSize | None](
-        base=_size(base, weights, pair.base),
-        quantized=_size(list(_tensors(pair.quantized.folder)), weights, pair.quantized),
-    )
+def model_sizes(checkpoints: Checkpoints) -> list[ModelSize | None]:
+    """Measure base and variants; bits per weight are per weight of the base. None without safetensors files."""
+    weights = sum(each.count for each in _tensors(checkpoints.base.folder))
+    return [_size(list(_tensors(each.folder)), weights, each) for each in checkpoints.all]
 
 
 def _size(tensors: list[_Tensor], weights: int, checkpoint: Checkpoint) -> ModelSize | None:

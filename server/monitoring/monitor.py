@@ -4,7 +4,7 @@ import asyncio
 import logging
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from qconf.statistics.drift import Reference
 from qconf.wire import ModelList
 from server.errors import StartError
+from server.monitoring.by_variant import ByVariant
 from server.monitoring.confidence_metrics import ConfidenceMetrics
 from server.monitoring.live_window import LiveWindow
 from server.monitoring.observation import Observation, Observations
@@ -50,9 +51,9 @@ def make_state_folder(folder: Path) -> None:
 
 
 class Monitor:
-    """What is counted about a pair, and the window over its latest comparisons.
+    """What is counted about the served models, and for each variant a window over the latest comparisons.
 
-    ``folder`` keeps the window over restarts.
+    With several variants their metrics have the label ``variant``. ``folder`` keeps the windows over restarts.
     """
 
     def __init__(
@@ -68,38 +69,49 @@ class Monitor:
         self._registry.register(REGISTRY)  # vLLM's own, and those of the process
         self.metrics = ServiceMetrics(self._registry)
         self.metrics.describe(models)
-        digests = tuple(model.digest for model in models.data)
+        base, *variants = models.data
+        pairs = [(base.digest, variant.digest) for variant in variants]
+        # A reference of other models is compared with the first variant.
+        referred = pairs.index(reference.digests) if reference and reference.digests in pairs else 0
         if reference is not None:
-            self.metrics.compared_with(str(reference.path), same_pair=digests == reference.digests)
+            self.metrics.compared_with(str(reference.path), same_pair=pairs[referred] == reference.digests)
         self._lock = threading.Lock()
-        self._waiting: list[Observation] = []
-        self._confidence = ConfidenceMetrics(self._registry)
-        self._window = LiveWindow(
-            window_comparisons,
-            window_seconds,
-            " ".join(digests),
-            Reference.of({}) if reference is None else reference.reference,
-            self._registry,
-            folder,
-        )
+        self._waiting: list[list[Observation]] = []
+        registries = [self._registry] if len(variants) == 1 else [CollectorRegistry() for _ in variants]
+        self._confidence = [ConfidenceMetrics(registry) for registry in registries]
+        self._windows = [
+            LiveWindow(
+                window_comparisons,
+                window_seconds,
+                " ".join(digests),
+                reference.reference if reference and number == referred else Reference.of({}),
+                registry,
+                folder,
+            )
+            for number, (digests, registry) in enumerate(zip(pairs, registries, strict=True))
+        ]
+        if len(variants) > 1:
+            self._registry.register(ByVariant(dict(zip((each.id for each in variants), registries, strict=True))))
 
-    def observe(self, scored: Scored) -> None:
+    def observe(self, scored: Sequence[Scored]) -> None:
         """Buffer one comparison; buffered ones are counted together, at the latest when metrics are read."""
-        self.add(Observation.of(scored))
+        self.add([Observation.of(each) for each in scored])
 
-    def add(self, observation: Observation) -> None:
-        """Buffer one observation."""
+    def add(self, observation: list[Observation]) -> None:
+        """Buffer what was observed of one comparison, of each variant."""
         with self._lock:
             self._waiting.append(observation)
-            if len(self._waiting) >= self._window.step:
+            if len(self._waiting) >= self._windows[0].step:
                 self._count()
 
     def _count(self) -> None:
         if self._waiting:
-            observations = Observations(self._waiting)
+            by_variant = zip(*self._waiting, strict=True)
             self._waiting = []
-            self._confidence.observe(observations)
-            self._window.observe(observations)
+            for each, confidence, window in zip(by_variant, self._confidence, self._windows, strict=True):
+                observations = Observations(each)
+                confidence.observe(observations)
+                window.observe(observations)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the format that an Accept header asks for, and its content type."""
@@ -117,11 +129,12 @@ class Monitor:
         return encode(self._registry), content_type
 
     def save(self) -> None:
-        """Write the window to its folder, if it has one."""
+        """Write the windows to their folder, if there is one."""
         with self._lock:
             self._count()
         try:
-            self._window.save()
+            for window in self._windows:
+                window.save()
         except OSError as error:  # the next attempt may succeed; keep serving
             logger.warning("--state-dir cannot be written to: %s", error.strerror)
 

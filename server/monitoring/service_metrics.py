@@ -69,7 +69,7 @@ class ServiceMetrics:
         self.engine_up = Gauge("qconf_engine_up", "Whether the engine's processes run.", registry=registry)
         self._model = Gauge(
             "qconf_model_info",
-            "The two models.",
+            "The base and its quantized variants.",
             ["model", "root", "revision", "digest", "architecture", "dtype", "quantization"],
             registry=registry,
         )

@@ -24,7 +24,8 @@ COMPARED = ("base_logprob", "quantized_logprob", "kl")
 
 async def check_canary(engine: Engine, models: ModelList, folder: Path) -> None:
     """Compare the rows of this start with those in the folder, or keep them. StartError if they differ."""
-    values = np.concatenate([(await engine.score(ids)).values[:, :WIDTH] for ids in _sequences(engine)])
+    scored = [rows for ids in _sequences(engine) for rows in await engine.score(ids)]
+    values = np.concatenate([rows.values[:, :WIDTH] for rows in scored])
     path = folder / f"canary-{_identity(engine, models)}.npy"
     if (before := _read(path, values.shape)) is None:
         _write(path, values)

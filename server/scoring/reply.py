@@ -16,6 +16,7 @@ from qconf.wire import (
     ContinuationModel,
     ModelInfo,
     ModelTokens,
+    PairScores,
     Summary,
     Timing,
     TokenComparison,
@@ -31,29 +32,49 @@ NOTHING = Both[float | None](base=None, quantized=None)
 
 
 def comparison(
-    scored: Scored, models: Both[ModelInfo], texts: Texts, top: int, timing: Callable[[], Timing], *, tokens: bool
+    scored: Sequence[Scored],
+    models: Sequence[ModelInfo],
+    texts: Texts,
+    top: int,
+    timing: Callable[[], Timing],
+    *,
+    tokens: bool,
 ) -> Comparison:
     """Return the reply; with ``tokens``, it has the columns of every token and ``top`` likeliest tokens.
 
-    ``timing`` is called last, so that it covers the making of the reply.
+    ``models`` are the base and the variants that it was scored under. ``timing`` is called last, so that it covers the
+    making of the reply.
     """
-    rows = scored.rows
+    base, *variants = models
+
+    def parts(variant: int) -> dict[str, Any]:
+        both = Both[ModelInfo](base=base, quantized=variants[variant])
+        return {"models": both} | _pair_scores(scored[variant], texts, top, tokens=tokens)
+
+    first = scored[0]
     return Comparison(
         id=f"cmp-{uuid.uuid4().hex}",
         created=int(time.time()),
-        models=models,
-        prompt=_tokens(scored.context, scored.prompt, texts, top) if scored.prompt is not None and tokens else None,
-        continuations=_continuations(scored, texts, top, tokens=tokens) or None,
-        choice=_choice(scored) if len(scored.continuations) > 1 else None,
-        summary=_summaries(rows, np.zeros(1, np.int64))[0] if len(rows.values) else _empty_summary(),
+        **parts(0),
+        variants={variants[i].id: PairScores(**parts(i)) for i in range(1, len(variants))},
         usage=Usage(
-            prompt_tokens=len(scored.context),
-            continuation_tokens=sum(len(each.token_ids) for each in scored.continuations),
-            scored_tokens=len(rows.values),
-            computed_tokens=scored.computed_tokens,
+            prompt_tokens=len(first.context),
+            continuation_tokens=sum(len(each.token_ids) for each in first.continuations),
+            scored_tokens=len(first.rows.values),
+            computed_tokens=first.computed_tokens,
         ),
         timing=timing(),
     )
+
+
+def _pair_scores(scored: Scored, texts: Texts, top: int, *, tokens: bool) -> dict[str, Any]:
+    rows = scored.rows
+    return {
+        "prompt": _tokens(scored.context, scored.prompt, texts, top) if scored.prompt is not None and tokens else None,
+        "continuations": _continuations(scored, texts, top, tokens=tokens) or None,
+        "choice": _choice(scored) if len(scored.continuations) > 1 else None,
+        "summary": _summaries(rows, np.zeros(1, np.int64))[0] if len(rows.values) else _empty_summary(),
+    }
 
 
 def _tokens(token_ids: list[int], rows: Rows, texts: Texts, top: int) -> TokenComparison:

@@ -1,4 +1,4 @@
-"""One answered request: its tokens and what the engine computed for them.
+"""One answered request under the base and one quantized variant: its tokens and what the engine computed for them.
 
 Replies (``reply.py``, ``server/api/completions.py``) and observations (``server/monitoring/observation.py``) are
 functions of it.
@@ -81,5 +81,5 @@ class Scored:
 class Observer(Protocol):
     """Is given every answered comparison. ``observe`` is called on the replies' thread and must be quick."""
 
-    def observe(self, scored: Scored) -> None:
-        """Process one comparison."""
+    def observe(self, scored: Sequence[Scored]) -> None:
+        """Process one comparison, scored under the base and each variant."""

@@ -17,7 +17,7 @@ from opentelemetry import trace
 from transformers import PreTrainedTokenizerBase
 
 from qconf import __version__
-from qconf.wire import Both, CompareRequest, ModelInfo, ModelList, Timing
+from qconf.wire import CompareRequest, ModelList, Timing
 from server.engine.interface import Engine
 from server.engine.twin.rows import Rows
 from server.errors import Unavailable
@@ -77,10 +77,10 @@ class Stopwatch:
         """Note that tokenization is done."""
         self._tokenized = time.perf_counter()
 
-    def scored(self, first: Sequence[Rows]) -> None:
-        """Note that the engine is done; it began with these rows, all submitted at once."""
+    def scored(self, first: Sequence[Sequence[Rows]]) -> None:
+        """Note that the engine is done; it began with these sequences' rows, all submitted at once."""
         self._scored = time.perf_counter()
-        self._queued = min((rows.queue_seconds for rows in first), default=0.0)
+        self._queued = min((rows[0].queue_seconds for rows in first), default=0.0)
 
     def timing(self) -> Timing:
         """Return the parts up to now."""
@@ -120,7 +120,6 @@ class Service:
         info = engine.info
         self.engine = engine
         self.models = models
-        self._models = Both[ModelInfo](base=models.data[0], quantized=models.data[1])
         self._metrics = metrics
         self._quotas = quotas
         self._observers = observers
@@ -161,7 +160,7 @@ class Service:
         return Origin(client, next(self._numbers), scored)
 
     async def compare(self, request: CompareRequest, origin: Origin) -> tuple[bytes, Timing]:
-        """Score what the request asks for under both models: a Comparison as JSON. Cancelling aborts the work."""
+        """Score what the request asks for under all models: a Comparison as JSON. Cancelling aborts the work."""
         watch = Stopwatch()
         scored = await self.scored(request, origin, watch)
 
@@ -169,13 +168,13 @@ class Service:
             for observer in self._observers:
                 observer.observe(scored)
             top, tokens = request.top_logprobs, request.detail == "tokens"
-            answer = comparison(scored, self._models, tokenizer.texts, top, watch.timing, tokens=tokens)
+            answer = comparison(scored, self.models.data, tokenizer.texts, top, watch.timing, tokens=tokens)
             return answer.model_dump_json().encode()
 
-        return await self.replied(reply), scored.timing
+        return await self.replied(reply), scored[0].timing
 
-    async def scored(self, request: CompareRequest, origin: Origin, watch: Stopwatch) -> Scored:
-        """Score the prompt, where it is asked for, and each continuation's tokens."""
+    async def scored(self, request: CompareRequest, origin: Origin, watch: Stopwatch) -> list[Scored]:
+        """Score the prompt, where it is asked for, and each continuation's tokens, under the base and each variant."""
         sequences: Sequences = await self.tokenized(PairTokenizer.sequences, request, origin=origin)
         watch.tokenized()
         context, top = sequences.context, request.top_logprobs
@@ -195,11 +194,20 @@ class Service:
             for i, continuation in enumerate(sequences.continuations)
         )
         watch.scored(rows if prompt is None else [prompt])
-        continuations = [
-            ScoredContinuation(each.text, each.token_ids, its)
-            for each, its in zip(sequences.continuations, rows, strict=True)
+        timing = watch.timing()
+        return [
+            Scored(
+                context,
+                None if prompt is None else prompt[variant],
+                [
+                    ScoredContinuation(each.text, each.token_ids, its[variant])
+                    for each, its in zip(sequences.continuations, rows, strict=True)
+                ],
+                request.label,
+                timing,
+            )
+            for variant in range(self.engine.info.variants)
         ]
-        return Scored(context, prompt, continuations, request.label, watch.timing())
 
     async def tokenized(self, function: Callable[..., T], *arguments: Any, origin: Origin) -> T:
         """Run a function on the requests' tokenizer; its last argument is set when nobody waits any more."""
@@ -214,8 +222,11 @@ class Service:
 
     async def score(
         self, token_ids: list[int], origin: Origin, start: int = 0, top: int = 0, *, cached: int = 0
-    ) -> Rows:
-        """Score a sequence when it is its turn, and count it; ``cached`` tokens of it should be in the prefix cache."""
+    ) -> list[Rows]:
+        """Score a sequence when it is its turn, and count it: rows of each variant.
+
+        ``cached`` tokens of it should be in the prefix cache.
+        """
         tokens = len(token_ids) - cached
         self._quotas.tokens(origin.client, tokens)
         if origin.client in self._quotas:
@@ -226,15 +237,16 @@ class Service:
                 waited = time.perf_counter() - waited
                 with self._metrics.in_engine(len(token_ids)):
                     rows = await self.engine.score(token_ids, start, top)
-            rows = rows.waited(waited)
+            rows = [each.waited(waited) for each in rows]
+            first = rows[0]
             span.set_attributes(
                 {
-                    "qconf.queue_ms": 1e3 * rows.queue_seconds,
-                    "qconf.computed_tokens": rows.computed_tokens,
-                    "qconf.cached_tokens": rows.cached_tokens,
+                    "qconf.queue_ms": 1e3 * first.queue_seconds,
+                    "qconf.computed_tokens": first.computed_tokens,
+                    "qconf.cached_tokens": first.cached_tokens,
                 }
             )
-        self._metrics.scored(rows)
+        self._metrics.scored(first)
         origin.scored()
         return rows
 

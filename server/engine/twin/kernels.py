@@ -1,7 +1,8 @@
-r"""Statistics of two distributions from their logits, in float32, without catastrophic cancellation.
+r"""Statistics of the base's and each variant's distribution from their logits, in float32, without catastrophic
+cancellation.
 
-With a, b the logits less their row maxima, log s = log sum(exp(a)), p = softmax of the base model, q of the
-quantized one, and r = log q - log p:
+With a, b the logits less their row maxima, log s = log sum(exp(a)), p = softmax of the base model, q of a quantized
+variant, and r = log q - log p:
 
 * log-probability of token t: a[t] - log s. Subtracting the maximum first keeps both terms small where p[t] is near 1.
 * likeliest token: the next token itself where it is one of several with the largest logit, else the first of them.
@@ -17,43 +18,62 @@ logits give r = 0 in every entry and so exactly 0 for all three divergences.
 
 Written to be compiled: expressions of whole rows, from which the compiler makes three passes over the 16-bit logits
 (largest; sum of exponentials; all else) that hold nothing of the vocabulary's size. Without, it is correct and slow.
+What is of the base alone is computed once for all variants.
 """
+
+from typing import NamedTuple
 
 import torch
 
 from server.engine.twin.rows import STATISTICS
 
 
-def statistics(
-    base: torch.Tensor, quantized: torch.Tensor, target: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compute the columns STATISTICS from logits (positions, vocabulary) and the ids of the next tokens (positions,).
+def statistics(target: torch.Tensor, base: torch.Tensor, *variants: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Compute the columns STATISTICS for each variant from the ids of the next tokens (positions,) and logits
+    (positions, vocabulary): shape (positions, variants, columns).
 
-    With them come the logits' normalizers, base and quantized, for ``likeliest``.
+    With them come the normalizers of each model's logits, the base's first, for ``likeliest``.
     """
     target = target[:, None]
-    a, norm_base, confidence_base, argmax_base = _shifted(base, target)
-    b, norm_quantized, confidence_quantized, argmax_quantized = _shifted(quantized, target)
-    log_s_base, log_s_quantized = norm_base[:, 1:], norm_quantized[:, 1:]
-    p, q = (a - log_s_base).exp(), (b - log_s_quantized).exp()
-    r = (b - a) - (log_s_quantized - log_s_base)
+    of_base = _distribution(base, target)
+    of_variants = [_distribution(logits, target) for logits in variants]
+    rows = torch.stack([_columns(of_base, each) for each in of_variants], 1)
+    return rows, *(each.normalizer for each in (of_base, *of_variants))
+
+
+class _Distribution(NamedTuple):
+    """One model's: logits less their maximum, probabilities, and of each row the normalizer (the maximum, and the
+    logarithm of the sum of the others' exponentials), log-probability of the target, entropy, confidence, argmax."""
+
+    shifted: torch.Tensor
+    probabilities: torch.Tensor
+    normalizer: torch.Tensor
+    logprob: torch.Tensor
+    entropy: torch.Tensor
+    confidence: torch.Tensor
+    argmax: torch.Tensor
+
+
+def _columns(base: _Distribution, quantized: _Distribution) -> torch.Tensor:
+    p, q = base.probabilities, quantized.probabilities
+    r = (quantized.shifted - base.shifted) - (quantized.normalizer[:, 1:] - base.normalizer[:, 1:])
     magnitude = r.abs()
     shrink = torch.expm1(-magnitude)
     difference = torch.copysign(torch.maximum(p, q) * shrink, r)  # q - p
     columns = {
-        "base_logprob": a.gather(-1, target) - log_s_base,
-        "quantized_logprob": b.gather(-1, target) - log_s_quantized,
+        "base_logprob": base.logprob,
+        "quantized_logprob": quantized.logprob,
         "kl": _total(difference - p * r),
         "reverse_kl": _total(q * r - difference),
         "js": _total(-0.5 * ((p + q) * _log_half(shrink) + torch.minimum(p, q) * magnitude)),
-        "base_entropy": log_s_base - (p * a).sum(-1, keepdim=True),
-        "quantized_entropy": log_s_quantized - (q * b).sum(-1, keepdim=True),
-        "base_confidence": confidence_base,
-        "quantized_confidence": confidence_quantized,
-        "base_argmax": argmax_base,
-        "quantized_argmax": argmax_quantized,
+        "base_entropy": base.entropy,
+        "quantized_entropy": quantized.entropy,
+        "base_confidence": base.confidence,
+        "quantized_confidence": quantized.confidence,
+        "base_argmax": base.argmax,
+        "quantized_argmax": quantized.argmax,
     }
-    return torch.cat([columns[name] for name in STATISTICS], -1), norm_base, norm_quantized
+    return torch.cat([columns[name] for name in STATISTICS], -1)
 
 
 def likeliest(logits: torch.Tensor, normalizer: torch.Tensor, k: int) -> torch.Tensor:
@@ -65,10 +85,7 @@ def likeliest(logits: torch.Tensor, normalizer: torch.Tensor, k: int) -> torch.T
     return torch.cat([ids.float(), values.float() - normalizer[:, :1] - normalizer[:, 1:]], -1)
 
 
-def _shifted(
-    logits: torch.Tensor, target: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the logits less their maximum, the normalizers (maximum, log-sum of the rest), confidence and argmax."""
+def _distribution(logits: torch.Tensor, target: torch.Tensor) -> _Distribution:
     logits = logits.float()
     maximum = logits.amax(-1, keepdim=True)
     # Logits of 16 bits often tie for the first place. (argmax itself takes a compiled CPU longer than all the rest.)
@@ -78,7 +95,17 @@ def _shifted(
     argmax = torch.where(logits.gather(-1, target) == maximum, target, first)
     shifted = logits - maximum
     total = shifted.exp().sum(-1, keepdim=True)
-    return shifted, torch.cat([maximum, total.log()], -1), total.reciprocal(), argmax.float()
+    log_total = total.log()
+    probabilities = (shifted - log_total).exp()
+    return _Distribution(
+        shifted,
+        probabilities,
+        normalizer=torch.cat([maximum, log_total], -1),
+        logprob=shifted.gather(-1, target) - log_total,
+        entropy=log_total - (probabilities * shifted).sum(-1, keepdim=True),
+        confidence=total.reciprocal(),
+        argmax=argmax.float(),
+    )
 
 
 def _log_half(shrink: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,9 @@
-"""Two ordinary vLLM models as one: the same batch, scheduler, paged KV cache and prefix cache for both.
+"""Two or more ordinary vLLM models as one: the same batch, scheduler, paged KV cache and prefix cache for all.
 
 Touches vLLM's internals; tested on 0.32; 0.26 has the same interfaces.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -24,11 +24,11 @@ from server.engine.twin.cpu import choose_kernels
 from server.engine.twin.kernels import statistics
 from server.engine.twin.pooler import TwinPooler
 
-BASE, QUANTIZED = "base.", "quantized."
+BASE = "base"
 
 
 class Twin(nn.Module, VllmModelForPooling):
-    """The pair. Its hidden states are those of the base model, then those of the quantized one, side by side."""
+    """The base and its quantized variants. Its hidden states are the base's, then each variant's, side by side."""
 
     is_pooling_model = True
 
@@ -36,30 +36,36 @@ class Twin(nn.Module, VllmModelForPooling):
         super().__init__()
         choose_kernels(vllm_config.model_config.dtype)
         config = vllm_config.model_config.hf_config
-        self.base = initialize_model(
-            vllm_config=vllm_config.with_hf_config(config, architectures=config.qconf_architectures),
-            prefix=BASE.rstrip("."),
+        base = initialize_model(
+            vllm_config=vllm_config.with_hf_config(config, architectures=config.qconf_architectures), prefix=BASE
         )
-        model = vllm_config.model_config
-        quantized = quantized_model_config(model, model.max_model_len)
-        self.quantized = initialize_model(
-            vllm_config=replace(
-                vllm_config,
-                model_config=quantized,
-                quant_config=VllmConfig.get_quantization_config(quantized, vllm_config.load_config),
-            ),
-            prefix=QUANTIZED.rstrip("."),
-        )
-        repack_packed_qkv(self.quantized)
-        self.secondary_weights = [
-            DefaultModelLoader.Source(quantized.model, revision=quantized.revision, prefix=QUANTIZED)
-        ]
+        self._models = {BASE: base}
+        self._called = {BASE: BASE}
+        self.secondary_weights = []
+        names = [variant["name"] for variant in config.qconf_variants]
+        for number, quantized in enumerate(variant_configs(vllm_config.model_config)):
+            # A number of its own in a layer's name would be taken for the layer's.
+            name = f"quantized{number}"
+            self._called[name] = names[number]
+            self._models[name] = initialize_model(
+                vllm_config=replace(
+                    vllm_config,
+                    model_config=quantized,
+                    quant_config=VllmConfig.get_quantization_config(quantized, vllm_config.load_config),
+                ),
+                prefix=name,
+            )
+            repack_packed_qkv(self._models[name])
+            source = DefaultModelLoader.Source(quantized.model, revision=quantized.revision, prefix=f"{name}.")
+            self.secondary_weights.append(source)
+        for name, model in self._models.items():
+            self.add_module(name, model)
         vocab_size = vllm_config.model_config.get_vocab_size()
-        self.pooler = TwinPooler(self.compute_both_logits, Compiled(statistics), vocab_size)
+        self.pooler = TwinPooler(self.compute_all_logits, Compiled(statistics), vocab_size, len(self._models) - 1)
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Token embeddings of the base model (vLLM asks every model for them; the pair itself does not use them)."""
-        embeddings: torch.Tensor = self.base.embed_input_ids(input_ids)
+        """Token embeddings of the base model (vLLM asks every model for them; they are not used here)."""
+        embeddings: torch.Tensor = self._models[BASE].embed_input_ids(input_ids)
         return embeddings
 
     def forward(
@@ -70,30 +76,36 @@ class Twin(nn.Module, VllmModelForPooling):
         inputs_embeds: None = None,
         **_: Any,
     ) -> torch.Tensor:
-        """Hidden states of both models, shape (tokens, 2 * hidden size)."""
-        return torch.cat([self.base(input_ids, positions), self.quantized(input_ids, positions)], -1)
+        """Hidden states of all models, shape (tokens, models * hidden size)."""
+        return torch.cat([model(input_ids, positions) for model in self._models.values()], -1)
 
-    def compute_both_logits(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the logits of the base and of the quantized model, each of shape (tokens, vocabulary)."""
-        base, quantized = hidden_states.chunk(2, -1)
-        return self.base.compute_logits(base.contiguous()), self.quantized.compute_logits(quantized.contiguous())
+    def compute_all_logits(self, hidden_states: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the logits of each model, the base first, each of shape (tokens, vocabulary)."""
+        parts = hidden_states.chunk(len(self._models), -1)
+        return [
+            model.compute_logits(part.contiguous()) for model, part in zip(self._models.values(), parts, strict=True)
+        ]
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Hand each model the tensors of its own checkpoint; returns the names of the parameters that were set."""
-        for model in (self.base, self.quantized):
+        for model in self._models.values():
             mark_weights(model)
         loaded: set[str] = set()
-        # vLLM reads one checkpoint after the other, so neither is ever held in memory whole.
-        for is_quantized, group in groupby(weights, key=lambda weight: weight[0].startswith(QUANTIZED)):
-            model, prefix = (self.quantized, QUANTIZED) if is_quantized else (self.base, BASE)
-            names = _loaded(model, prefix, ((name.removeprefix(QUANTIZED), tensor) for name, tensor in group))
-            loaded |= {prefix + name for name in names}
-        for prefix, model in ((BASE, self.base), (QUANTIZED, self.quantized)):
-            check_weights_loaded(model, prefix.rstrip("."))
+        # vLLM reads one checkpoint after the other, so none is ever held in memory whole.
+        for role, group in groupby(weights, key=lambda weight: self._role(weight[0])):
+            its = ((name.removeprefix(f"{role}."), tensor) for name, tensor in group)
+            loaded |= {f"{role}.{name}" for name in _loaded(self._models[role], self._called[role], its)}
+        for role, model in self._models.items():
+            check_weights_loaded(model, self._called[role])
         return loaded
 
+    def _role(self, name: str) -> str:
+        """Return whose tensor it is: the base's have no prefix."""
+        prefix = name.partition(".")[0]
+        return prefix if prefix in self._models else BASE
 
-def _loaded(model: nn.Module, prefix: str, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+
+def _loaded(model: nn.Module, called: str, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
     """Load one model. An error names the tensor at which it came, which vLLM's own do not."""
     reached = ""
 
@@ -106,21 +118,26 @@ def _loaded(model: nn.Module, prefix: str, weights: Iterable[tuple[str, torch.Te
     try:
         names: set[str] = model.load_weights(named())  # type: ignore[operator]  # models of vLLM have it
     except Exception as error:
-        role, why = prefix.rstrip("."), str(error) or type(error).__name__
-        raise ValueError(f"the checkpoint of the {role} model cannot be loaded at {reached}: {why}") from error
+        why = str(error) or type(error).__name__
+        raise ValueError(f"the checkpoint of the {called} model cannot be loaded at {reached}: {why}") from error
     return names
 
 
-def quantized_model_config(base: ModelConfig, max_model_len: int | None) -> ModelConfig:
-    """Derive the quantized model's configuration from the pair's: the same dtype and tokenizer.
+def variant_configs(base: ModelConfig) -> list[ModelConfig]:
+    """Derive each variant's configuration from the base's, which has the context length of all."""
+    return [variant_config(base, variant, base.max_model_len) for variant in base.hf_config.qconf_variants]
+
+
+def variant_config(base: ModelConfig, variant: Mapping[str, str | None], max_model_len: int | None) -> ModelConfig:
+    """Derive a variant's configuration from the base's: the same dtype and tokenizer.
 
     Without a context length it is the longest that the checkpoint allows; one that is longer raises ValueError.
     """
     config = base.hf_config
     import_models(config.qconf_architectures)
     return ModelConfig(
-        model=config.qconf_quantized,
-        revision=config.qconf_quantized_revision,
+        model=variant["model"],  # type: ignore[arg-type]  # it is never None
+        revision=variant["revision"],
         tokenizer=base.tokenizer,
         trust_remote_code=base.trust_remote_code,
         dtype=base.dtype,

@@ -1,4 +1,4 @@
-"""Turns both models' hidden states into rows of statistics, on the device, a bounded number of positions at a time."""
+"""Turns all models' hidden states into rows of statistics, on the device, a bounded number of positions at a time."""
 
 from collections.abc import Callable, Set
 
@@ -11,10 +11,10 @@ from vllm.v1.pool.metadata import PoolingMetadata
 from server.engine.twin.kernels import likeliest
 from server.engine.twin.rows import WIDTH
 
-Logits = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""From the pair's hidden states to the logits of both models."""
-Statistics = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-"""From logits and next tokens to rows and normalizers."""
+Logits = Callable[[torch.Tensor], list[torch.Tensor]]
+"""From the models' hidden states to the logits of each, the base's first."""
+Statistics = Callable[..., tuple[torch.Tensor, ...]]
+"""From next tokens and logits to rows of each variant and normalizers of each model: ``kernels.statistics``."""
 LOGITS_IN_FLIGHT = 2**25
 """Logits of one model held at once; with POSITIONS, what bounds the pooler's memory."""
 POSITIONS = (64, 512)
@@ -27,11 +27,13 @@ def request_options(start: int, top: int) -> dict[str, int]:
 
 
 class TwinPooler(Pooler):
-    """Pooler of the task "token_classify": one row per position that has a next token, from the request's start on."""
+    """Pooler of the task "token_classify": for every position that has a next token, from the request's start on, a row
+    for each quantized variant; shape (positions, variants, columns)."""
 
-    def __init__(self, both_logits: Logits, statistics: Statistics, vocab_size: int) -> None:
+    def __init__(self, all_logits: Logits, statistics: Statistics, vocab_size: int, variants: int) -> None:
         super().__init__()
-        self.both_logits = both_logits
+        self.all_logits = all_logits
+        self.variants = variants
         self.statistics = statistics
         fewest, most = POSITIONS
         self.chunk = max(fewest, min(most, LOGITS_IN_FLIGHT // vocab_size))
@@ -62,17 +64,17 @@ class TwinPooler(Pooler):
     def _rows(
         self, hidden_states: torch.Tensor, indices: torch.Tensor, targets: torch.Tensor, top: int
     ) -> torch.Tensor:
-        rows = hidden_states.new_empty((len(indices), WIDTH + 4 * top), dtype=torch.float32)
+        rows = hidden_states.new_empty((len(indices), self.variants, WIDTH + 4 * top), dtype=torch.float32)
         for i in range(0, len(indices), self.chunk):
             chunk = indices[i : i + self.chunk]
             # torch.compile specializes on one row: pad to two, so that no request triggers a compilation.
             padded = [0, 0] if len(chunk) == 1 else slice(None)
-            base, quantized = self.both_logits(hidden_states[chunk[padded]])
-            found, norm_base, norm_quantized = self.statistics(base, quantized, targets[i : i + self.chunk][padded])
-            parts = [found]
+            logits = self.all_logits(hidden_states[chunk[padded]])
+            found, *normalizers = self.statistics(targets[i : i + self.chunk][padded], *logits)
             if top:
-                parts += [likeliest(base, norm_base, top), likeliest(quantized, norm_quantized, top)]
-            rows[i : i + self.chunk] = torch.cat(parts, -1)[: len(chunk)]
+                base, *variants = (likeliest(*each, top) for each in zip(logits, normalizers, strict=True))
+                found = torch.cat([found, torch.stack([torch.cat([base, each], -1) for each in variants], 1)], -1)
+            rows[i : i + self.chunk] = found[: len(chunk)]
         return rows
 
 
@@ -105,7 +107,7 @@ def _wanted(metadata: PoolingMetadata) -> tuple[torch.Tensor, torch.Tensor, list
 
 def _first_top(rows: torch.Tensor, k: int) -> torch.Tensor:
     """Cut rows to their own k likeliest tokens; the batch was computed for its largest k."""
-    width = (rows.shape[1] - WIDTH) // 4
+    width = (rows.shape[-1] - WIDTH) // 4
     if k == width:
         return rows
-    return torch.cat([rows[:, :WIDTH], *(part[:, :k] for part in rows[:, WIDTH:].split(width, 1))], 1)
+    return torch.cat([rows[..., :WIDTH], *(part[..., :k] for part in rows[..., WIDTH:].split(width, -1))], -1)

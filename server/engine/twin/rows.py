@@ -1,4 +1,7 @@
-"""What the pooler returns for one request: a row of float32 numbers per position. Numpy only, no torch, no vLLM."""
+"""What the pooler returns for one request: rows of float32 numbers, one per position and quantized variant.
+
+Numpy only, no torch, no vLLM.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -37,7 +40,7 @@ class Top:
 
 @dataclass(frozen=True)
 class Rows:
-    """Statistics of consecutive positions of one sequence, shape (positions, WIDTH + 4k).
+    """Statistics of the base and one variant at consecutive positions of a sequence, shape (positions, WIDTH + 4k).
 
     Row ``i`` describes the distributions that predict token ``start + 1 + i``; there is one row for every token
     after ``start``. ``computed_tokens`` ran through the models, ``cached_tokens`` came from the prefix cache;

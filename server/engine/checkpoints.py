@@ -1,9 +1,10 @@
-"""Checks of the two checkpoints before anything is loaded. No vLLM: what can be refused is refused in seconds."""
+"""Checks of the checkpoints before anything is loaded. No vLLM: what can be refused is refused in seconds."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
@@ -24,6 +25,13 @@ SHAPE = (
 )
 """Fields of a configuration, under the names of several families, that twins share."""
 SAMPLE = "The quick brown fox, aged 37, can't jump: «naïve» 東京 🦊\n\tif x == 1:  return {'a': [0]}"
+
+
+class Source(NamedTuple):
+    """Where a model is: a folder or a hub name, and a revision on the hub."""
+
+    name: str
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,23 +84,40 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two checkpoints that fit each other, and the tokenizer they share."""
+class Checkpoints:
+    """A base and its quantized variants by name, which fit each other, and the tokenizer they share."""
 
     base: Checkpoint
-    quantized: Checkpoint
+    variants: Mapping[str, Checkpoint]
     tokenizer: PreTrainedTokenizerBase
 
+    @property
+    def all(self) -> list[Checkpoint]:
+        """The base and the variants."""
+        return [self.base, *self.variants.values()]
 
-def read_pair(
-    base_name: str,
-    quantized_name: str,
-    base_revision: str | None = None,
-    quantized_revision: str | None = None,
-    allow_unquantized: bool = False,
-) -> Pair:
-    """Read both checkpoints and check that they are a pair; StartError says in one sentence why they are not."""
-    base, quantized = _read(base_name, base_revision), _read(quantized_name, quantized_revision)
+
+def read_checkpoints(
+    base_source: Source, variants: Mapping[str, Source], allow_unquantized: bool = False
+) -> Checkpoints:
+    """Read all checkpoints and check that they fit; StartError says in one sentence why they do not."""
+    base = _read(*base_source)
+    checkpoints = Checkpoints(base, {name: _read(*source) for name, source in variants.items()}, _own_tokenizer(base))
+    for quantized in checkpoints.variants.values():
+        _check_pair(base, quantized, allow_unquantized)
+    for checkpoint in checkpoints.all:
+        if Path(checkpoint.name).is_dir():
+            _check_weights(Path(checkpoint.name))
+    return checkpoints
+
+
+def _own_tokenizer(base: Checkpoint) -> PreTrainedTokenizerBase:
+    if base.tokenizer is None:
+        raise StartError(f"{base.name} has no tokenizer that can be loaded")
+    return base.tokenizer
+
+
+def _check_pair(base: Checkpoint, quantized: Checkpoint, allow_unquantized: bool) -> None:
     if base.architectures != quantized.architectures:
         raise StartError(
             f"the two models have different architectures: {base.name} is {_names(base)}, "
@@ -116,13 +141,7 @@ def read_pair(
             f"the two models have different vocabularies: {base.name} has {vocabularies[0]} tokens, "
             f"{quantized.name} has {vocabularies[1]}"
         )
-    if base.tokenizer is None:
-        raise StartError(f"{base.name} has no tokenizer that can be loaded")
     _check_same_tokenizer(base, quantized)
-    for checkpoint in (base, quantized):
-        if Path(checkpoint.name).is_dir():
-            _check_weights(Path(checkpoint.name))
-    return Pair(base, quantized, base.tokenizer)
 
 
 def _read(name: str, revision: str | None) -> Checkpoint:
