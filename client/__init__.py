@@ -1,4 +1,4 @@
-"""Client of a qconf server: log-probabilities and divergences of a model and its quantized twin.
+"""Client of a qconf server: log-probabilities and divergences of a model and its quantized variants.
 
 >>> from client import Client
 >>> with Client("http://127.0.0.1:8000") as qconf:  # doctest: +SKIP
@@ -32,6 +32,7 @@ from qconf.wire import (
     Message,
     ModelInfo,
     ModelList,
+    PairScores,
     ServerInfo,
     Summary,
     TokenComparison,
@@ -57,6 +58,7 @@ __all__ = [
     "ModelList",
     "NotFound",
     "Overloaded",
+    "PairScores",
     "QconfError",
     "QuotaExceeded",
     "ServerError",

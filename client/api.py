@@ -90,7 +90,7 @@ class Client(_Base):
         self._sleep = sleep
 
     def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
-        """Score a prompt, or its continuations, under both models."""
+        """Score a prompt, or its continuations, under the base and each quantized variant: see ``Comparison.of``."""
         return self._send(compare_call(fields))
 
     def compare_batch(self, requests: Sequence[CompareRequest | Mapping[str, Any]]) -> list[Comparison | ErrorDetail]:
@@ -98,15 +98,15 @@ class Client(_Base):
         return batch_entries(self._send(batch_call(requests)), len(requests))
 
     def models(self) -> ModelList:
-        """Return the models of the pair, base first, and what serves them."""
+        """Return the base model, then its quantized variants, and what serves them."""
         return self._send(models_call())
 
     def tokenizer_info(self) -> TokenizerInfo:
-        """Return the special tokens and the chat template of the pair's tokenizer."""
+        """Return the special tokens and the chat template of the models' tokenizer."""
         return self._send(tokenizer_info_call())
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
-        """Return the token ids of a text under the pair's tokenizer."""
+        """Return the token ids of a text under the models' tokenizer."""
         return self._send(tokenize_call(text, add_special_tokens))
 
     def ready(self) -> bool:
@@ -167,7 +167,7 @@ class AsyncClient(_Base):
         self._sleep = sleep
 
     async def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
-        """Score a prompt, or its continuations, under both models."""
+        """Score a prompt, or its continuations, under the base and each quantized variant: see ``Comparison.of``."""
         return await self._send(compare_call(fields))
 
     async def compare_batch(
@@ -177,15 +177,15 @@ class AsyncClient(_Base):
         return batch_entries(await self._send(batch_call(requests)), len(requests))
 
     async def models(self) -> ModelList:
-        """Return the models of the pair, base first, and what serves them."""
+        """Return the base model, then its quantized variants, and what serves them."""
         return await self._send(models_call())
 
     async def tokenizer_info(self) -> TokenizerInfo:
-        """Return the special tokens and the chat template of the pair's tokenizer."""
+        """Return the special tokens and the chat template of the models' tokenizer."""
         return await self._send(tokenizer_info_call())
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
-        """Return the token ids of a text under the pair's tokenizer."""
+        """Return the token ids of a text under the models' tokenizer."""
         return await self._send(tokenize_call(text, add_special_tokens))
 
     async def ready(self) -> bool:

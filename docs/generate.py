@@ -41,7 +41,10 @@ def run_folder() -> str:
     """Return the files of a run, and the columns of its tables."""
     about = markdown(inspect.getdoc(folder)).partition("\n\n")[2]
     columns = ("column", "type", "null", "meaning")
-    journal = f"During a replay, `{JOURNAL}` has the answers so far; `--resume` continues from there."
+    journal = (
+        f"During a replay, `{JOURNAL}` has the answers so far; `--resume` continues from there. A replay of several "
+        "quantized variants writes a run folder for each, named after it, beside the journal."
+    )
     return page(
         "Run folders",
         about,

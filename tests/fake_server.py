@@ -3,7 +3,7 @@
 import json
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
@@ -14,15 +14,17 @@ from qconf.wire import CompareRequest, Comparison
 Reply = httpx.Response
 Hook = Callable[[httpx.Request], Reply | None]
 
-MODELS: list[dict[str, Any]] = [
-    {
-        "id": role,
+
+def model(name: str, quantization: str | None) -> dict[str, Any]:
+    """Return a model as /v1/models lists it."""
+    return {
+        "id": name,
         "object": "model",
         "created": 0,
         "owned_by": "qconf",
-        "root": f"fake/{role}",
+        "root": f"fake/{name}",
         "revision": None,
-        "digest": f"digest of {role}",
+        "digest": f"digest of {name}",
         "architecture": "LlamaForCausalLM",
         "dtype": "bfloat16",
         "quantization": quantization,
@@ -35,8 +37,15 @@ MODELS: list[dict[str, Any]] = [
             "compression_ratio": 1.31 if quantization is None else 1.07,
         },
     }
-    for role, quantization in (("base", None), ("quantized", "gptq"))
-]
+
+
+def models(variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the base and its variants."""
+    return [model("base", None), *(model(name, "gptq") for name in variants)]
+
+
+VARIANTS = ("quantized",)
+MODELS = models(VARIANTS)
 TOKENIZER = {
     "tokenizer_class": "Fake",
     "bos_token": None,
@@ -50,10 +59,14 @@ SERVER = {"version": "0.1.0", "vllm": "0.32.0", "device": "cpu"}
 
 
 class FakeServer:
-    """A server that keeps the requests it gets. ``hook`` may answer in its place."""
+    """A server that keeps the requests it gets. ``hook`` may answer in its place.
 
-    def __init__(self, hook: Hook | None = None) -> None:
+    A variant has the same numbers whatever others there are.
+    """
+
+    def __init__(self, hook: Hook | None = None, variants: Sequence[str] = VARIANTS) -> None:
         self.hook = hook
+        self.variants = variants
         self.received: list[httpx.Request] = []
 
     @property
@@ -66,7 +79,7 @@ class FakeServer:
             return reply
         match request.url.path:
             case "/v1/models":
-                return httpx.Response(200, json={"object": "list", "data": MODELS, "server": SERVER})
+                return httpx.Response(200, json={"object": "list", "data": models(self.variants), "server": SERVER})
             case "/ready":
                 return httpx.Response(200, json={"status": "ready"})
             case "/tokenize":
@@ -75,11 +88,12 @@ class FakeServer:
             case "/tokenizer_info":
                 return httpx.Response(200, json=TOKENIZER)
             case "/compare":
-                body = compare(json.loads(request.content))
+                body = compare(json.loads(request.content), self.variants)
                 return httpx.Response(400 if "error" in body else 200, json=body)
             case "/compare/batch":
                 entries = json.loads(request.content)["requests"]
-                return httpx.Response(200, json={"object": "list", "results": [compare(entry) for entry in entries]})
+                results = [compare(entry, self.variants) for entry in entries]
+                return httpx.Response(200, json={"object": "list", "results": results})
         return error(404, "no such route")
 
     def bodies(self, path: str) -> list[Any]:
@@ -97,20 +111,33 @@ def tokens(text: str) -> list[int]:
     return [ord(character) for character in text]
 
 
-def compare(fields: dict[str, Any]) -> dict[str, Any]:
+def compare(fields: dict[str, Any], variants: Sequence[str] = VARIANTS) -> dict[str, Any]:
     """Return a made-up comparison, the same for the same request."""
     try:
         request = CompareRequest.model_validate(fields)
     except ValidationError as exc:
         return {"error": {"type": "invalid_request", "message": str(exc)}}
-    texts = request.continuations or []
-    base = [-1.0 - noise(f"{request.prompt}|{text}") * 5 for text in texts]
-    quantized = [value - 0.5 + noise(f"{request.prompt}|{text}|q") for value, text in zip(base, texts, strict=True)]
-    summary = _summary(len(texts), 0.02)
-    reply = {
+    first, *others = (
+        {"models": {"base": MODELS[0], "quantized": model(v, "gptq")}} | _scores(request, v) for v in variants
+    )
+    reply = first | {
         "id": "cmp-1",
         "created": 0,
-        "models": {"base": MODELS[0], "quantized": MODELS[1]},
+        "variants": dict(zip(variants[1:], others, strict=True)),
+        "usage": {"prompt_tokens": 9, "continuation_tokens": 3, "scored_tokens": 3, "computed_tokens": 12},
+        "timing": {"tokenize_ms": 0.1, "queue_ms": 0.1, "engine_ms": 1.9, "total_ms": 2.2},
+    }
+    Comparison.model_validate(reply)
+    return reply
+
+
+def _scores(request: CompareRequest, variant: str) -> dict[str, Any]:
+    texts = request.continuations or []
+    base = [-1.0 - noise(f"{request.prompt}|{text}") * 5 for text in texts]
+    quantized = [
+        value - 0.5 + noise(f"{request.prompt}|{text}|{variant}") for value, text in zip(base, texts, strict=True)
+    ]
+    return {
         "continuations": [
             {
                 "index": index,
@@ -119,17 +146,13 @@ def compare(fields: dict[str, Any]) -> dict[str, Any]:
                 "base": {"logprob": base[index], "confidence": share(base, index), "is_greedy": index == 0},
                 "quantized": {"logprob": quantized[index], "confidence": share(quantized, index), "is_greedy": False},
                 "summary": _summary(len(text) if isinstance(text, list) else index + 1, 0.01 * (index + 1)),
-                "scores": _columns(text) if request.detail == "tokens" and isinstance(text, list) else None,
+                "scores": _columns(text, variant) if request.detail == "tokens" and isinstance(text, list) else None,
             }
             for index, text in enumerate(texts)
         ]
         or None,
-        "summary": summary,
-        "usage": {"prompt_tokens": 9, "continuation_tokens": 3, "scored_tokens": 3, "computed_tokens": 12},
-        "timing": {"tokenize_ms": 0.1, "queue_ms": 0.1, "engine_ms": 1.9, "total_ms": 2.2},
+        "summary": _summary(len(texts), 0.02),
     }
-    Comparison.model_validate(reply)
-    return reply
 
 
 def noise(text: str) -> float:
@@ -141,11 +164,11 @@ def share(logprobs: list[float], index: int) -> float:
     return math.exp(logprobs[index]) / sum(math.exp(value) for value in logprobs)
 
 
-def _columns(token_ids: list[int]) -> dict[str, Any]:
+def _columns(token_ids: list[int], variant: str) -> dict[str, Any]:
     def column(name: str) -> list[float]:
         return [noise(f"{name}{token_id}") for token_id in token_ids]
 
-    def model(name: str) -> dict[str, Any]:
+    def of_model(name: str) -> dict[str, Any]:
         logprobs = [-1 - value for value in column(name)]
         columns = {key: column(name + key) for key in ("entropy", "confidence")}
         return {"logprobs": logprobs, "argmax": token_ids, **columns}
@@ -153,12 +176,12 @@ def _columns(token_ids: list[int]) -> dict[str, Any]:
     return {
         "tokens": [str(token_id) for token_id in token_ids],
         "token_ids": token_ids,
-        "base": model("base"),
-        "quantized": model("quantized"),
-        "kl": column("kl"),
-        "reverse_kl": column("reverse_kl"),
-        "js": column("js"),
-        "total_variation": column("total_variation"),
+        "base": of_model("base"),
+        "quantized": of_model(variant),
+        "kl": column(f"kl of {variant}"),
+        "reverse_kl": column(f"reverse_kl of {variant}"),
+        "js": column(f"js of {variant}"),
+        "total_variation": column(f"total_variation of {variant}"),
         "agree": [True] * len(token_ids),
     }
 

@@ -1,6 +1,7 @@
 """Replays of small tasks against a stand-in for the server."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from client.bench.session import Stopped, run_bench
 from client.bench.sources.load import BenchOptions
-from tests.fake_server import FakeServer, error
+from tests.fake_server import VARIANTS, FakeServer, error
 from tests.fake_task import write_task
 
 
@@ -48,7 +49,7 @@ def run(options: BenchOptions, fake: FakeServer) -> tuple[int, str]:
     return failed, output.getvalue()
 
 
-def stopped(options: BenchOptions, items: int = 5) -> Path:
+def stopped(options: BenchOptions, items: int = 5, variants: Sequence[str] = VARIANTS) -> Path:
     """Stop a run after some items, and return its journal."""
     left = items
 
@@ -58,5 +59,5 @@ def stopped(options: BenchOptions, items: int = 5) -> Path:
         return error(503, "stopping") if left < 0 else None
 
     with pytest.raises(Stopped):
-        run(replace(options, concurrency=1), FakeServer(hook))
+        run(replace(options, concurrency=1), FakeServer(hook, variants))
     return options.out / "journal.jsonl"

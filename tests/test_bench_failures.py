@@ -40,7 +40,7 @@ def test_numbers_that_are_none_fail_their_item(options: BenchOptions, logprob: s
     failed, _ = run(options, FakeServer(hook))
     assert failed == 1
     (bad,) = [item.error for item in read_run(options.out).items() if item.error]
-    assert bad == "BadReply: continuation 1 has a log-probability that is not finite"
+    assert bad == "BadReply: continuation 1: its log-probability under 'base' is not finite"
 
 
 def test_a_reply_to_another_request_fails_its_item(options: BenchOptions) -> None:

@@ -148,8 +148,8 @@ FOREIGN: list[Any] = [
     pytest.param(lambda lines: lines[3].pop("doc_id"), "another version of qconf", id="entry"),
     pytest.param(lambda lines: lines.append(1), "another version of qconf", id="line"),
     pytest.param(lambda lines: lines[3].update(scores=[]), "another version of qconf", id="scores"),
-    pytest.param(lambda lines: lines[3]["scores"].pop("error"), "another version of qconf", id="less"),
-    pytest.param(lambda lines: lines[3]["scores"].update(news=1), "another version of qconf", id="more"),
+    pytest.param(lambda lines: lines[3]["scores"]["quantized"].pop("error"), "another version of qconf", id="less"),
+    pytest.param(lambda lines: lines[3]["scores"]["quantized"].update(news=1), "another version of qconf", id="more"),
 ]
 
 

@@ -90,7 +90,7 @@ def raising(exc: Exception) -> Hook:
 
 BAD_REPLIES = [
     pytest.param("not JSON", "sent a reply that is not a Comparison: the body: invalid JSON", id="text"),
-    pytest.param("{}", "'id': field required", id="empty"),
+    pytest.param("{}", "'models': field required", id="empty"),
     pytest.param('{"object": "chat.completion"}', "http://fake/compare", id="another API"),
     pytest.param("", "invalid JSON", id="nothing"),
 ]

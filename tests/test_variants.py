@@ -1,5 +1,8 @@
 """A real server with one base and several quantized variants of it."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from openai import OpenAI
 
 from client import Client
 from demo.local_server import LocalServer, ServerDidNotStart, running_server
+from qconf.run.folder import read_run
 from tests.pairs import VOCABULARY, TinyPair, make_pair
 from tests.test_oracle import TOP, check_prompt
 
@@ -127,6 +131,28 @@ def test_metrics_know_variants_by_name(server: LocalServer) -> None:
         assert f'qconf_comparisons_total{{variant="{name}"}}' in text
         assert f'model="{name}"' in text
     assert 'qconf_tokens_total{kind="scored"}' in text
+
+
+def test_a_replay_writes_a_run_for_each(server: LocalServer, tmp_path: Path) -> None:
+    items = [{"prompt": f"{number} and", "choices": ["one", "two", "three"], "label": 0} for number in range(6)]
+    data, out = tmp_path / "items.jsonl", tmp_path / "runs"
+    data.write_text("".join(f"{json.dumps(item)}\n" for item in items))
+    command = [sys.executable, "-m", "client.bench", "--url", server.url, "--data", str(data), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(path.name for path in out.iterdir()) == sorted(FORMATS)
+    with Client(server.url) as client:
+        served = {model.id: model for model in client.models().data}
+        reply = client.compare(prompt="0 and", continuations=[" one", " two", " three"])
+    for name in FORMATS:
+        run = read_run(out / name)
+        assert run.manifest.subject is not None
+        assert run.manifest.subject.models.quantized == served[name]
+        assert run.manifest.counts.ok == 6
+        expected = reply.of(name).continuations or []
+        row = run.items()[0]
+        assert list(row.base_logprob) == pytest.approx([each.base.logprob for each in expected], abs=1e-4)
+        assert list(row.quantized_logprob) == pytest.approx([each.quantized.logprob for each in expected], abs=1e-4)
 
 
 def test_a_batch_has_all_variants(server: LocalServer) -> None:

@@ -107,7 +107,7 @@ def _lines(*objects: object) -> Callable[[Path], list[bytes]]:
 
 def _read_journal(path: Path) -> object:
     with Journal(path) as journal:
-        return journal.begin(subject(), "now")
+        return journal.begin([subject()], "now")
 
 
 def _journals(folder: Path) -> list[bytes]:
@@ -115,10 +115,10 @@ def _journals(folder: Path) -> list[bytes]:
     path = folder / "journal.jsonl"
     path.unlink(missing_ok=True)
     with Journal(path) as journal:
-        journal.begin(subject(), "then")
+        journal.begin([subject()], "then")
         begun = path.read_bytes()
         for number in range(2):
-            journal.add("boolq", number, 0.5, dict.fromkeys(KEPT, 1))
+            journal.add("boolq", number, 0.5, {"quantized": dict.fromkeys(KEPT, 1)})
     return [begun, path.read_bytes()]
 
 

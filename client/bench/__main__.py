@@ -1,4 +1,4 @@
-"""``python -m client.bench``: replay lm-eval tasks against a server and compares both models."""
+"""``python -m client.bench``: replay lm-eval tasks against a server and compare its models."""
 
 from qconf.extras import run_command
 

@@ -119,9 +119,17 @@ def bench(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the random order of --until.", show_default="0", min=0)
     ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the quantized variant whose run is written, for servers that have several.",
+            show_default="all, each to a folder of its name in --out",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only the final tables.")] = False,
 ) -> None:
-    """Replay lm-eval tasks, items of your own or a text against a qconf server and compare both models.
+    """Replay lm-eval tasks, items of your own or a text against a qconf server and compare its base model with each
+    quantized variant.
 
     Exit codes: 0 all went well, 1 some items failed or the server went away, 2 invalid input or refused, 3 a rule of
     --until failed, 130 interrupted.
@@ -160,6 +168,7 @@ def bench(
         quiet=quiet,
         until=until,
         seed=seed or 0,
+        variant=variant,
     )
     console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
     try:

@@ -15,12 +15,12 @@ from qconf.run.tokens import read_columns
 from qconf.run.traces import read_traces
 
 
-def write_corpora(folder: Path, items: Sequence[Item], journal: Journal) -> dict[str, CorpusSummary]:
-    """Write the tokens that were scored, and return a summary by corpus; write nothing without any."""
+def write_corpora(folder: Path, items: Sequence[Item], journal: Journal, variant: str) -> dict[str, CorpusSummary]:
+    """Write the tokens that were scored under a variant, and return a summary by corpus; write nothing without any."""
     scored = [item for item in items if journal.has_tokens(item.task, item.doc_id)]
     if not scored:
         return {}
-    write_tokens(folder, _tables(scored, journal))
+    write_tokens(folder, _tables(scored, journal, variant))
     kinds = {item.task: item.kind for item in scored}
     return {name: _summary(folder / TOKENS, name, kind) for name, kind in kinds.items()}
 
@@ -30,9 +30,9 @@ def _summary(path: Path, task: str, kind: Kind) -> CorpusSummary:
     return with_traces(summary, read_traces(path, task)) if kind == "trace" else summary
 
 
-def _tables(items: Sequence[Item], journal: Journal) -> Iterator[pa.Table]:
+def _tables(items: Sequence[Item], journal: Journal, variant: str) -> Iterator[pa.Table]:
     for item in items:
-        yield _table(item, journal.tokens(item.task, item.doc_id))
+        yield _table(item, journal.tokens(item.task, item.doc_id, variant))
 
 
 def _table(item: Item, tokens: Tokens) -> pa.Table:

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from client.bench.sources.corpus import cut
 from client.bench.sources.rolling import RollingWindows
 from client.errors import BadReply, ConnectionFailed, QconfError, TimedOut, Unavailable
 from qconf.run.columns import ItemResult
-from qconf.wire import Both, Comparison, Continuation, ModelInfo, ModelTokens
+from qconf.wire import Both, Comparison, Continuation, ModelInfo, ModelTokens, PairScores
 
 # Errors that say nothing about the item.
 ABSENT = (ConnectionFailed, TimedOut, Unavailable)
@@ -23,8 +23,12 @@ Tokens = dict[str, list[Any]]
 """Columns of ``tokens.parquet`` without task and document."""
 
 
+Reply = dict[str, list[Continuation]]
+"""Continuations of one request under the base and each variant, by the variant's name."""
+
+
 class ServerGone(Exception):
-    """The server stopped answering, or serves a different pair."""
+    """The server stopped answering, or serves other models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,14 @@ class ReplayOptions:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an item: its row, and for a window of a corpus the columns of its tokens."""
+    """What came of an item under a pair: its row, and for a window of a corpus the columns of its tokens."""
 
     row: ItemResult
     tokens: Tokens | None = None
+
+
+Outcomes = dict[str, Outcome]
+"""What came of an item under the base and each variant, by the variant's name."""
 
 
 def blank(item: Item) -> ItemResult:
@@ -61,17 +69,18 @@ def longest_first(items: Iterable[Item]) -> list[Item]:
 async def replay(
     client: AsyncClient,
     items: Iterable[Item],
-    models: Both[ModelInfo],
+    pairs: Mapping[str, Both[ModelInfo]],
     options: ReplayOptions,
-    on_outcome: Callable[[Outcome], None],
+    on_outcomes: Callable[[Outcomes], None],
 ) -> None:
     """Score every item in the order given, each taken when there is room to send it.
 
-    A failed item's row carries its error; ServerGone is raised when the server stops answering. An exception of
-    ``on_outcome`` ends the replay and cancels the requests in flight.
+    ``pairs`` are the base and each variant, by the variant's name. An item fails under all of them or none: its rows
+    carry the error. ServerGone is raised when the server stops answering. An exception of ``on_outcomes`` ends the
+    replay and cancels the requests in flight.
     """
-    sender, queue = _Sender(client, models, options), iter(items)
-    await together(_work(sender, queue, on_outcome) for _ in range(options.concurrency))
+    sender, queue = _Sender(client, pairs, options), iter(items)
+    await together(_work(sender, queue, on_outcomes) for _ in range(options.concurrency))
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -84,33 +93,46 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-async def _work(sender: "_Sender", queue: Iterator[Item], on_outcome: Callable[[Outcome], None]) -> None:
+async def _work(sender: "_Sender", queue: Iterator[Item], on_outcomes: Callable[[Outcomes], None]) -> None:
     for item in queue:
         answered = sender.answered
         try:
-            outcome = await _score(sender, item)
+            outcomes = await _score(sender, item)
         except QconfError as exc:
-            outcome = Outcome(replace(blank(item), error=f"{type(exc).__name__}: {exc}"))
+            failed = Outcome(replace(blank(item), error=f"{type(exc).__name__}: {exc}"))
+            outcomes = dict.fromkeys(sender.variants, failed)
             # All retries failed, no other request succeeded meanwhile, and not only because of this item.
             if isinstance(exc, ABSENT) and sender.answered == answered and not await sender.ready():
-                on_outcome(outcome)  # so that it is not the first of the next session
+                on_outcomes(outcomes)  # so that it is not the first of the next session
                 raise ServerGone(f"the server does not answer any more: {exc}") from exc
-        on_outcome(outcome)
+        on_outcomes(outcomes)
 
 
-async def _score(sender: "_Sender", item: Item) -> Outcome:
+async def _score(sender: "_Sender", item: Item) -> Outcomes:
+    windows: list[Window] = []
     if item.window:
         windows = sender.cut(item.window)
         replies = await together(sender.window(window, detail="tokens") for window in windows)
-        columns = [_token_columns(reply, each.position) for reply, each in zip(replies, windows, strict=True)]
-        return Outcome(_row(item, [_Scores.joined(replies)]), _joined(columns))
+    elif item.kind == "loglikelihood_rolling":
+        replies = await sender.whole_text(item.choices[0])
+    else:
+        replies = await sender.choices(item)
+    return {name: _outcome(item, [reply[name] for reply in replies], windows) for name in sender.variants}
+
+
+def _outcome(item: Item, replies: Sequence[list[Continuation]], windows: Sequence[Window]) -> Outcome:
+    """Return what came of an item under one pair, from the replies to its requests; those of a window to its parts."""
+    if item.window:
+        parts = [part for (part,) in replies]
+        columns = [_token_columns(part, each.position) for part, each in zip(parts, windows, strict=True)]
+        return Outcome(_row(item, [_Scores.joined(parts)]), _joined(columns))
     if item.kind == "loglikelihood_rolling":
-        return Outcome(_row(item, [_Scores.joined(await sender.whole_text(item.choices[0]))]))
-    choices = await sender.choices(item)
-    unconditional = await sender.continuations("", item.choices) if item.unconditional else []
+        return Outcome(_row(item, [_Scores.joined([window for (window,) in replies])]))
+    of_context = [iter(reply) for reply in replies]
+    unconditional = replies[len(item.contexts)] if item.unconditional else []
     return Outcome(
         replace(
-            _row(item, [_Scores.of(choice) for choice in choices]),
+            _row(item, [_Scores.of(next(of_context[number])) for number in item.choice_context]),
             base_unconditional=[choice.base.logprob for choice in unconditional],
             quantized_unconditional=[choice.quantized.logprob for choice in unconditional],
         )
@@ -118,12 +140,13 @@ async def _score(sender: "_Sender", item: Item) -> Outcome:
 
 
 class _Sender:
-    """Sends a bounded number of requests at once, and checks that each reply fits its request and its models."""
+    """Sends a bounded number of requests at once, and checks that each reply fits its request and has its models."""
 
-    def __init__(self, client: AsyncClient, models: Both[ModelInfo], options: ReplayOptions) -> None:
+    def __init__(self, client: AsyncClient, pairs: Mapping[str, Both[ModelInfo]], options: ReplayOptions) -> None:
+        self.variants = list(pairs)
         self.answered = 0
         self._client = client
-        self._models = _identity(models)
+        self._identities = {name: _identity(models) for name, models in pairs.items()}
         self._options = options
         self._slots = asyncio.Semaphore(options.concurrency)
         self._rolling: asyncio.Task[RollingWindows] | None = None
@@ -132,17 +155,21 @@ class _Sender:
         """Return whether the server takes requests."""
         return await self._client.ready()
 
-    async def choices(self, item: Item) -> list[Continuation]:
-        """Score the item's choices; choices of one context are sent together and share the prefix cache."""
-        found: dict[int, Continuation] = {}
-        for number, context in enumerate(item.contexts):
-            members = [i for i, of in enumerate(item.choice_context) if of == number]
-            label = item.label if len(item.contexts) == 1 else None
-            replies = await self.continuations(context, [item.choices[i] for i in members], label)
-            found |= dict(zip(members, replies, strict=True))
-        return [found[i] for i in range(len(item.choices))]
+    async def choices(self, item: Item) -> list[Reply]:
+        """Score the item's choices, one request per context, and if it says so once more without context.
 
-    async def continuations(self, context: str, texts: Sequence[str], label: int | None = None) -> list[Continuation]:
+        Choices of one context are sent together and share the prefix cache.
+        """
+        replies = []
+        for number, context in enumerate(item.contexts):
+            texts = [text for text, of in zip(item.choices, item.choice_context, strict=True) if of == number]
+            label = item.label if len(item.contexts) == 1 else None
+            replies.append(await self.continuations(context, texts, label))
+        if item.unconditional:
+            replies.append(await self.continuations("", item.choices))
+        return replies
+
+    async def continuations(self, context: str, texts: Sequence[str], label: int | None = None) -> Reply:
         """Score continuations of one context."""
         return await self._compare(
             len(texts),
@@ -157,18 +184,17 @@ class _Sender:
         """Cut a window that is longer than one may be."""
         return cut(window, self._options.max_length, self._options.stride)
 
-    async def window(self, window: Window, detail: str) -> Continuation:
-        """Score the tokens of a window."""
-        (scored,) = await self._compare(
+    async def window(self, window: Window, detail: str) -> Reply:
+        """Score the tokens of a window, as one continuation."""
+        return await self._compare(
             1,
             prompt=list(window.context),
             continuations=[list(window.scored)],
             detail=detail,
             score_prompt=False,
         )
-        return scored
 
-    async def whole_text(self, text: str) -> list[Continuation]:
+    async def whole_text(self, text: str) -> list[Reply]:
         """Score all tokens of a text, window by window."""
         if self._rolling is None:
             self._rolling = asyncio.ensure_future(
@@ -177,27 +203,35 @@ class _Sender:
         windows = await (await self._rolling).of(self._client, text)
         return await together(self.window(window, detail="summary") for window in windows)
 
-    async def _compare(self, expected: int, **fields: Any) -> list[Continuation]:
+    async def _compare(self, expected: int, **fields: Any) -> Reply:
         async with self._slots:
             reply = await self._client.compare(**fields)
         self.answered += 1
-        if _identity(reply.models) != self._models:
-            changed = f"{reply.models.base.root} and {reply.models.quantized.root}"
+        return {name: _checked(self._scores(reply, name), expected) for name in self.variants}
+
+    def _scores(self, reply: Comparison, name: str) -> PairScores:
+        try:
+            scores = reply.of(name)
+        except KeyError as exc:
+            raise ServerGone(f"the variant '{name}' is not served any more") from exc
+        if _identity(scores.models) != self._identities[name]:
+            changed = f"{scores.models.base.root} and {scores.models.quantized.root}"
             raise ServerGone(f"another pair is being served now: {changed}, or other files of that name")
-        return _checked(reply, expected)
+        return scores
 
 
 def _identity(models: Both[ModelInfo]) -> list[dict[str, Any]]:
     return [model.model_dump(exclude={"created"}) for model in (models.base, models.quantized)]
 
 
-def _checked(reply: Comparison, expected: int) -> list[Continuation]:
-    found = reply.continuations or []
+def _checked(scores: PairScores, expected: int) -> list[Continuation]:
+    found = scores.continuations or []
     if [continuation.index for continuation in found] != list(range(expected)):
         raise BadReply(f"expected {expected} continuations in order, got {[c.index for c in found]}")
     for choice in found:
-        if not (math.isfinite(choice.base.logprob) and math.isfinite(choice.quantized.logprob)):
-            raise BadReply(f"continuation {choice.index} has a log-probability that is not finite")
+        for model, each in ((scores.models.base, choice.base), (scores.models.quantized, choice.quantized)):
+            if not math.isfinite(each.logprob):
+                raise BadReply(f"continuation {choice.index}: its log-probability under '{model.id}' is not finite")
     return found
 
 

@@ -1,42 +1,37 @@
 """One replay from end to end: ask for the models, load the items, score them, write the run, show the tables."""
 
 import asyncio
-import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from rich.console import Console
 
 from client.api import DEFAULT_TIMEOUT, AsyncClient, Client
-from client.bench.corpora import write_corpora
-from client.bench.display.final import print_end, print_evaluation, print_heading, print_rules
+from client.bench.display.final import print_complete, print_end, print_evaluations, print_heading, print_rules
 from client.bench.display.live import make_display
 from client.bench.display.scoreboard import Scoreboard
-from client.bench.evaluation import evaluate, evaluation_of, part_of
-from client.bench.items import Item
+from client.bench.evaluation import evaluation_of, part_of
+from client.bench.items import Item, TaskError
 from client.bench.journal import JOURNAL, Journal, Key, Past, changes
 from client.bench.pace import Pace
-from client.bench.replay import Outcome, ReplayOptions, ServerGone, blank, longest_first, replay
+from client.bench.pair_run import PairRun, Replayed
+from client.bench.replay import Outcome, Outcomes, ReplayOptions, ServerGone, blank, longest_first, replay
+from client.bench.served import pairs_of
 from client.bench.sources.lm_eval_tasks import LoadedTasks
 from client.bench.sources.load import BenchOptions, load, subject_of
 from client.bench.standing import Outcome as RuleOutcome
 from client.bench.standing import Standing, standings_of
-from client.errors import BadReply
-from qconf import __version__
 from qconf.run.columns import SCORES, ItemResult
-from qconf.run.folder import MANIFEST, Drawn, Manifest, RunError, Subject, Timing, check_target, read_run, write_run
-from qconf.wire import Both, ModelInfo, ModelList
+from qconf.run.folder import MANIFEST, Drawn, RunError, Timing, check_target, read_run
 
 if TYPE_CHECKING:
     from client.bench.until import Until
-
-PACKAGES = ("httpx", "lm_eval", "pyarrow", "pydantic")
 
 
 class Stopped(Exception):
@@ -65,16 +60,25 @@ def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTran
     make_until = _until(options)
     with Client(options.url, timeout=min(options.timeout, DEFAULT_TIMEOUT), retries=0, transport=transport) as client:
         served = client.models()
-    models = _pair(served)
+    pairs = pairs_of(served, options.variant)
+    if options.until and len(pairs) > 1:
+        raise TaskError(f"--until judges one variant: expected --variant with one of {', '.join(pairs)}")
     # Outside of asyncio, which would delay Ctrl-C until the tasks are loaded.
     with _status(options, console), Client(options.url, timeout=options.timeout, transport=transport) as client:
-        loaded = load(options, client, models.base)
+        loaded = load(options, client, next(iter(pairs.values())).base)
     until = make_until(loaded) if make_until else None
-    subject = subject_of(options, served.server, models, loaded.tasks, until.settings if until else None)
-    if options.resume and (options.out / MANIFEST).exists() and not (options.out / JOURNAL).exists():
-        return _show_complete(options, console, subject)
+    settings = until.settings if until else None
+    runs = [
+        PairRun(
+            subject_of(options, served.server, models, loaded.tasks, settings),
+            options.out if len(pairs) == 1 else options.out / variant,
+        )
+        for variant, models in pairs.items()
+    ]
+    if options.resume and not (options.out / JOURNAL).exists() and (folders := _complete(options.out)):
+        return _show_complete(folders, console, runs)
     with Journal(options.out / JOURNAL) as journal:
-        return _Session(options, console, loaded, subject, journal, until).run(transport)
+        return _Session(options, console, loaded, runs, journal, until).run(transport)
 
 
 def _until(options: BenchOptions) -> "Callable[[LoadedTasks], Until] | None":
@@ -88,30 +92,33 @@ def _until(options: BenchOptions) -> "Callable[[LoadedTasks], Until] | None":
     return lambda loaded: Until(rules, [item for task in loaded.tasks for item in task.items], options.seed)
 
 
-def _pair(served: ModelList) -> Both[ModelInfo]:
-    found = {model.id: model for model in served.data}
-    if len(served.data) != 2 or len(found) != 2:
-        raise BadReply(f"expected a base and a quantized model, got {[model.id for model in served.data]}")
-    return Both[ModelInfo](base=found["base"], quantized=found["quantized"])
-
-
 def _status(options: BenchOptions, console: Console) -> AbstractContextManager[object]:
     return nullcontext() if options.quiet or not console.is_terminal else console.status("loading tasks")
 
 
-def _show_complete(options: BenchOptions, console: Console, subject: Subject) -> int:
-    """Show a complete run; raise RunError where its subject is another."""
-    run = read_run(options.out)
-    if run.manifest.subject is None:
-        raise RunError(f"{run.path} was imported: there is nothing to resume")
-    if found := changes(run.manifest.subject, subject):
-        raise RunError(f"{run.path} cannot be resumed: {'; '.join(found)}")
-    print_evaluation(console, evaluation_of(run))
-    standings = standings_of(run.results)
-    print_rules(console, standings, run.manifest.drawn)
-    console.print(f"The run {run.path} is complete: nothing is left to do", highlight=False, soft_wrap=True)
+def _complete(out: Path) -> list[Path]:
+    """Return the folders of the complete runs of a replay: its own, or one for each variant."""
+    return [out] if (out / MANIFEST).exists() else sorted(path.parent for path in out.glob(f"*/{MANIFEST}"))
+
+
+def _show_complete(folders: Sequence[Path], console: Console, asked: Sequence[PairRun]) -> int:
+    """Show complete runs; raise RunError where their subjects are others than those asked for."""
+    found, subjects = [read_run(folder) for folder in folders], []
+    for run in found:
+        if run.manifest.subject is None:
+            raise RunError(f"{run.path} was imported: there is nothing to resume")
+        subjects.append(run.manifest.subject)
+    if changed := changes(subjects, [run.subject for run in asked]):
+        raise RunError(f"{', '.join(map(str, folders))} cannot be resumed: {'; '.join(changed)}")
+    evaluations = {
+        subject.models.quantized.id: evaluation_of(run) for run, subject in zip(found, subjects, strict=True)
+    }
+    print_evaluations(console, {run.variant: evaluations[run.variant] for run in asked})
+    standings = standings_of(found[0].results)
+    print_rules(console, standings, found[0].manifest.drawn)
+    print_complete(console, folders)
     _check(standings)
-    return run.manifest.counts.failed
+    return found[0].manifest.counts.failed
 
 
 def _check(standings: Iterable[Standing]) -> None:
@@ -120,101 +127,95 @@ def _check(standings: Iterable[Standing]) -> None:
 
 
 class _Session:
-    """One process's work on a run."""
+    """One process's work on a replay, which becomes a run of each variant. The first is shown while it is replayed."""
 
     def __init__(
         self,
         options: BenchOptions,
         console: Console,
         loaded: LoadedTasks,
-        subject: Subject,
+        runs: Sequence[PairRun],
         journal: Journal,
         until: "Until | None",
     ) -> None:
         self._options = options
         self._console = console
         self._loaded = loaded
-        self._subject = subject
+        self._runs = runs
         self._journal = journal
         self._until = until
         self._items = [item for task in loaded.tasks for item in task.items]
         self._scoreboard = Scoreboard(task.name for task in loaded.tasks)
-        self._rows: dict[Key, ItemResult] = {}
+        self._scored: set[Key] = set()
         self._failed_before: set[Key] = set()
 
     def run(self, transport: httpx.MockTransport | None) -> int:
         """Score the remaining items, write the run and show it; return the number of failed items."""
-        past = self._journal.begin(self._subject, datetime.now(UTC).isoformat(timespec="milliseconds"))
+        started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        past = self._journal.begin([run.subject for run in self._runs], started)
         self._take_over(past)
         if not self._options.quiet:
-            print_heading(self._console, self._options.url, self._subject, len(self._rows))
+            subjects = [run.subject for run in self._runs]
+            print_heading(self._console, self._options.url, subjects, len(self._scored))
         begin = time.monotonic()
         self._replay(begin, transport)
         seconds = time.monotonic() - begin
         loaded = self._loaded if self._until is None else part_of(self._loaded, self._until.kept)
-        items = [item for task in loaded.tasks for item in task.items]
-        corpora = write_corpora(self._options.out, items, self._journal)
-        evaluation = evaluate(loaded, lambda task, i: self._rows[task.name, task.items[i].doc_id], corpora)
-        standings = self._until.standings() if self._until else []
-        drawn = Drawn(items=len(evaluation.rows), of=len(self._items)) if self._until else None
-        timing = self._timing(past, seconds, len(evaluation.rows))
-        manifest = Manifest(
-            created=timing.finished,
-            url=self._options.url,
-            concurrency=self._options.concurrency,
-            include_path=str(self._options.include_path) if self._options.include_path else None,
-            subject=self._subject,
-            timing=timing,
-            counts=evaluation.counts,
-            drawn=drawn,
-            packages={"python": platform.python_version(), "qconf": __version__} | {p: version(p) for p in PACKAGES},
+        items = sum(len(task.items) for task in loaded.tasks)
+        replayed = Replayed(
+            options=self._options,
+            timing=self._timing(past, seconds, items),
+            drawn=Drawn(items=items, of=len(self._items)) if self._until else None,
+            standings=self._until.standings() if self._until else [],
         )
-        results = evaluation.results()
-        if drawn:
-            results["until"] = drawn.model_dump() | {"rules": [each.model_dump() for each in standings]}
-        write_run(self._options.out, manifest, evaluation.rows, results)
-        if not evaluation.counts.failed:
+        evaluations = {run.variant: run.write(loaded, self._journal, replayed) for run in self._runs}
+        failed = evaluations[self._runs[0].variant].counts.failed
+        if not failed:
             self._journal.delete()
-        print_evaluation(self._console, evaluation)
-        print_rules(self._console, standings, drawn)
-        print_end(self._console, timing, len(evaluation.rows), self._options.out)
-        _check(standings)
-        return evaluation.counts.failed
+        print_evaluations(self._console, evaluations)
+        print_rules(self._console, replayed.standings, replayed.drawn)
+        print_end(self._console, replayed.timing, items, [run.folder for run in self._runs])
+        _check(replayed.standings)
+        return failed
 
     def _take_over(self, past: Past) -> None:
         """Restore the scores of earlier sessions; failed items are tried again."""
         for item in self._items:
-            scores = past.entries.get((item.task, item.doc_id))
-            if scores is None:
+            by_variant = past.entries.get((item.task, item.doc_id))
+            if by_variant is None:
                 continue
-            if scores["error"] is not None:
+            if any(scores["error"] is not None for scores in by_variant.values()):
                 self._failed_before.add((item.task, item.doc_id))
                 continue
-            self._add(replace(blank(item), **scores))
+            self._add({variant: replace(blank(item), **scores) for variant, scores in by_variant.items()})
 
-    def _add(self, row: ItemResult) -> None:
-        self._rows[row.task, row.doc_id] = row
-        self._scoreboard.add(row)
+    def _add(self, rows: Mapping[str, ItemResult]) -> None:
+        for run in self._runs:
+            run.add(rows[run.variant])
+        shown = rows[self._runs[0].variant]
+        self._scored.add((shown.task, shown.doc_id))
+        self._scoreboard.add(shown)
         if self._until:
-            self._until.add(row)
+            self._until.add(shown)
 
     def _replay(self, begin: float, transport: httpx.MockTransport | None) -> None:
         options = self._options
         todo: Iterable[Item] = self._until.queue() if self._until else self._in_order(self._unscored())
         sizes = {task.name: len(task.items) for task in self._loaded.tasks}
         pace = Pace(sum(item.length for item in self._unscored()))
-        display = make_display(self._console, self._scoreboard, sizes, pace, options.quiet, self._rules)
+        shown = self._runs[0].variant if len(self._runs) > 1 else None
+        display = make_display(self._console, self._scoreboard, sizes, pace, options.quiet, self._rules, shown)
 
         def sent() -> Iterator[Item]:
             for item in todo:
                 pace.send(item)
                 yield item
 
-        def take(outcome: Outcome) -> None:
-            row = outcome.row
-            scores = {name: getattr(row, name) for name in SCORES} | {"tokens": outcome.tokens}
+        def take(outcomes: Outcomes) -> None:
+            row = outcomes[self._runs[0].variant].row
+            scores = {variant: _kept(outcome) for variant, outcome in outcomes.items()}
             self._journal.add(row.task, row.doc_id, time.monotonic() - begin, scores)
-            self._add(row)
+            self._add({variant: outcome.row for variant, outcome in outcomes.items()})
             pace.finish((row.task, row.doc_id))
             display.advance()
             if self._until and self._until.settled:
@@ -224,10 +225,11 @@ class _Session:
             async with AsyncClient(
                 options.url, timeout=options.timeout, retries=options.retries, transport=transport
             ) as client:
-                max_length = options.window or self._subject.models.base.max_model_len
+                pairs = {run.variant: run.subject.models for run in self._runs}
+                max_length = options.window or self._runs[0].subject.models.base.max_model_len
                 how = ReplayOptions(options.concurrency, options.add_special_tokens, max_length, options.stride)
                 async with display.shown():
-                    await replay(client, sent(), self._subject.models, how, take)
+                    await replay(client, sent(), pairs, how, take)
 
         try:
             asyncio.run(main())
@@ -239,7 +241,7 @@ class _Session:
             raise Stopped(self._unfinished(str(exc))) from exc
 
     def _unscored(self) -> Iterator[Item]:
-        return (item for item in self._items if (item.task, item.doc_id) not in self._rows)
+        return (item for item in self._items if (item.task, item.doc_id) not in self._scored)
 
     def _in_order(self, items: Iterable[Item]) -> list[Item]:
         """Long items first, and last those that failed before: one of them may bring the server down."""
@@ -261,3 +263,8 @@ class _Session:
             sessions=len(past.started),
             items_per_second=round(items / total, 3) if total else 0.0,
         )
+
+
+def _kept(outcome: Outcome) -> dict[str, Any]:
+    """Return what the journal keeps of an outcome."""
+    return {name: getattr(outcome.row, name) for name in SCORES} | {"tokens": outcome.tokens}

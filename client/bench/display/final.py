@@ -1,25 +1,27 @@
 """Output of the bench before and after a replay."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.display.table import corpus_table, metrics_table, summary_table
 from client.bench.evaluation import Evaluation
 from client.bench.standing import Standing, rules_table
-from qconf.run.columns import OF_CORPORA
+from qconf.run.columns import OF_CORPORA, ItemResult
 from qconf.run.folder import Drawn, Subject, Timing
 
 
-def print_heading(console: Console, url: str, subject: Subject, done: int) -> None:
-    """Print the pair, the server and the tasks; ``done`` items were scored by earlier sessions."""
+def print_heading(console: Console, url: str, subjects: Sequence[Subject], done: int) -> None:
+    """Print the models, the server and the tasks; ``done`` items were scored by earlier sessions."""
+    subject = subjects[0]
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
-    for model in (subject.models.base, subject.models.quantized):
+    for model in (subject.models.base, *(each.models.quantized for each in subjects)):
         grid.add_row(model.id, f"{model.root} ({model.quantization or 'not quantized'}, {model.dtype})")
     server = subject.server
     grid.add_row("server", f"{url} (qconf {server.version}, vLLM {server.vllm}, {server.device})")
@@ -30,8 +32,17 @@ def print_heading(console: Console, url: str, subject: Subject, done: int) -> No
     console.print(grid, "")
 
 
-def print_evaluation(console: Console, evaluation: Evaluation) -> None:
-    """Print the tables, and the first failed item."""
+def print_evaluations(console: Console, evaluations: Mapping[str, Evaluation]) -> None:
+    """Print the tables of each variant, under its name where there are several, and the first failed item."""
+    for variant, evaluation in evaluations.items():
+        if len(evaluations) > 1:
+            console.print(Text(variant, "bold"))
+        _print_tables(console, evaluation)
+    # Items fail under all variants or none.
+    _print_failed(console, next(iter(evaluations.values())).rows)
+
+
+def _print_tables(console: Console, evaluation: Evaluation) -> None:
     # Corpora have no choices, but a table of their own.
     of_tasks = [row for row in evaluation.rows if row.kind not in OF_CORPORA]
     if of_tasks:
@@ -45,11 +56,14 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
         console.print(f"lm-eval's metrics of {name} cannot be computed: {why}", highlight=False, soft_wrap=True)
     if evaluation.corpora:
         console.print(corpus_table(evaluation.corpora), "")
-    failed = [row for row in evaluation.rows if row.error is not None]
+
+
+def _print_failed(console: Console, rows: Sequence[ItemResult]) -> None:
+    failed = [row for row in rows if row.error is not None]
     if failed:
         first = failed[0]
         console.print(
-            f"{len(failed)} of {len(evaluation.rows)} items failed, the first of them document {first.doc_id} of "
+            f"{len(failed)} of {len(rows)} items failed, the first of them document {first.doc_id} of "
             f"{first.task}: {first.error}. The same command with --resume tries them again.",
             style="red",
             markup=False,
@@ -67,7 +81,14 @@ def print_rules(console: Console, standings: Sequence[Standing], drawn: Drawn | 
     console.print(rules_table(standings), "")
 
 
-def print_end(console: Console, timing: Timing, items: int, out: Path) -> None:
-    """Print the duration and the run's folder."""
+def print_end(console: Console, timing: Timing, items: int, folders: Sequence[Path]) -> None:
+    """Print the duration and the runs' folders."""
     speed = f"{items} items in {timing.seconds:.1f} s, {timing.items_per_second:.1f}/s"
-    console.print(f"{speed}. Run written to {out}", markup=False, highlight=False, soft_wrap=True)
+    written = f"{'Run' if len(folders) == 1 else 'Runs'} written to {', '.join(map(str, folders))}"
+    console.print(f"{speed}. {written}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_complete(console: Console, folders: Sequence[Path]) -> None:
+    """Print the folders of complete runs."""
+    runs = f"The run {folders[0]} is" if len(folders) == 1 else f"The runs {', '.join(map(str, folders))} are"
+    console.print(f"{runs} complete: nothing is left to do", markup=False, highlight=False, soft_wrap=True)

@@ -33,12 +33,19 @@ class Display(Protocol):
 
 
 def make_display(
-    console: Console, scoreboard: Scoreboard, sizes: dict[str, int], pace: Pace, quiet: bool, rules: Rules = list
+    console: Console,
+    scoreboard: Scoreboard,
+    sizes: dict[str, int],
+    pace: Pace,
+    quiet: bool,
+    rules: Rules = list,
+    variant: str | None = None,
 ) -> Display:
+    """Return the display of a replay. ``variant`` names the one whose ``scoreboard`` it is, where there are several."""
     if quiet:
         return NoDisplay()
     kind = LiveDisplay if console.is_terminal else PlainDisplay
-    return kind(console, scoreboard, sizes, pace, rules)
+    return kind(console, scoreboard, sizes, pace, rules, variant)
 
 
 class NoDisplay:
@@ -53,13 +60,20 @@ class PlainDisplay:
     """A line every few seconds, even while no item is finished, and one for each rule that is settled, for logs."""
 
     def __init__(
-        self, console: Console, scoreboard: Scoreboard, sizes: dict[str, int], pace: Pace, rules: Rules = list
+        self,
+        console: Console,
+        scoreboard: Scoreboard,
+        sizes: dict[str, int],
+        pace: Pace,
+        rules: Rules = list,
+        variant: str | None = None,
     ) -> None:
         self._console = console
         self._overall = scoreboard.overall
         self._total = sum(sizes.values())
         self._pace = pace
         self._rules = rules
+        self._variant = variant
         self._settled = _settled(rules)
 
     @asynccontextmanager
@@ -88,8 +102,10 @@ class PlainDisplay:
 
     def print_line(self) -> None:
         """Print what is done, in flight and left."""
-        so_far = [_so_far(self._overall)] if self._overall.done else []
-        self._print(", ".join([_progress(self._overall, self._total, self._pace, bool(self._rules())), *so_far]))
+        parts = [_progress(self._overall, self._total, self._pace, bool(self._rules()))]
+        if self._overall.done:
+            parts.append((f"{self._variant}: " if self._variant else "") + _so_far(self._overall))
+        self._print(", ".join(parts))
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
@@ -123,13 +139,20 @@ class LiveDisplay:
     """A table of the tasks so far, the rules, and one bar over all items."""
 
     def __init__(
-        self, console: Console, scoreboard: Scoreboard, sizes: dict[str, int], pace: Pace, rules: Rules = list
+        self,
+        console: Console,
+        scoreboard: Scoreboard,
+        sizes: dict[str, int],
+        pace: Pace,
+        rules: Rules = list,
+        variant: str | None = None,
     ) -> None:
         self._console = console
         self._scoreboard = scoreboard
         self._sizes = sizes
         self._pace = pace
         self._rules = rules
+        self._variant = variant
 
     @asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
@@ -157,7 +180,9 @@ class LiveDisplay:
 
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 1), header_style="bold", expand=True)
-        table.add_column("task", overflow="ellipsis", no_wrap=True, ratio=1)
+        table.add_column(
+            f"{self._variant}\ntask" if self._variant else "task", overflow="ellipsis", no_wrap=True, ratio=1
+        )
         for name in ("items", "failed", "accuracy\nbase → quant.", "flips", "mean KL"):
             table.add_column(name, justify="right", no_wrap=True)
         rows = list(self._scoreboard.tasks.items())

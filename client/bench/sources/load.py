@@ -38,6 +38,7 @@ class BenchOptions:
     until: Path | None = None
     seed: int = 0
     cluster: str | None = None
+    variant: str | None = None
 
 
 def load(options: BenchOptions, client: Client, base: ModelInfo) -> LoadedTasks:

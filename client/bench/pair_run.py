@@ -1,0 +1,69 @@
+"""Run of the base and one variant: its rows, and the folder that they are written to."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from client.bench.corpora import write_corpora
+from client.bench.evaluation import Evaluation, evaluate
+from client.bench.journal import Journal, Key
+from client.bench.sources.lm_eval_tasks import LoadedTasks
+from client.bench.sources.load import BenchOptions
+from client.bench.standing import Standing
+from qconf import __version__
+from qconf.run.columns import ItemResult
+from qconf.run.folder import Drawn, Manifest, Subject, Timing, write_run
+
+PACKAGES = ("httpx", "lm_eval", "pyarrow", "pydantic")
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What all runs of a replay have in common: options, times, and with ``--until`` its items and rules."""
+
+    options: BenchOptions
+    timing: Timing
+    drawn: Drawn | None
+    standings: Sequence[Standing]
+
+
+class PairRun:
+    """Rows of the base and one variant, which become the files of ``folder``."""
+
+    def __init__(self, subject: Subject, folder: Path) -> None:
+        self.subject = subject
+        self.folder = folder
+        self.variant = subject.models.quantized.id
+        self._rows: dict[Key, ItemResult] = {}
+
+    def add(self, row: ItemResult) -> None:
+        """Add an item's row, or replace it."""
+        self._rows[row.task, row.doc_id] = row
+
+    def write(self, loaded: LoadedTasks, journal: Journal, replayed: Replayed) -> Evaluation:
+        """Write the run of these tasks, whose tokens are in the journal, and return its results."""
+        items = [item for task in loaded.tasks for item in task.items]
+        corpora = write_corpora(self.folder, items, journal, self.variant)
+        evaluation = evaluate(loaded, lambda task, i: self._rows[task.name, task.items[i].doc_id], corpora)
+        results = evaluation.results()
+        if replayed.drawn:
+            rules = [each.model_dump() for each in replayed.standings]
+            results["until"] = replayed.drawn.model_dump() | {"rules": rules}
+        write_run(self.folder, self._manifest(evaluation, replayed), evaluation.rows, results)
+        return evaluation
+
+    def _manifest(self, evaluation: Evaluation, replayed: Replayed) -> Manifest:
+        options = replayed.options
+        return Manifest(
+            created=replayed.timing.finished,
+            url=options.url,
+            concurrency=options.concurrency,
+            include_path=str(options.include_path) if options.include_path else None,
+            subject=self.subject,
+            timing=replayed.timing,
+            counts=evaluation.counts,
+            drawn=replayed.drawn,
+            packages={"python": platform.python_version(), "qconf": __version__} | {p: version(p) for p in PACKAGES},
+        )
