@@ -33,8 +33,8 @@ EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 2}
 PAGES = (".html", ".htm")
 FILE_WIDTH = 200
 """Columns of a table that is written to a file: only terminals are narrow."""
-RUNS = "Run folders; several are of quantized variants of one base, on the same items."
-GATE = "With several runs: the limits, a TOML file with a [[rule]] for each."
+RUNS = "A run folder; or several, of quantized variants of one base on the same items."
+GATE = "With several runs: the limits that each is judged by, as for gate --config."
 FLOOR = "A second run of the same pair, measured in another way: the noise floor."
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -59,6 +59,8 @@ def analyse_all(
     """Read and analyse runs; several are compared as variants of one base, which is checked first."""
     if gate and len(paths) == 1:
         raise EvalError(f"--gate is {gate} with one run, expected several: 'python -m eval gate' judges one")
+    if floor and len(paths) > 1:
+        raise EvalError(f"--floor is {floor} with {len(paths)} runs, expected one run: a noise floor is of one pair")
     rules = read_rules(gate) if gate else None
     found = [read(path) for path in paths]
     if len(found) > 1:
@@ -87,9 +89,8 @@ def table(
         print(f"error: {exc}", file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from exc
     if as_text:
-        print(
-            json.dumps(numbers(analysed, variants) if variants else as_json(analysed[0][1]), indent=2, allow_nan=False)
-        )
+        found = numbers(analysed, variants) if variants else as_json(analysed[0][1])
+        print(json.dumps(found, indent=2, allow_nan=False))
     elif variants:
         print_variants(console(), variants)
     else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def test_what_variants_have_in_common_cancels(pairs: Pairs) -> None:
     assert other.overall
     widths = [each.high - each.low for each in (a.compared["accuracy"].quantized for a in (one.overall, other.overall))]
     paired = differences([read for read, _ in pairs])[0].statistics["accuracy"]
-    assert paired.high - paired.low < 0.6 * np.hypot(*widths)
+    assert paired.high - paired.low < 0.6 * math.hypot(*widths)
 
 
 def test_the_order_of_items_does_not_matter(tmp_path: Path) -> None:
@@ -453,6 +454,7 @@ def test_bad_input_is_told(replayed: list[Path], tmp_path: Path) -> None:
     for arguments, message in (
         ((replayed[0], "--gate", gate), f"--gate is {gate} with one run, expected several"),
         ((replayed[0], replayed[0]), f"{replayed[0]} is given twice"),
+        ((*replayed, "--floor", replayed[0]), f"--floor is {replayed[0]} with 3 runs, expected one run"),
         ((*replayed, "--gate", tmp_path / "none.toml"), "cannot read"),
     ):
         done = command("report", *arguments, "--out", out)

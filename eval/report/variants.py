@@ -22,7 +22,7 @@ DIFFERENCES = (("kl", "KL, nats", False), ("accuracy", "accuracy", True), ("flip
 
 @dataclass(frozen=True)
 class Variant:
-    """A quantized model; ``size`` is None where the server did not know it, ``verdicts`` are None without a gate."""
+    """A quantized model; ``size`` is None where the server did not know it, ``verdicts`` is None without a gate."""
 
     name: str
     run: Run
@@ -71,7 +71,7 @@ def compare_variants(runs: Sequence[tuple[Run, RunAnalysis]], rules: Sequence[Ru
             name=name,
             run=run,
             analysis=analysis,
-            size=both.quantized if (both := sizes(run.manifest)) else None,
+            size=subject_of(run).models.quantized.size,
             verdicts=None if rules is None else judge(rules, analysis),
         )
         for name, (run, analysis) in zip(run_names([run for run, _ in runs]), runs, strict=True)
