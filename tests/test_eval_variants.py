@@ -172,7 +172,7 @@ def test_variants_of_equal_size_are_both_named(pairs: Pairs) -> None:
     found = compare_variants(pairs, LENIENT)
     same = [dataclasses.replace(each, size=found.each[2].size) for each in found.each]
     sentence = ship_sentence(dataclasses.replace(found, each=same))
-    assert sentence == f"The smallest variant that passes the gate is fake/w8 and fake/w4 and fake/w3: {W3}."
+    assert sentence == f"The smallest variants that pass the gate are fake/w8, fake/w4, fake/w3: {W3}."
 
 
 def test_unknown_sizes_are_said(tmp_path: Path) -> None:
@@ -220,9 +220,13 @@ def test_the_plots_mark_the_undominated_variants(variants: Variants) -> None:
         assert ("fake/w8, undominated: 1.00 MB" in plot.words) == loss.undominated[0]
 
 
-def test_a_long_name_is_shortened_to_its_end_and_escaped(variants: Variants) -> None:
-    plot = tradeoff_plot(["organization/a-model<b>-w8-g128", "w4", "w3"], variants.losses[0])
-    assert json.loads(plot.figure)["data"][0]["text"][0] == "…on/a-model&lt;b&gt;-w8-g128"
+def test_names_in_plots_are_shortened_and_escaped(variants: Variants) -> None:
+    loss = dataclasses.replace(variants.losses[0], heading="KL per token of <i>")
+    drawn = json.loads(tradeoff_plot(["organization/a-model<b>-w8-g128", "w4", "w3"], loss).figure)
+    first = drawn["data"][0]
+    assert first["text"][0] == "…on/a-model&lt;b&gt;-w8-g128"
+    assert first["hovertext"][0].startswith("organization/a-model&lt;b&gt;-w8-g128: 1.00 MB")
+    assert drawn["layout"]["yaxis"]["title"]["text"] == "KL per token of &lt;i&gt;, nats"
 
 
 def test_without_labels_only_corpora_are_compared(tmp_path: Path) -> None:

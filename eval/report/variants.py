@@ -108,9 +108,9 @@ def ship_sentence(variants: Variants) -> str:
         return f"The gate is passed by {_list([each.name for each in passing])}; which is smallest is not known."
     size = min(known.values(), key=lambda each: each.bytes)
     smallest = [name for name, each in known.items() if each.bytes == size.bytes]
+    found = "variant that passes the gate is" if len(smallest) == 1 else "variants that pass the gate are"
     return (
-        f"The smallest variant that passes the gate is {' and '.join(smallest)}: {in_bytes(size.bytes)}, "
-        f"{size.bits_per_weight:.2f} bits per weight."
+        f"The smallest {found} {_list(smallest)}: {in_bytes(size.bytes)}, {size.bits_per_weight:.2f} bits per weight."
     )
 
 

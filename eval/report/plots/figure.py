@@ -13,9 +13,8 @@ BASE, QUANTIZED, GREY, FAINT, INK, RULE = (
     f"var(--{name})" for name in ("base", "quantized", "grey", "faint", "ink", "rule")
 )
 """Colours are names of CSS variables: the page's script replaces them with their values in light and in dark."""
-
-
 Scale = Callable[[Sequence[float]], list[float]]
+"""Numbers to the unit of an axis."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ def tradeoff_plot(names: Sequence[str], loss: Loss) -> Plot:
     """Plot a loss of each variant over its size."""
     bits = [each.bits_per_weight for each in loss.sizes]
     room = MARGIN * ((max(bits) - min(bits)) or 1)
+    unit = "points" if loss.share else "nats"
     shown = figure(
         [
             _marks(names, loss, True, "undominated", INK, "diamond"),
@@ -32,7 +33,7 @@ def tradeoff_plot(names: Sequence[str], loss: Loss) -> Plot:
             "range": [min(bits) - room, max(bits) + room],
             "zeroline": False,
         },
-        yaxis={"title": {"text": f"{loss.heading}, {'points' if loss.share else 'nats'}"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": f"{_escaped(loss.heading)}, {unit}"}, "rangemode": "tozero"},
         showlegend=True,
     )
     heading = f"{loss.heading[0].upper()}{loss.heading[1:]}"
@@ -66,7 +67,7 @@ def _marks(names: Sequence[str], loss: Loss, best: bool, title: str, colour: str
         textposition=[f"top {'right' if bits[place] <= middle else 'left'}" for place in places],
         textfont={"color": colour},
         cliponaxis=False,
-        hovertext=[f"{html.escape(names[place])}: {_point(loss, place)}" for place in places],
+        hovertext=[f"{_escaped(names[place])}: {_point(loss, place)}" for place in places],
         hoverinfo="text",
     )
 
@@ -82,5 +83,10 @@ def _point(loss: Loss, place: int) -> str:
 
 
 def _label(name: str) -> str:
-    """Shorten a name to its end, where variants of one base differ, and escape it: Plotly reads labels as HTML."""
-    return html.escape(name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}", quote=False)
+    """Shorten a name to its end, where variants of one base differ."""
+    return _escaped(name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}")
+
+
+def _escaped(text: str) -> str:
+    """Escape names of models and corpora: Plotly reads texts as HTML."""
+    return html.escape(text, quote=False)
