@@ -210,7 +210,7 @@ def test_the_plots_mark_the_undominated_variants(variants: Variants) -> None:
         for title, marked in (("undominated", True), ("dominated", False)):
             places = [place for place, best in enumerate(loss.undominated) if best == marked]
             trace = traces[title]
-            assert trace["text"] == [names[place] for place in places]
+            assert trace["text"] == [names[place].removeprefix("fake/") for place in places]
             assert trace["x"] == [loss.sizes[place].bits_per_weight for place in places]
             values = [loss.values[place] for place in places]
             assert trace["y"] == pytest.approx([scale * each.point for each in values], abs=1e-4)
@@ -227,6 +227,31 @@ def test_names_in_plots_are_shortened_and_escaped(variants: Variants) -> None:
     assert first["text"][0] == "…on/a-model&lt;b&gt;-w8-g128"
     assert first["hovertext"][0].startswith("organization/a-model&lt;b&gt;-w8-g128: 1.00 MB")
     assert drawn["layout"]["yaxis"]["title"]["text"] == "KL per token of &lt;i&gt;, nats"
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["org/m-w8", "org/m-w4-g32", "org/m-w4"], ["w8", "w4-g32", "w4"]),
+        (["org/m-w4 (a)", "org/m-w4 (b)", "org/m-w8"], ["w4 (a)", "w4 (b)", "w8"]),
+        (["awq", "gptq", "fp8"], ["awq", "gptq", "fp8"]),
+    ],
+)
+def test_labels_leave_out_what_all_names_begin_with(variants: Variants, names: list[str], labels: list[str]) -> None:
+    loss = dataclasses.replace(variants.losses[0], undominated=[True] * 3)
+    assert json.loads(tradeoff_plot(names, loss).figure)["data"][0]["text"] == labels
+
+
+def test_labels_of_neighbours_are_apart(variants: Variants) -> None:
+    """Of two that are close, the upper one's label is above it and the lower one's below."""
+    loss = variants.losses[0]
+    sizes = [
+        size.model_copy(update={"bits_per_weight": bits}) for size, bits in zip(loss.sizes, (8, 4, 4.1), strict=True)
+    ]
+    values = [dataclasses.replace(loss.values[0], point=point) for point in (0.001, 0.02, 0.021)]
+    close = dataclasses.replace(loss, sizes=sizes, values=values, undominated=[True] * 3)
+    drawn = json.loads(tradeoff_plot(["a", "b", "c"], close).figure)["data"][0]
+    assert drawn["textposition"] == ["bottom left", "bottom right", "top right"]
 
 
 def test_without_labels_only_corpora_are_compared(tmp_path: Path) -> None:
