@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,15 @@ import typer
 from rich.console import Console
 
 from eval.analysis.items import as_json
-from eval.analysis.run import analyse_run
+from eval.analysis.run import RunAnalysis, analyse_run
+from eval.analysis.variants import check_variants
 from eval.gate import judge, overall
 from eval.gate import junit as as_junit
 from eval.report.drift import drift_as_json, drift_table
 from eval.report.grid import print_grid
 from eval.report.page import render, render_markdown
-from eval.report.terminal import print_run
+from eval.report.terminal import print_run, print_variants
+from eval.report.variants import Variants, compare_variants, ship_sentence, variants_as_json
 from eval.report.verdict import stopped_sentence
 from qconf.rules import read_rules
 from qconf.run.choices import EvalError
@@ -28,8 +31,10 @@ from qconf.statistics.drift import FEWEST
 BAD_INPUT = 64
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 2}
 PAGES = (".html", ".htm")
-FILE_WIDTH = 160
+FILE_WIDTH = 200
 """Columns of a table that is written to a file: only terminals are narrow."""
+RUNS = "A run folder; or several, of quantized variants of one base on the same items."
+GATE = "With several runs: the limits that each is judged by, as for gate --config."
 FLOOR = "A second run of the same pair, measured in another way: the noise floor."
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -48,38 +53,64 @@ def read(path: Path) -> Run:
     return run
 
 
+def analyse_all(
+    paths: Sequence[Path], *, gate: Path | None, floor: Path | None, seed: int, resamples: int
+) -> tuple[list[tuple[Run, RunAnalysis]], Variants | None]:
+    """Read and analyse runs; several are compared as variants of one base, which is checked first."""
+    if gate and len(paths) == 1:
+        raise EvalError(f"--gate is {gate} with one run, expected several: 'python -m eval gate' judges one")
+    if floor and len(paths) > 1:
+        raise EvalError(f"--floor is {floor} with {len(paths)} runs, expected one run: a noise floor is of one pair")
+    rules = read_rules(gate) if gate else None
+    found = [read(path) for path in paths]
+    if len(found) > 1:
+        check_variants(found)
+    runs = [(run, analyse_run(run, floor=floor, seed=seed, resamples=resamples)) for run in found]
+    return runs, compare_variants(runs, rules) if len(runs) > 1 else None
+
+
 @app.command()
 def table(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    runs: Annotated[list[Path], typer.Argument(help=RUNS)],
+    gate: Annotated[Path | None, typer.Option(help=GATE)] = None,
     floor: Annotated[Path | None, typer.Option(help=FLOOR)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
     as_text: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:
-    """Print the statistics of a run, most with 95 % intervals. Exit code 64: a run that cannot be analysed."""
+    """Print the statistics of a run, most with 95 % intervals, or of several variants what they lose for their size.
+
+    Exit code 64: a run that cannot be analysed. With --gate, 0: a variant passes, 1: all fail, 2: none passes and one
+    or more are inconclusive.
+    """
     try:
-        found = read(run)
-        analysis = analyse_run(found, floor=floor, seed=seed, resamples=resamples)
+        analysed, variants = analyse_all(runs, gate=gate, floor=floor, seed=seed, resamples=resamples)
     except (EvalError, RunError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from exc
     if as_text:
-        print(json.dumps(as_json(analysis), indent=2, allow_nan=False))
+        found = numbers(analysed, variants) if variants else as_json(analysed[0][1])
+        print(json.dumps(found, indent=2, allow_nan=False))
+    elif variants:
+        print_variants(console(), variants)
     else:
-        print_run(console(), found, analysis)
+        print_run(console(), *analysed[0])
+    exit_by(variants)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are shown side by side.")],
+    runs: Annotated[list[Path], typer.Argument(help=RUNS)],
     out: Annotated[Path, typer.Option("-o", "--out", help="The page, NAME.html; NAME.md and NAME.json come with it.")],
+    gate: Annotated[Path | None, typer.Option(help=GATE)] = None,
     floor: Annotated[Path | None, typer.Option(help=FLOOR)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
 ) -> None:
     """Write a report: a page that needs no network, a text for pull requests, all numbers for machines.
 
-    Exit code 64: a run that cannot be analysed, or a file that cannot be written.
+    Exit code 64: a run that cannot be analysed, or a file that cannot be written. With --gate, 0: a variant passes, 1:
+    all fail, 2: none passes and one or more are inconclusive.
     """
     try:
         if out.suffix not in PAGES:
@@ -87,19 +118,20 @@ def report(
                 f"--out is {out}, expected the page's name, which ends in {' or '.join(PAGES)}: "
                 "a text (.md) and the numbers (.json) are written with it"
             )
-        found = [read(run) for run in runs]
-        analysed = [(run, analyse_run(run, floor=floor, seed=seed, resamples=resamples)) for run in found]
-        numbers = as_json([analysis for _, analysis in analysed])
+        analysed, variants = analyse_all(runs, gate=gate, floor=floor, seed=seed, resamples=resamples)
         for suffix, text in (
-            (out.suffix, render(analysed)),
-            (".md", render_markdown(analysed)),
-            (".json", json.dumps(numbers, indent=2, allow_nan=False) + "\n"),
+            (out.suffix, render(analysed, variants)),
+            (".md", render_markdown(analysed, variants)),
+            (".json", json.dumps(numbers(analysed, variants), indent=2, allow_nan=False) + "\n"),
         ):
             write_text(out.with_suffix(suffix), text)
             print(out.with_suffix(suffix))
     except (EvalError, RunError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from exc
+    if variants:
+        print(ship_sentence(variants))
+    exit_by(variants)
 
 
 @app.command()
@@ -156,6 +188,18 @@ def drift(
     else:
         print(f"{reference} and {run} have no quantity in common of {FEWEST} items or windows: nothing can be said")
     raise typer.Exit(EXIT_CODES[outcome])
+
+
+def numbers(analysed: Sequence[tuple[Run, RunAnalysis]], variants: Variants | None) -> object:
+    """Return the analyses as JSON has them, and of several runs also what compares their variants."""
+    analyses = [analysis for _, analysis in analysed]
+    return as_json({**variants_as_json(variants), "runs": analyses} if variants else analyses)
+
+
+def exit_by(variants: Variants | None) -> None:
+    """End the command with the gate's exit code, where there is a gate."""
+    if variants and variants.outcome:
+        raise typer.Exit(EXIT_CODES[variants.outcome])
 
 
 def console() -> Console:

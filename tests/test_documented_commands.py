@@ -26,8 +26,9 @@ FIRST = (
 )
 SMALL = "python -m client.bench --url http://localhost:8000 --tasks demo --include-path qconf/demo/tasks --limit 20"
 GIVEN: dict[str, dict[str, str]] = {
-    "docs/tutorial.md": {"runs/own": f"{SMALL} --out runs/own"},
+    "docs/tutorial.md": {"runs/own": FIRST.replace("runs/first", "runs/own")},
     "docs/how-to/judge.md": {"runs/first": f"{SMALL} --out runs/first"},
+    "docs/how-to/variants.md": {"runs/w8": f"{SMALL} --out runs/w8", "runs/w4": f"{SMALL} --out runs/w4"},
     "docs/explanation/floor-and-null.md": {
         "runs/first": f"{SMALL} --out runs/first",
         "runs/second": f"{SMALL} --concurrency 4 --out runs/second",

@@ -13,11 +13,11 @@ to look at but no excess: noise has no direction, so there is nothing to subtrac
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import pyarrow.compute as pc  # type: ignore[import-untyped]
 
+from eval.analysis.documents import by_document, check_documents
 from eval.analysis.null import item_changes
 from eval.analysis.token_floor import TokenFloor, token_floor
 from qconf.run.choices import Choices, EvalError, read_choices
@@ -26,9 +26,6 @@ from qconf.run.quantities import OF_A_MODEL, OF_THE_PAIR, Quantity, difference, 
 from qconf.statistics.arrays import Floats, Ints
 from qconf.statistics.intervals import Interval
 
-KEYS = ("task", "doc_id")
-SAME = ("kind", "doc_hash", "prompt_hash", "label")
-"""Columns of items.parquet in which the two runs must agree, apart from the texts of the choices."""
 SIGNED = ("accuracy", "confidence", "true_confidence")
 """Statistics whose changes have a direction."""
 QUANTITIES: dict[str, Quantity[[Choices]]] = {
@@ -72,8 +69,8 @@ def measure_floor(run: Run, path: Path) -> Floor:
     second = read_run(path)
     _check_other_run(run, second)
     same_models = _check_models(run.manifest, second.manifest, path)
-    run, second = _sorted(run), _sorted(second)
-    _check_documents(run, second)
+    run, second = by_document(run), by_document(second)
+    check_documents(run, second)
     ours, theirs = read_choices(run).labelled, read_choices(second).labelled
     tasks = {}
     for name in ours.tasks:
@@ -153,45 +150,6 @@ def _check_models(ours: Manifest, theirs: Manifest, path: Path) -> bool:
     if special != other:
         raise EvalError(f"the floor {path} has add_special_tokens {other}, expected the run's, {special}")
     return True
-
-
-def _check_documents(run: Run, second: Run) -> None:
-    """Check that both have the same items, sorted alike, with the same texts and labels."""
-    if not run.table.select(KEYS).equals(second.table.select(KEYS)):
-        ours, theirs = (_keys(each) for each in (run, second))
-        task, doc_id = min(ours ^ theirs)
-        there, missing = (run, second) if (task, doc_id) in ours else (second, run)
-        raise EvalError(
-            f"document {doc_id} of '{task}' is in {there.path} and not in {missing.path}: a floor has the same ones"
-        )
-    for name in SAME:
-        _check_column(run, second, name, run.table[name], second.table[name], np.arange(len(run.table)))
-    texts, other_texts = (each.table["choices"].combine_chunks() for each in (run, second))
-    lengths, other_lengths = (pc.list_value_length(each) for each in (texts, other_texts))
-    _check_column(run, second, "number of choices", lengths, other_lengths, np.arange(len(run.table)))
-    rows = np.repeat(np.arange(len(run.table)), lengths.to_numpy())
-    _check_column(run, second, "choice", texts.flatten(), other_texts.flatten(), rows)
-
-
-def _check_column(run: Run, second: Run, name: str, ours: Any, theirs: Any, rows: Ints) -> None:
-    """Check that two columns are equal; ``rows`` are the values' items, and two missing values are equal."""
-    both_missing = pc.and_(pc.is_null(ours), pc.is_null(theirs))
-    same = np.asarray(pc.or_(pc.fill_null(pc.equal(ours, theirs), False), both_missing))
-    if not same.all():
-        at = int(same.argmin())
-        row = int(rows[at])
-        raise EvalError(
-            f"document {run.table['doc_id'][row]} of '{run.table['task'][row]}' has the {name} {theirs[at]} in "
-            f"{second.path}, expected {ours[at]} as in {run.path}"
-        )
-
-
-def _keys(run: Run) -> set[tuple[str, int]]:
-    return set(zip(*(run.table[name].to_pylist() for name in KEYS), strict=True))
-
-
-def _sorted(run: Run) -> Run:
-    return replace(run, table=run.table.sort_by([(name, "ascending") for name in KEYS]))
 
 
 def _ways(ours: Manifest, theirs: Manifest) -> list[str]:

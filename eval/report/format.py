@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 
-from eval.analysis.items import Compared
 from eval.analysis.null import Band
 from qconf.statistics.intervals import Interval
 
@@ -34,10 +33,15 @@ def bracket(each: Interval, share: bool, show: Callable[[float, bool], str] = nu
     return f"[{ends}]" if each.kind == "interval" else f"~({ends})"
 
 
-def change(each: Compared, share: bool) -> tuple[str, str]:
-    """Write the difference and its interval, with a star where an interval excludes 0."""
-    star = " *" if excludes(each.delta) else "  "
-    return signed(each.delta.point, share), f"{bracket(each.delta, share, signed)}{star}"
+def with_interval(each: Interval, share: bool) -> str:
+    """Write an estimate and the ends of its interval, or of its spread."""
+    return f"{number(each.point, share)} {bracket(each, share)}"
+
+
+def change(delta: Interval, share: bool) -> tuple[str, str]:
+    """Write a difference and its interval, with a star where an interval excludes 0."""
+    star = " *" if excludes(delta) else "  "
+    return signed(delta.point, share), f"{bracket(delta, share, signed)}{star}"
 
 
 def band(each: Band, share: bool) -> str:

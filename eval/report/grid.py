@@ -27,7 +27,7 @@ def print_grid(console: Console, grid: Grid) -> None:
     """
     lines = [grid.head, *grid.rows]
     natural = sum(2 + max(map(cell_len, column)) for column in zip(*lines, strict=True)) - 2
-    head, *rows = lines if natural <= console.width else [[_broken(cell) for cell in line] for line in lines]
+    head, *rows = lines if natural <= console.width else [[broken(cell) for cell in line] for line in lines]
     table = Table(
         title=Text(grid.caption), title_justify="left", title_style="bold", box=None, padding=(0, 1), pad_edge=False
     )
@@ -38,7 +38,8 @@ def print_grid(console: Console, grid: Grid) -> None:
     console.print(table)
 
 
-def _broken(cell: str) -> str:
+def broken(cell: str) -> str:
+    """Return the cell with its interval on a line of its own."""
     return re.sub(r" (?=\[|~?\()", "\n", cell)
 
 

@@ -1,6 +1,5 @@
 """The report of runs: one HTML page that needs nothing else, and a short Markdown text that says the same."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,13 +11,14 @@ from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
 from eval.report.floor import floor_tables
 from eval.report.format import number, signed
-from eval.report.grid import Grid, as_markdown, escaped
+from eval.report.grid import Grid, as_markdown, broken, escaped
 from eval.report.plots.buckets import bucket_flips_plot, bucket_shift_plot
 from eval.report.plots.divergence import histogram_plot
 from eval.report.plots.figure import Plot
 from eval.report.plots.forest import forest_plot
 from eval.report.plots.reliability import reliability_plot
 from eval.report.plots.routing import routing_plot
+from eval.report.plots.tradeoff import tradeoff_plot
 from eval.report.provenance import provenance_tables
 from eval.report.sentences import brackets, findings, floor_note, items
 from eval.report.size import size_sentence, sizes
@@ -30,9 +30,9 @@ from eval.report.tables import (
     main_table,
     pair_table,
     paper_table,
-    summary_table,
     task_table,
 )
+from eval.report.variants import Variants, reasons, run_names, ship_sentence, variants_tables
 from eval.report.verdict import headline, sentences, stopped_sentence
 from eval.report.worst import WorstItem, worst_items
 from qconf.run.choices import Choices, flip_kinds, read_choices
@@ -86,9 +86,19 @@ class RunView:
     provenance: list[Grid]
 
 
-def render(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
-    """Return the page: a summary where there are several runs, then a section for each."""
-    names = _names(runs)
+@dataclass(frozen=True)
+class VariantsView:
+    """The parts of the page about several variants of one base."""
+
+    headline: str
+    sentences: list[str]
+    tables: list[Grid]
+    plots: list[Plot]
+
+
+def render(runs: Sequence[tuple[Run, RunAnalysis]], variants: Variants | None = None) -> str:
+    """Return the page: several runs compared as ``variants``, then a section for each."""
+    names = run_names([run for run, _ in runs])
     views = [_run_view(place, name, *each) for place, (name, each) in enumerate(zip(names, runs, strict=True), start=1)]
     environment = Environment(
         loader=PackageLoader("eval.report"),
@@ -102,20 +112,25 @@ def render(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
         "points": lambda value: signed(value, True),
         # Names of tasks have no spaces at which a narrow screen could break them.
         "breakable": lambda text: Markup("_<wbr>").join(text.split("_")),
+        "stacked": lambda text: Markup("<br>").join(broken(text).split("\n")),
         "prose": lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%"),
     }
     page = environment.get_template("report.html.j2")
     return page.render(
         runs=views,
-        summary=summary_table(names, runs) if len(runs) > 1 else None,
+        variants=_variants_view(names, variants) if variants else None,
         plotly=Markup(get_plotlyjs()),
     )
 
 
-def render_markdown(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
+def render_markdown(runs: Sequence[tuple[Run, RunAnalysis]], variants: Variants | None = None) -> str:
     """Return the verdict and the main numbers as Markdown, for pull requests."""
     parts = ["# What quantization did to confidence"]
-    for name, (run, analysis) in zip(_names(runs), runs, strict=True):
+    if variants:
+        parts.append(f"**{escaped(ship_sentence(variants))}**")
+        parts.append("\n".join(f"- {escaped(each)}" for each in reasons(variants)))
+        parts += [as_markdown(each) for each in variants_tables(variants)]
+    for name, (run, analysis) in zip(run_names([run for run, _ in runs]), runs, strict=True):
         parts += [f"## {escaped(name)}", f"**{escaped(headline(analysis))}**"]
         parts.append("\n".join(f"- {escaped(each)}" for each in _reasons(run, analysis)))
         if analysis.overall:
@@ -126,10 +141,13 @@ def render_markdown(runs: Sequence[tuple[Run, RunAnalysis]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _names(runs: Sequence[tuple[Run, RunAnalysis]]) -> list[str]:
-    """Return the names of the folders, or whole paths where two have the same name."""
-    seen = Counter(run.path.name for run, _ in runs)
-    return [run.path.name if run.path.name and seen[run.path.name] == 1 else str(run.path) for run, _ in runs]
+def _variants_view(names: Sequence[str], variants: Variants) -> VariantsView:
+    return VariantsView(
+        headline=ship_sentence(variants),
+        sentences=reasons(variants),
+        tables=variants_tables(variants),
+        plots=[tradeoff_plot(names, loss) for loss in variants.losses],
+    )
 
 
 def _run_view(place: int, name: str, run: Run, analysis: RunAnalysis) -> RunView:

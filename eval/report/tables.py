@@ -1,18 +1,14 @@
-"""The tables of a run and of several runs side by side, for the page, for Markdown and for the terminal."""
-
-from collections.abc import Sequence
+"""The tables of a run, for the page, for Markdown and for the terminal."""
 
 from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
 from eval.analysis.tokens import TokenAnalysis
 from eval.analysis.traces import TraceAnalysis
-from eval.report.format import bracket, change, number, p_value, signed
+from eval.report.format import bracket, change, number, p_value, signed, with_interval
 from eval.report.grid import Grid
 from eval.report.paper import paper_rows
 from eval.report.sentences import items
-from eval.report.size import in_bytes, sizes
-from qconf.run.folder import Manifest, Run
-from qconf.statistics.intervals import Interval
+from qconf.run.folder import Manifest
 
 # Statistic, heading, and whether it is a share, shown in percent.
 COMPARED = (
@@ -71,62 +67,6 @@ HEADINGS = {name: (heading, share) for name, heading, share in (*COMPARED, *PAIR
 BRACKETS = "[ ]: 95 % interval, * excludes 0; ~( ): spread of resamples, not an interval."
 
 
-def summary_table(names: Sequence[str], runs: Sequence[tuple[Run, RunAnalysis]]) -> Grid:
-    """Return the main numbers of several runs, a column for each."""
-    analyses = [analysis for _, analysis in runs]
-    corpora = list(dict.fromkeys(name for each in analyses for name in each.corpora))
-    rows = [
-        ["base", *(_model(run.manifest, "base") for run, _ in runs)],
-        ["quantized", *(_model(run.manifest, "quantized") for run, _ in runs)],
-        ["weights", *(_weights(run.manifest) for run, _ in runs)],
-        ["bits per weight", *(_bits_per_weight(run.manifest) for run, _ in runs)],
-        ["of", *(items(each.overall) if each.overall else "-" for each in analyses)],
-        *([_delta_heading(name), *(_delta_cell(each.overall, name) for each in analyses)] for name in MAIN),
-        *([HEADINGS[name][0], *(_pair_cell(each.overall, name) for each in analyses)] for name in MAIN_PAIR),
-        *(
-            [f"perplexity ratio, {name}", *(_ratio_cell(each.corpora.get(name)) for each in analyses)]
-            for name in corpora
-        ),
-    ]
-    return Grid("Deltas are quantized minus base, shares in percent; * excludes 0.", ["", *names], rows)
-
-
-def _model(manifest: Manifest, role: str) -> str:
-    return getattr(manifest.subject.models, role).root if manifest.subject else "imported"
-
-
-def _weights(manifest: Manifest) -> str:
-    both = sizes(manifest)
-    return f"{in_bytes(both.quantized.bytes)} of {in_bytes(both.base.bytes)}" if both else "-"
-
-
-def _bits_per_weight(manifest: Manifest) -> str:
-    both = sizes(manifest)
-    return f"{both.quantized.bits_per_weight:.2f}" if both else "-"
-
-
-def _delta_heading(name: str) -> str:
-    return f"{HEADINGS[name][0]}, Δ"
-
-
-def _delta_cell(overall: Analysis | None, name: str) -> str:
-    return " ".join(change(overall.compared[name], HEADINGS[name][1])) if overall else "-"
-
-
-def _pair_cell(overall: Analysis | None, name: str) -> str:
-    return (
-        f"{number(overall.pair[name].point, HEADINGS[name][1])} {bracket(overall.pair[name], HEADINGS[name][1])}"
-        if overall
-        else "-"
-    )
-
-
-def _ratio_cell(corpus: TokenAnalysis | None) -> str:
-    return (
-        f"{number(corpus.perplexity_ratio.point, False)} {bracket(corpus.perplexity_ratio, False)}" if corpus else "-"
-    )
-
-
 def main_table(overall: Analysis) -> Grid:
     """Return the main numbers of a run."""
     rows = []
@@ -134,7 +74,7 @@ def main_table(overall: Analysis) -> Grid:
         heading, share = HEADINGS[name]
         each = overall.compared[name]
         rows.append(
-            [heading, number(each.base.point, share), number(each.quantized.point, share), *change(each, share)]
+            [heading, number(each.base.point, share), number(each.quantized.point, share), *change(each.delta, share)]
         )
     for name in MAIN_PAIR:
         heading, share = HEADINGS[name]
@@ -149,7 +89,7 @@ def compared_table(overall: Analysis) -> Grid:
         if name not in overall.compared:
             continue
         each = overall.compared[name]
-        cells = [_with_interval(each.base, share), _with_interval(each.quantized, share), *change(each, share)]
+        cells = [with_interval(each.base, share), with_interval(each.quantized, share), *change(each.delta, share)]
         rows.append([heading, *cells])
     head = ["", "base", "quantized", "Δ", "95 % of Δ"]
     return Grid(f"Both models on {items(overall)}, shares in percent. {BRACKETS}", head, rows)
@@ -162,10 +102,6 @@ def pair_table(overall: Analysis) -> Grid:
         for name, heading, share in PAIR
     ]
     return Grid("Both models together, shares in percent.", ["", "mean", "95 %"], rows)
-
-
-def _with_interval(each: Interval, share: bool) -> str:
-    return f"{number(each.point, share)} {bracket(each, share)}"
 
 
 def bucket_table(overall: Analysis) -> Grid:
@@ -194,7 +130,7 @@ def task_table(analysis: RunAnalysis) -> Grid:
         [
             name,
             str(task.items),
-            *(" ".join(change(task.compared[statistic], True)) for statistic, _ in FOREST),
+            *(" ".join(change(task.compared[statistic].delta, True)) for statistic, _ in FOREST),
             number(task.pair["flips"].point, True),
             p_value(analysis.adjusted["mcnemar"][name]),
             p_value(analysis.adjusted["paired_t"][name]),

@@ -15,6 +15,7 @@ from eval.report.sentences import (
 )
 from eval.report.size import size_sentence, sizes
 from eval.report.tables import bucket_table, compared_table, corpus_tables, pair_table, task_table
+from eval.report.variants import Variants, reasons, ship_sentence, variants_tables
 from qconf.run.folder import Run
 
 
@@ -34,6 +35,13 @@ def print_run(console: Console, run: Run, analysis: RunAnalysis) -> None:
     if analysis.unlabelled:
         _print_text(console, f"{analysis.unlabelled} items without a label took no part.", "")
     _print_text(console, brackets(analysis), style="dim")
+
+
+def print_variants(console: Console, variants: Variants) -> None:
+    """Print what several variants of one base lose, how they differ, and which to ship."""
+    _print_grids(console, variants_tables(variants))
+    _print_text(console, *reasons(variants), ship_sentence(variants), "")
+    _print_text(console, brackets(variants.each[0].analysis), style="dim")
 
 
 def _print_items(console: Console, overall: Analysis) -> None:

@@ -1,6 +1,6 @@
 """A figure of the page: as JSON for Plotly, with how to read it, and its numbers in words."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ BASE, QUANTIZED, GREY, FAINT, INK, RULE = (
     f"var(--{name})" for name in ("base", "quantized", "grey", "faint", "ink", "rule")
 )
 """Colours are names of CSS variables: the page's script replaces them with their values in light and in dark."""
+Scale = Callable[[Sequence[float]], list[float]]
+"""Numbers to the unit of an axis."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,18 @@ def figure(traces: Sequence[Any], height: int, **layout: Any) -> Markup:
     return Markup(drawn.to_json().replace("<", "\\u003c"))
 
 
-def whiskers(ranges: Sequence[tuple[float, float, float]], colour: str) -> dict[str, Any]:
-    """Return error bars in percent, from the low end, the value and the high end of each."""
+def percent(values: Floats | Sequence[float]) -> list[float]:
+    """Return shares in percent."""
+    return [round(100 * float(value), 4) for value in values]
+
+
+def whiskers(ranges: Sequence[tuple[float, float, float]], colour: str, scaled: Scale = percent) -> dict[str, Any]:
+    """Return error bars from the low end, the value and the high end of each; ``scaled`` is the axis's unit."""
     return {
         "type": "data",
-        "array": percent([high - value for _, value, high in ranges]),
-        "arrayminus": percent([value - low for low, value, _ in ranges]),
+        "array": scaled([high - value for _, value, high in ranges]),
+        "arrayminus": scaled([value - low for low, value, _ in ranges]),
         "color": colour,
         "thickness": 1.5,
         "width": 4,
     }
-
-
-def percent(values: Floats | Sequence[float]) -> list[float]:
-    """Return shares in percent."""
-    return [round(100 * float(value), 4) for value in values]
