@@ -60,7 +60,7 @@ def test_expressions_name_our_metrics_of_the_chosen_instances(expression: str) -
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_prometheus_can_parse_every_expression(tmp_path: Path) -> None:
-    variables = {"$__rate_interval": "5m", "$instance": ".*", "$model": ".*", "$job": "qconf"}
+    variables = {"$__rate_interval": "5m", "$instance": ".*", "$variant": ".*", "$model": ".*", "$job": "qconf"}
     rules = []
     for number, expression in enumerate(EXPRESSIONS):
         for name, value in variables.items():

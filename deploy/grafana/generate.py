@@ -30,8 +30,10 @@ SOURCE = common_models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 SCOPE = 'job="$job",instance=~"$instance"'
 ALL = f"{{{SCOPE}}}"
-MODEL = f'{{{SCOPE},model=~"$model"}}'
-CORRECT = f'{{{SCOPE},model=~"$model",correct="true"}}'
+# For metrics that are about one quantized variant; the label is absent where the server has only one.
+VARIANT = f'{{{SCOPE},variant=~"$variant"}}'
+MODEL = f'{{{SCOPE},variant=~"$variant",model=~"$model"}}'
+CORRECT = f'{{{SCOPE},variant=~"$variant",model=~"$model",correct="true"}}'
 # Scrapes and probes always succeed and are fast: they would hide what happens to comparisons.
 ASKED = f'{{{SCOPE},route!~"/metrics|/health|/ready"}}'
 FAILED = f'{{{SCOPE},route!~"/metrics|/health|/ready",status=~"5.."}}'
@@ -61,41 +63,42 @@ def share(part: str, whole: str) -> str:
     return f"({part} or 0 * {whole}) / ({whole} > 0)"
 
 
-def mean(histogram: str, window: str, labels: str = MODEL, by: str = " by (model)") -> str:
+def mean(histogram: str, window: str, labels: str = MODEL, by: str = "model, variant") -> str:
     """Return the mean of a histogram's observations."""
-    total, count = (f"sum{by} (increase({histogram}_{part}{labels}[{window}]))" for part in ("sum", "count"))
+    total, count = (f"sum by ({by}) (increase({histogram}_{part}{labels}[{window}]))" for part in ("sum", "count"))
     return f"{total} / ({count} > 0)"
 
 
-def quantile(q: float, histogram: str, window: str, labels: str = ALL, by: str = "") -> str:
+def quantile(q: float, histogram: str, window: str, labels: str, by: str) -> str:
     """Return a quantile of a histogram's observations, absent where there are none."""
-    return f"histogram_quantile({q}, sum by (le{by}) (rate({histogram}_bucket{labels}[{window}]))) >= 0"
+    return f"histogram_quantile({q}, sum by (le, {by}) (rate({histogram}_bucket{labels}[{window}]))) >= 0"
 
 
-def spread(histogram: str, labels: str = ALL) -> dict[str, str]:
-    """Return the query of a heatmap."""
+def spread(histogram: str, labels: str = VARIANT) -> dict[str, str]:
+    """Return the query of a heatmap, which cannot tell variants apart: it shows their sum."""
     return {"{{le}}": f"sum by (le) (increase({histogram}_bucket{labels}[{NOW}]))"}
 
 
 def binned(what: str) -> str:
     """Return the sums of six hours by bin of confidence."""
-    return f"sum by (model, bin) (increase(qconf_calibration_{what}_total{MODEL}[6h]))"
+    return f"sum by (model, variant, bin) (increase(qconf_calibration_{what}_total{MODEL}[6h]))"
 
 
 def drift(statistic: str) -> dict[str, str]:
     """Return a drift statistic as a multiple of its threshold."""
-    quotient = f"qconf_drift_{statistic}{ALL} / qconf_drift_{statistic}_threshold{ALL}"
-    return {"{{unit}} {{quantity}}": f"max by (unit, quantity) ({quotient})"}
+    quotient = f"qconf_drift_{statistic}{VARIANT} / qconf_drift_{statistic}_threshold{VARIANT}"
+    return {"{{unit}} {{quantity}} {{variant}}": f"max by (unit, quantity, variant) ({quotient})"}
 
 
 def drift_table() -> dict[str, str]:
     """Return the columns of all drift statistics and their thresholds."""
     names = [f"{name}{end}" for name in ("psi", "js", "ks") for end in ("", "_threshold")]
-    return {name.replace("_", " "): f"max by (instance, unit, quantity) (qconf_drift_{name}{ALL})" for name in names}
+    labels = "instance, variant, unit, quantity"
+    return {name.replace("_", " "): f"max by ({labels}) (qconf_drift_{name}{VARIANT})" for name in names}
 
 
 REQUESTS = f"rate(qconf_requests_total{ASKED}[{NOW}])"
-ANSWERS = f"sum by (model) (increase(qconf_answers_total{MODEL}[6h]))"
+ANSWERS = f"sum by (model, variant) (increase(qconf_answers_total{MODEL}[6h]))"
 HITS = f"({binned('hits')} or 0 * {binned('items')})"
 DURATION, QUEUE, ENGINE = (f"qconf_request_{part}_seconds" for part in ("duration", "queue", "engine"))
 
@@ -121,26 +124,26 @@ ROWS: dict[str, list[Panel]] = {
         Panel("table", 16, "Models and builds",
             "Models and the builds that serve them; worry when instances that should be the same differ.",
             {"": "max by (instance, model, root, revision, quantization, dtype, version, vllm, device) ("
-                 f"qconf_model_info{MODEL} * on (job, instance) group_left (version, vllm, device) "
+                 f"qconf_model_info{ALL} * on (job, instance) group_left (version, vllm, device) "
                  f"qconf_build_info{ALL})"}),
         Panel("table", 8, "Firing alerts",
             "Alerts of this server that fire now; empty is good, if Prometheus has the rules.",
-            {"": f"max by (alertname, severity, instance) ({ALERTS})"}),
+            {"": f"max by (alertname, severity, instance, variant) ({ALERTS})"}),
     ],
     "Latency": [
         Panel("lines", 12, "Time to answer by route",
             "From arrival to the end of the answer; worry when p99 leaves p50 behind, or nears the clients' timeout.",
-            {f"p{q * 100:.0f} {{{{route}}}}": quantile(q, DURATION, NOW, ASKED, ", route") for q in (0.5, 0.9, 0.99)},
+            {f"p{q * 100:.0f} {{{{route}}}}": quantile(q, DURATION, NOW, ASKED, "route") for q in (0.5, 0.9, 0.99)},
             "s"),
         Panel("heatmap", 12, "Time to answer, requests by duration",
             "All requests but probes; a second band far above the first is a group of requests that waits.",
             spread(DURATION, ASKED), "s"),
         Panel("lines", 12, "Wait in the engine, p99",
             "Time until a comparison's first sequence runs; when it grows, the device is overloaded.",
-            {"{{route}}": quantile(0.99, QUEUE, NOW, ALL, ", route")}, "s"),
+            {"{{route}}": quantile(0.99, QUEUE, NOW, ALL, "route")}, "s"),
         Panel("lines", 12, "Time in the engine, p99",
             "Time from then to the scores; when it grows, requests became longer or the device slower.",
-            {"{{route}}": quantile(0.99, ENGINE, NOW, ALL, ", route")}, "s"),
+            {"{{route}}": quantile(0.99, ENGINE, NOW, ALL, "route")}, "s"),
     ],
     "Throughput": [
         Panel("lines", 8, "Requests per second by route and status",
@@ -171,33 +174,35 @@ ROWS: dict[str, list[Panel]] = {
     "Confidence": [
         Panel("lines", 8, "Mean confidence of tokens by model (1 h)",
             "Largest next-token probability; worry when the models move apart, not when they move together.",
-            {"{{model}}": mean("qconf_token_confidence", "1h")}, "percentunit"),
+            {"{{model}} {{variant}}": mean("qconf_token_confidence", "1h")}, "percentunit"),
         Panel("lines", 8, "Mean confidence in the choice by model (1 h)",
             "Of comparisons with choices; a quantized model below its base is the usual sign of damage.",
-            {"{{model}}": mean("qconf_choice_confidence", "1h")}, "percentunit"),
+            {"{{model}} {{variant}}": mean("qconf_choice_confidence", "1h")}, "percentunit"),
         Panel("lines", 8, "Mean entropy by model (nats, 1 h)",
             "Of the next-token distribution; worry when the quantized model's leaves the base model's.",
-            {"{{model}}": mean("qconf_token_entropy_nats", "1h")}),
+            {"{{model}} {{variant}}": mean("qconf_token_entropy_nats", "1h")}),
         Panel("heatmap", 12, "Change of confidence per token, quantized minus base",
-            "Tokens by signed difference; worry when the band leaves 0 or becomes wider.",
+            "Tokens of all chosen variants by signed difference; worry when the band leaves 0 or becomes wider.",
             spread("qconf_token_confidence_delta")),
         Panel("heatmap", 12, "Change of confidence in the choice, quantized minus base",
-            "Comparisons by signed difference; worry when the band leaves 0 or becomes wider.",
+            "Comparisons of all chosen variants by signed difference; worry when the band leaves 0 or becomes wider.",
             spread("qconf_choice_confidence_delta")),
     ],
     "Divergence": [
         Panel("lines", 12, "KL(base ‖ quantized) per token (nats, 1 h)",
             "Distance of the twin from its base, on a logarithmic axis; worry when it rises with the same traffic.",
-            {"mean": mean("qconf_token_kl_nats", "1h", ALL, by="")}
-            | {f"p{q * 100:.0f}": quantile(q, "qconf_token_kl_nats", "1h") for q in (0.5, 0.99)},
+            {"mean {{variant}}": mean("qconf_token_kl_nats", "1h", VARIANT, "variant")}
+            | {f"p{q * 100:.0f} {{{{variant}}}}": quantile(q, "qconf_token_kl_nats", "1h", VARIANT, "variant")
+               for q in (0.5, 0.99)},
             logarithmic=True),
         Panel("lines", 12, "Tokens whose likeliest token differs (1 h)",
             "Share of positions where greedy decoding would take another path; worry when it rises.",
-            {"share": share(f"sum(increase(qconf_top_token_disagreements_total{ALL}[1h]))",
-                            f"sum(increase(qconf_compared_tokens_total{ALL}[1h]))")},
+            {"share {{variant}}": share(
+                f"sum by (variant) (increase(qconf_top_token_disagreements_total{VARIANT}[1h]))",
+                f"sum by (variant) (increase(qconf_compared_tokens_total{VARIANT}[1h]))")},
             "percentunit"),
         Panel("heatmap", 12, "KL(base ‖ quantized) per token (nats)",
-            "Tokens by divergence; worry when a second band forms above the first.",
+            "Tokens of all chosen variants by divergence; worry when a second band forms above the first.",
             spread("qconf_token_kl_nats")),
         Panel("heatmap", 12, "Jensen-Shannon divergence per token (nats)",
             "The same in a measure bounded by log 2; worry when a second band forms above the first.",
@@ -206,26 +211,31 @@ ROWS: dict[str, list[Panel]] = {
     "Flips": [
         Panel("lines", 8, "Flips (1 h)",
             "Share of comparisons with choices whose answer the quantized model changes; worry when it rises.",
-            {"share": share(f"sum(increase(qconf_flips_total{ALL}[1h]))",
-                            f"sum(increase(qconf_items_total{ALL}[1h]))")}, "percentunit"),
+            {"share {{variant}}": share(
+                f"sum by (variant) (increase(qconf_flips_total{VARIANT}[1h]))",
+                f"sum by (variant) (increase(qconf_items_total{VARIANT}[1h]))")},
+            "percentunit"),
         Panel("lines", 8, "Flips by kind (1 h)",
             "Number of changed answers; worry when right_to_wrong outweighs wrong_to_right.",
-            {"{{kind}}": f"sum by (kind) (increase(qconf_flips_total{ALL}[1h]))"}),
+            {"{{kind}} {{variant}}": f"sum by (kind, variant) (increase(qconf_flips_total{VARIANT}[1h]))"}),
         Panel("lines", 8, "Comparisons with choices (1 h)",
             "Number behind the shares of this row, which are imprecise below a few hundred.",
-            {"labelled: {{labelled}}": f"sum by (labelled) (increase(qconf_items_total{ALL}[1h]))"}),
+            {"labelled: {{labelled}} {{variant}}":
+                 f"sum by (labelled, variant) (increase(qconf_items_total{VARIANT}[1h]))"}),
     ],
     "Calibration": [
         Panel("lines", 8, "Accuracy by model (6 h)",
             "Share of labelled comparisons that are right; worry when the quantized model falls behind its base.",
-            {"{{model}}": share(ANSWERS.replace(MODEL, CORRECT), ANSWERS)}, "percentunit"),
+            {"{{model}} {{variant}}": share(ANSWERS.replace(MODEL, CORRECT), ANSWERS)}, "percentunit"),
         Panel("lines", 8, "Expected calibration error by model (6 h)",
             "Mean gap between confidence and accuracy over 15 bins; small numbers of items alone raise it.",
-            {"{{model}}": f"sum by (model) (abs({HITS} - {binned('confidence')})) / "
-                          f"(sum by (model) (increase(qconf_calibration_items_total{MODEL}[6h])) > 0)"}),
+            {"{{model}} {{variant}}":
+                 f"sum by (model, variant) (abs({HITS} - {binned('confidence')})) / "
+                 f"(sum by (model, variant) (increase(qconf_calibration_items_total{MODEL}[6h])) > 0)"}),
         Panel("lines", 8, "Calibration error and Brier score of the server's own window",
             "Over the latest labelled comparisons, as the server keeps them; worry when the models move apart.",
-            {f"{name} {{{{model}}}} {{{{instance}}}}": f"max by (model, instance) (qconf_window_{metric}{MODEL})"
+            {f"{name} {{{{model}}}} {{{{variant}}}} {{{{instance}}}}":
+                 f"max by (model, variant, instance) (qconf_window_{metric}{MODEL})"
              for name, metric in (("ECE", "ece"), ("Brier", "brier_score"))}),
         Panel("table", 24, "Reliability by bin of confidence (6 h)",
             "A calibrated model is as often right as it is confident; a negative gap is overconfidence.",
@@ -242,7 +252,7 @@ ROWS: dict[str, list[Panel]] = {
             drift_table()),
         Panel("lines", 6, "Samples",
             "Sizes of the reference and the sliding window; a small window finds only large changes.",
-            {"{{unit}} {{side}}": f"max by (unit, side) (qconf_drift_samples{ALL})"}),
+            {"{{unit}} {{side}} {{variant}}": f"max by (unit, side, variant) (qconf_drift_samples{VARIANT})"}),
         Panel("table", 6, "Reference",
             "The reference run; where same_pair is false, the models differ and drift is expected.",
             {"": f"max by (instance, run, same_pair) (qconf_reference_info{ALL})"}),
@@ -348,7 +358,7 @@ def variable(name: str, metric: str, *, many: bool = True) -> model.VariableMode
         sort=model.VariableSort.ALPHABETICAL_ASC,
         multi=many,
         include_all=many,
-        # Alerts on absent metrics have no instance: this finds them too.
+        # Alerts on absent metrics have no instance, and metrics of a single variant no variant: this finds them too.
         all_value=".*" if many else None,
         current=every if many else model.VariableOption(text="qconf", value="qconf"),
     )
@@ -367,6 +377,7 @@ def variables() -> list[model.VariableModel]:
         source,
         variable("job", "qconf_build_info", many=False),
         variable("instance", 'qconf_build_info{job="$job"}'),
+        variable("variant", f"qconf_comparisons_total{ALL}"),
         variable("model", f"qconf_token_confidence_count{ALL}"),
     ]
 
@@ -375,12 +386,12 @@ def dashboard_json() -> str:
     """Return the dashboard as Grafana reads it."""
     alerts = model.AnnotationQuery(
         name="alerts", datasource=SOURCE, icon_color="red", expr=ALERTS,
-        title_format="{{alertname}}", text_format="{{instance}}", tag_keys="severity",
+        title_format="{{alertname}}", text_format="{{instance}} {{variant}}", tag_keys="severity",
     )  # fmt: skip
     out = model.Dashboard(
         uid="qconf",
         title="qconf",
-        description="A language model and its quantized twin: the service, their confidence, and how it changes.",
+        description="A language model and its quantized variants: the service, their confidence, and how it changes.",
         tags=["qconf"],
         time=model.DashboardDashboardTime(from_val="now-6h", to="now"),
         refresh="30s",
