@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from qconf.run.folder import read_run
 from qconf.wire import Both, ModelInfo
+from server.engine.twin.rows import STATISTICS, Rows
 from server.monitoring.monitor import Monitor
 from server.monitoring.observation import Observation
 from server.monitoring.service_metrics import ServiceMetrics
@@ -25,20 +27,38 @@ VARIANTS = tuple(NOISE)
 ACCEPT_OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 
+def comparisons(folder: Path) -> list[list[Observation]]:
+    """Return comparisons of the same items under w4 and under w8, which is nearer to the base model."""
+    runs = [read_run(write(folder / name, items("piqa", 400, 1, noise=noise))) for name, noise in NOISE.items()]
+    w4, w8 = (observations(run, np.random.default_rng(0)) for run in runs)
+    return [[far, replace(near, tokens=nearer(near.tokens))] for far, near in zip(w4, w8, strict=True)]
+
+
+def nearer(rows: Rows) -> Rows:
+    """Return rows of the same base model and a variant whose distributions are ten times as near to it."""
+    values = rows.values.copy()
+    for column, name in enumerate(STATISTICS):
+        if name in ("kl", "reverse_kl", "js"):
+            values[:, column] /= 10
+        elif name.startswith("quantized_"):
+            values[:, column] = rows[name.replace("quantized", "base")]
+    return Rows(values)
+
+
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> list[list[Observation]]:
-    """Return comparisons of the same items, whose base model is the same, under w4 and under w8."""
-    folder = tmp_path_factory.mktemp("runs")
-    runs = [read_run(write(folder / name, items("piqa", 400, 1, noise=noise))) for name, noise in NOISE.items()]
-    by_variant = [observations(run, np.random.default_rng(seed)) for seed, run in enumerate(runs)]
-    return [list(comparison) for comparison in zip(*by_variant, strict=True)]
+    return comparisons(tmp_path_factory.mktemp("runs"))
+
+
+def recorded_with_w8(folder: Path) -> Path:
+    """Return a run that was recorded with the base and w8."""
+    base, _, w8 = models(variants=VARIANTS).data
+    return recorded_with(base, w8, folder)
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run that was recorded with the base and w8."""
-    base, _, w8 = models(variants=VARIANTS).data
-    return recorded_with(base, w8, tmp_path_factory.mktemp("reference") / "run")
+    return recorded_with_w8(tmp_path_factory.mktemp("reference") / "run")
 
 
 def recorded_with(base: ModelInfo, quantized: ModelInfo, folder: Path) -> Path:
