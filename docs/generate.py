@@ -27,6 +27,8 @@ from tests.synthetic_run import again, items, later, tokens, window, write
 from tests.test_monitor import monitor, observations
 
 FOLDER = Path(__file__).parent / "reference"
+VARIANTS = ("first", "second")
+"""What has the label ``variant`` has it only with several."""
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 
@@ -87,8 +89,8 @@ def metrics() -> str:
     own = [family for family in _families() if family.name.startswith("qconf_")]
     first = (
         "`/metrics` has these and vLLM's own (`vllm:*`). A histogram has `_bucket`, `_sum` and `_count`; one of\n"
-        "signed values has only `_bucket`, because its sum could fall. [Watch a deployment](../how-to/monitor.md) has\n"
-        "queries."
+        "signed values has only `_bucket`, because its sum could fall. The label `variant` is there only where the\n"
+        "server has several quantized variants. [Watch a deployment](../how-to/monitor.md) has queries."
     )
     return page("Metrics", first, table(("metric", "type", "labels", "meaning"), map(_metric, own)))
 
@@ -156,10 +158,10 @@ def _families() -> Iterator[Metric]:
     """Yield the metrics of a monitor after some traffic: families without series do not show their labels."""
     with tempfile.TemporaryDirectory() as place:
         run = write(Path(place) / "run", items("task", 60, 1))
-        watched = monitor(run)
+        watched = monitor(run, variants=VARIANTS)
         seen = observations(folder.read_run(run), np.random.default_rng(1))
     for each in seen:
-        watched.add([each])
+        watched.add([each for _ in VARIANTS])
     service = watched.metrics
     service.requests.labels("/compare", "200")
     service.duration.labels("/compare")

@@ -12,6 +12,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from deploy.grafana.generate import OUT, dashboard_json
+from tests.test_monitor import values
+from tests.test_monitor_variants import comparisons, recorded_with_w8, watching
 
 PROVISIONING = OUT.parent.parent / "provisioning"
 DASHBOARD: dict[str, Any] = json.loads(OUT.read_text(encoding="utf-8"))
@@ -56,6 +58,28 @@ def test_expressions_name_our_metrics_of_the_chosen_instances(expression: str) -
     assert all('instance=~"$instance"' in labels for _, labels in selectors)
     # A metric without braces would select every instance.
     assert not re.findall(r"\b(?:qconf_|vllm:)\w+|\bALERTS\b", SELECTOR.sub("", expression))
+
+
+@pytest.fixture(scope="module")
+def with_variant(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Return the names of the series that have the label ``variant``."""
+    folder = tmp_path_factory.mktemp("variants")
+    found = values(watching(comparisons(folder), recorded_with_w8(folder / "reference")))
+    return {name for name, labels in found if "variant" in dict(labels)}
+
+
+def test_all_metrics_of_a_variant_and_no_others_are_those_of_the_chosen_variants(with_variant: set[str]) -> None:
+    selectors = {selector for expression in EXPRESSIONS for selector in SELECTOR.findall(expression)}
+    assert len({name for name, _ in selectors} & with_variant) > 20
+    for name, labels in selectors:
+        assert ('variant=~"$variant"' in labels) == (name in with_variant), name
+
+
+def test_lines_of_a_variant_name_it() -> None:
+    lines = [target for panel in PANELS if panel["type"] == "timeseries" for target in panel["targets"]]
+    of_variants = [target for target in lines if "$variant" in target["expr"]]
+    assert len(of_variants) > 10
+    assert all("{{variant}}" in target["legendFormat"] for target in of_variants)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

@@ -26,33 +26,38 @@ from server.monitoring.histogram import ArrayHistogram
 from server.monitoring.monitor import Monitor, load_reference, make_state_folder
 from server.monitoring.observation import UNLABELLED, Item, Observation, Observations
 from server.monitoring.sliding import PARTS, Damaged, SlidingSums
-from server.scoring.scored import MODELS
 from tests.synthetic_run import items, tokens, window, write
 
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def models(digest: str = "d") -> ModelList:
+def models(digest: str = "d", variants: Sequence[str] = ("quantized",)) -> ModelList:
+    """Describe a base and variants; each has a digest of its own, which ``digest`` is a part of."""
     infos = [
         ModelInfo(
-            id=role,
+            id=name,
             created=0,
-            root=f"folder/{role}",
+            root=f"folder/{name}",
             revision=None,
-            digest=digest,
+            digest=f"{digest}-{name}",
             architecture="LlamaForCausalLM",
             dtype="bfloat16",
             quantization=None,
             max_model_len=512,
         )
-        for role in MODELS
+        for name in ("base", *variants)
     ]
     return ModelList(data=infos, server=ServerInfo(version="0.1.0", vllm="0.32.0", device="cpu"))
 
 
-def monitor(reference: Path | None = None, folder: Path | None = None, digest: str = "d", size: int = 2000) -> Monitor:
+def monitor(
+    reference: Path | None = None,
+    folder: Path | None = None,
+    digest: str = "d",
+    variants: Sequence[str] = ("quantized",),
+) -> Monitor:
     run = None if reference is None else read_reference(reference)
-    return Monitor(models(digest), run, window_comparisons=size, window_seconds=3600, folder=folder)
+    return Monitor(models(digest, variants), run, window_comparisons=2000, window_seconds=3600, folder=folder)
 
 
 def values(watched: Monitor) -> Values:

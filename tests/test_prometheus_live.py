@@ -110,13 +110,13 @@ def answers(url: str) -> bool:
         return False
 
 
-def configured(folder: Path, server: str, alertmanager: str) -> Path:
+def configured(folder: Path, targets: list[dict[str, Any]], alertmanager: str) -> Path:
     """Return the shipped configuration with other addresses, a second between scrapes, and alerts that fire at once."""
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager.removeprefix("http://")]
     (job,) = config["scrape_configs"]
-    job["static_configs"][0]["targets"] = [server.removeprefix("http://")]
+    job["static_configs"] = targets
     for source in (DEPLOY / "prometheus").glob("rules/*.yml"):
         rules = yaml.safe_load(source.read_text(encoding="utf-8"))
         for group in rules["groups"]:
@@ -130,6 +130,20 @@ def configured(folder: Path, server: str, alertmanager: str) -> Path:
     return folder / "prometheus.yml"
 
 
+@contextmanager
+def running_prometheus(folder: Path, targets: list[dict[str, Any]], alertmanager: str) -> Iterator[str]:
+    """Start Prometheus, with the shipped rules, on these ``static_configs``; yields its address."""
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        "prometheus",
+        f"--config.file={configured(folder, targets, alertmanager)}",
+        f"--storage.tsdb.path={folder / 'prometheus'}",
+        f"--web.listen-address={address}",
+    ]
+    with running(*command, ready=f"http://{address}/-/ready"):
+        yield f"http://{address}"
+
+
 @pytest.fixture(scope="module")
 def watched(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """Start all of it, and send traffic like the reference."""
@@ -137,7 +151,7 @@ def watched(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     everything = [item for items in demo_items().values() for item in items]
     random.Random(0).shuffle(everything)
     bench(server_url, folder / "reference", everything[:700])
-    prometheus, alertmanager = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    alertmanager = f"http://127.0.0.1:{free_port()}"
     with ExitStack() as stack:
         reference = ["--reference", str(folder / "reference"), "--window-comparisons", str(WINDOW)]
         server = stack.enter_context(running_server("--demo", *reference)).url
@@ -151,15 +165,8 @@ def watched(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 ready=f"{alertmanager}/-/ready",
             )
         )
-        stack.enter_context(
-            running(
-                "prometheus",
-                f"--config.file={configured(folder, server, alertmanager)}",
-                f"--storage.tsdb.path={folder / 'prometheus'}",
-                f"--web.listen-address={prometheus.removeprefix('http://')}",
-                ready=f"{prometheus}/-/ready",
-            )
-        )
+        targets = [{"targets": [server.removeprefix("http://")]}]
+        prometheus = stack.enter_context(running_prometheus(folder, targets, alertmanager))
         found = Watched(server, prometheus, alertmanager, folder)
         wait_until(lambda: found.number("qconf_comparisons_total") == 0, "the first scrape")
         found.replay("alike", everything[700 : 700 + WINDOW])
@@ -196,9 +203,10 @@ def test_another_mix_fires_the_alert_and_alertmanager_has_it(shifted: Watched) -
 
 
 def rules(kind: str) -> list[dict[str, str]]:
+    """Return the rules that record or alert, with the names of their groups."""
     files = (DEPLOY / "prometheus" / "rules").glob("*.yml")
     groups = [group for file in files for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]]
-    return [rule for group in groups for rule in group["rules"] if kind in rule]
+    return [rule | {"group": group["name"]} for group in groups for rule in group["rules"] if kind in rule]
 
 
 def test_every_recording_rule_has_data(shifted: Watched) -> None:
@@ -215,9 +223,14 @@ def test_every_alert_has_its_data(shifted: Watched) -> None:
     """An alert that does not fire has no data; with "bool" behind each comparison it has, where its operands do."""
     for rule in rules("alert"):
         assert (rule["alert"] == "QconfAbsent") == ("absent" in rule["expr"])
-        expression = re.sub(r" (>|>=|==|<|<=|!=) (?=on |\d|\w)", r" \1 bool ", rule["expr"])
+        expression = truth(rule["expr"])
         assert expression != rule["expr"] or rule["alert"] == "QconfAbsent"
         assert bool(shifted.query(expression)) == (rule["alert"] != "QconfAbsent"), rule["alert"]
+
+
+def truth(expression: str) -> str:
+    """Return the expression with every comparison as 0 or 1."""
+    return re.sub(r" (>|>=|==|<|<=|!=) (?=on |\d|\w)", r" \1 bool ", expression)
 
 
 def expressions() -> list[tuple[str, str]]:
@@ -226,11 +239,18 @@ def expressions() -> list[tuple[str, str]]:
     return panels + [("annotation", each["expr"]) for each in dashboard["annotations"]["list"] if "expr" in each]
 
 
+def chosen(expression: str, *, instance: str = ".*", variant: str = ".*") -> str:
+    """Return the dashboard's expression with its variables' values; all of them where none is named."""
+    variables = {"__rate_interval": "5m", "job": "qconf", "model": ".*", "instance": instance, "variant": variant}
+    for name, value in variables.items():
+        expression = expression.replace(f"${name}", value)
+    assert "$" not in expression
+    return expression
+
+
 @pytest.mark.parametrize(("title", "expression"), expressions())
 def test_every_panel_has_data(shifted: Watched, title: str, expression: str) -> None:
-    for name, value in {"$__rate_interval": "1m", "$instance": ".*", "$model": ".*", "$job": "qconf"}.items():
-        expression = expression.replace(name, value)
-    assert "$" not in expression
+    expression = chosen(expression)
     wait_until(lambda: bool(shifted.query(expression)), f"{title} has data")
     values = [float(each["value"][1]) for each in shifted.query(expression)]
     assert not all(value != value for value in values), values
