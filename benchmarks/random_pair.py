@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig
 
+from server.quantize.gptq_format import gptq_config, pack_gptq
+
 GROUP_SIZE = 128
 CONTEXT = 8192
 DEVIATION = 0.02
@@ -177,39 +179,15 @@ def quantize(weight: torch.Tensor, group_size: int, bits: int = 4) -> tuple[torc
     return scales[..., 0], levels.view_as(weight).to(torch.int64)
 
 
-def pack_gptq(scales: torch.Tensor, levels: torch.Tensor, bits: int = 4) -> dict[str, torch.Tensor]:
-    """Return GPTQ's tensors: inputs before outputs, the levels of a word along the inputs."""
-    (out_features, in_features), groups = levels.shape, scales.shape[1]
-    # The format stores the zero point minus one.
-    zeros = torch.full((groups, out_features), 2 ** (bits - 1) - 1, device=levels.device)
-    return {
-        "qweight": pack_words(levels, bits).T,
-        "qzeros": pack_words(zeros, bits),
-        "scales": scales.T,
-        "g_idx": (torch.arange(in_features) // (in_features // groups)).int(),
-    }
-
-
-def dequantize(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """Return the weight (out, in) of a layer in a 4-bit GPTQ checkpoint, whose zero points are stored minus one."""
+def dequantize(tensors: dict[str, torch.Tensor], name: str, bits: int = 4) -> torch.Tensor:
+    """Return the weight (out, in) of a layer in a GPTQ checkpoint, whose zero points are stored minus one."""
     qweight, qzeros, scales = (tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales"))
-    shifts = torch.arange(0, 32, 4, device=qweight.device)
-    levels = (qweight[:, None, :] >> shifts[None, :, None] & 15).flatten(0, 1)
-    zeros = (qzeros[:, :, None] >> shifts & 15).flatten(1) + 1
+    shifts, top = torch.arange(0, 32, bits, device=qweight.device), 2**bits - 1
+    levels = (qweight[:, None, :] >> shifts[None, :, None] & top).flatten(0, 1)
+    zeros = (qzeros[:, :, None] >> shifts & top).flatten(1) + 1
     group = tensors[f"{name}.g_idx"].long()
     weight: torch.Tensor = scales[group].float() * (levels - zeros[group])
     return weight.T
-
-
-def gptq_config(group_size: int, bits: int = 4) -> dict[str, Any]:
-    """Return the quantization settings in GPTQ's own names."""
-    return {"quant_method": "gptq", "bits": bits, "group_size": group_size, "desc_act": False, "sym": True}
-
-
-def pack_words(codes: torch.Tensor, bits: int = 4) -> torch.Tensor:
-    """Pack codes along the last dimension to int32, as many to a word as it holds, the first in the lowest bits."""
-    shifts = torch.arange(0, 32, bits, device=codes.device)
-    return (codes.view(*codes.shape[:-1], -1, 32 // bits) << shifts).sum(-1).to(torch.int32)
 
 
 def representable(tensor: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from client.bench.command import app as bench
 from client.results.command import app as results
 from client.trace.command import app as trace
 from demo.real.command import app as real
+from demo.real.command import variants_app as real_variants
 from eval.command import app as evaluation
 from server.quantize.command import app as quantize
 from server.settings import Settings
@@ -40,6 +41,7 @@ TYPER = {
     "client.results": results,
     "client.trace": trace,
     "demo.real": real,
+    "demo.real.variants": real_variants,
     "eval": evaluation,
     "server.quantize": quantize,
 }

@@ -28,7 +28,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from benchmarks.random_pair import gptq_config, pack_gptq, pack_words, quantize, representable
+from benchmarks.random_pair import quantize, representable
+from server.quantize.gptq_format import gptq_config, pack_gptq, pack_words
 
 TOKENIZER = Path(__file__).parent / "fixtures" / "autogptq-0.7.1-base"
 VOCABULARY = 1024

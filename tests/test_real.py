@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from demo.real import stages
-from demo.real.chain import Chain, Options, call
+from demo.real.chain import Chain
 from demo.real.command import app
 from demo.real.packages import Package, fetch_model, fetch_tasks
+from demo.real.pair import Options, call
 from demo.real.stages import Stage, StageError, elapsed_shown, run_stages
 from demo.real.tasks import GROUP, NAMES, Example, TaskFile, draw, read_task, write_tasks
 from demo.real.texts import split, write_texts

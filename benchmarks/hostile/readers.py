@@ -21,7 +21,8 @@ from qconf.rules import read_rules
 from qconf.run.choices import EvalError
 from qconf.run.folder import MANIFEST, RunError, read_manifest
 from server.api.keys import read_keys
-from server.quantize.calibration_text import QuantizeError, documents
+from server.quantize.calibration_text import documents
+from server.quantize.errors import QuantizeError
 from tests.test_results import manifest, subject
 
 SAMPLE = {

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from itertools import zip_longest
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -66,7 +67,7 @@ def write_tasks(source: Path, out: Path, limit: int, seed: int) -> None:
         shutil.copyfile(DEMO_TASKS / shared, out / shared)
     for name in NAMES:
         task = read_task(source / f"{name}.json")
-        chosen = draw(task, limit, random.Random(f"{seed}/{name}"))
+        chosen = draw(task, limit, _generator(seed, name))
         (out / name).mkdir()
         lines = "".join(item.model_dump_json() + "\n" for item in chosen)
         (out / name / "items.jsonl").write_text(lines, encoding="utf-8")
@@ -96,14 +97,39 @@ def read_task(file: Path) -> TaskFile:
 
 
 def draw(task: TaskFile, limit: int, rng: random.Random) -> list[Item]:
-    """Return items drawn at random; a smaller limit takes the first of the same draw.
+    """Return items drawn at random; a smaller limit takes the first of the same draw."""
+    return [_item(task, example, rng) for example in _shuffled(task, rng)[:limit]]
 
-    The choices are shuffled, as in BIG-bench: in timedial's file the right one is always the last.
-    """
-    items = []
-    for example in rng.sample(task.examples, len(task.examples))[:limit]:
-        choices = rng.sample(list(example.target_scores), len(example.target_scores))
-        label = [example.target_scores[choice] for choice in choices].index(1)
-        choices = [choice.strip() for choice in choices]
-        items.append(Item(prompt=task.prompt(example, choices), choices=choices, label=label))
-    return items
+
+def kept_back(task: TaskFile, limit: int, rng: random.Random) -> list[Item]:
+    """Return items, in random order, whose inputs are not among those of the same draw."""
+    shuffled = _shuffled(task, rng)
+    drawn = {example.input for example in shuffled[:limit]}
+    return [_item(task, example, rng) for example in shuffled[limit:] if example.input not in drawn]
+
+
+def write_calibration(source: Path, out: Path, limit: int, seed: int) -> None:
+    """Write prompts with the right choice as JSON lines, task by task in turn, of items that ``write_tasks`` leaves."""
+    texts = []
+    for name in NAMES:
+        task = read_task(source / f"{name}.json")
+        left = kept_back(task, limit, _generator(seed, name))
+        texts.append([item.prompt + task.delimiter + item.choices[item.label] for item in left])
+    in_turn = [text for each in zip_longest(*texts) for text in each if text is not None]
+    out.write_text("".join(json.dumps({"text": text}) + "\n" for text in in_turn), encoding="utf-8")
+
+
+def _generator(seed: int, name: str) -> random.Random:
+    return random.Random(f"{seed}/{name}")
+
+
+def _shuffled(task: TaskFile, rng: random.Random) -> list[Example]:
+    return rng.sample(task.examples, len(task.examples))
+
+
+def _item(task: TaskFile, example: Example, rng: random.Random) -> Item:
+    """Return an item with shuffled choices, as in BIG-bench: in timedial's file the right one is always the last."""
+    choices = rng.sample(list(example.target_scores), len(example.target_scores))
+    label = [example.target_scores[choice] for choice in choices].index(1)
+    choices = [choice.strip() for choice in choices]
+    return Item(prompt=task.prompt(example, choices), choices=choices, label=label)

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-
-class QuantizeError(Exception):
-    """The request cannot be met as given; the message is one sentence for the user."""
+from server.quantize.errors import QuantizeError
 
 
 def sequences(file: Path, tokenizer: Any, samples: int, length: int) -> list[list[int]]:
