@@ -9,7 +9,8 @@ from pydantic_settings import BaseSettings, CliUnknownArgs, NoDecode, SettingsCo
 
 from qconf.demo import PAIR
 
-NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)", re.DOTALL)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+NAMED = re.compile(rf"({NAME.pattern})=(.+)", re.DOTALL)
 Several = Annotated[list[str], NoDecode]
 """Values of an option that may be repeated; in an environment variable, separated by commas."""
 
@@ -135,10 +136,18 @@ class Settings(BaseSettings):
             )
         names = [_named(each, alone=len(self.quantized) == 1)[0] for each in self.quantized]
         for name in names:
-            if name == "base" or names.count(name) > 1:
-                why = "is the full-precision model's" if name == "base" else "is taken twice"
+            if why := _unfit(name, names):
                 raise ValueError(f"--quantized: the name {name!r} {why}: expected NAME=MODEL with names of their own")
         return self
+
+
+def _unfit(name: str, names: list[str]) -> str | None:
+    """Why a variant cannot have the name: it is part of replies and of the paths of runs."""
+    if not NAME.fullmatch(name):
+        return "has other characters than letters, digits and _.-, or more than 100"
+    if name == "base":
+        return "is the full-precision model's"
+    return "is taken twice" if names.count(name) > 1 else None
 
 
 def _named(given: str, *, alone: bool) -> tuple[str, str]:

@@ -65,7 +65,7 @@ def test_a_variable_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, na
     [
         (["org/a"], {"quantized": ("org/a", None)}),
         (["int4=org/a"], {"int4": ("org/a", None)}),
-        (["org/a-4bit", "./models/b=c/"], {"a-4bit": ("org/a-4bit", None), "b=c": ("./models/b=c/", None)}),
+        (["org/a-4bit", "./b=c/d/"], {"a-4bit": ("org/a-4bit", None), "d": ("./b=c/d/", None)}),
         (["int4=a=b", "c"], {"int4": ("a=b", None), "c": ("c", None)}),
     ],
 )
@@ -87,7 +87,11 @@ def test_each_variant_has_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("quantized", "why"),
-    [(["org/a", "other/a"], "'a' is taken twice"), (["base=a"], "'base' is the full-precision model's")],
+    [
+        (["org/a", "other/a"], "'a' is taken twice"),
+        (["base=a"], "'base' is the full-precision model's"),
+        (["org/a", "./my model"], "'my model' has other characters than letters"),
+    ],
 )
 def test_names_that_cannot_be_told_apart_are_refused(quantized: list[str], why: str) -> None:
     with pytest.raises(ValidationError, match=f"{why}: expected NAME=MODEL"):
