@@ -90,7 +90,7 @@ def test_each_variant_has_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["org/a", "other/a"], "'a' is taken twice"),
         (["base=a"], "'base' is the full-precision model's"),
-        (["org/a", "./my model"], "'my model' has other characters than letters"),
+        (["org/a", "./my model"], "'my model' has other characters than letters, digits and _.-, or more than 100"),
     ],
 )
 def test_names_that_cannot_be_told_apart_are_refused(quantized: list[str], why: str) -> None:
