@@ -202,6 +202,7 @@ def test_operators_have_a_port_of_their_own(server: LocalServer) -> None:
 
 
 def test_quotas_of_requests_and_tokens(server: LocalServer) -> None:
+    assert httpx.post(f"{server.url}/compare", json={"prompt": "a"}, timeout=60).status_code == 401
     with Client(server.url, api_key=FEW, retries=0) as few:
         for _ in range(2):
             few.compare(prompt="the stone")
@@ -220,6 +221,9 @@ def test_quotas_of_requests_and_tokens(server: LocalServer) -> None:
     with Client(server.url, api_key=KEY, retries=0) as other:
         other.compare(prompt="the stone")
     metrics = httpx.get(f"{operations(server)}/metrics", timeout=60).text.splitlines()
+    # Refused before they came to their route, and counted under it all the same.
+    assert 'qconf_requests_total{route="/compare",status="401"} 1.0' in metrics
+    assert 'qconf_requests_total{route="/compare",status="429"} 2.0' in metrics
     assert 'qconf_principal_requests_total{principal="few",status="429"} 1.0' in metrics
     assert 'qconf_principal_requests_total{principal="few",status="200"} 2.0' in metrics
     (counted,) = [line for line in metrics if line.startswith('qconf_principal_tokens_total{principal="short"}')]

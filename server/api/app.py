@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.routing import Route
 
 from qconf import __version__
 from qconf.tracing import tracing_is_on
@@ -42,7 +43,8 @@ def create_app(
         app.add_middleware(KeysMiddleware, keys=keys)
     if operations_port is not None:
         app.add_middleware(OperationsPortMiddleware, port=operations_port)
-    app.add_middleware(MetricsMiddleware, metrics=serving.monitor.metrics)
+    routes = {route.path for route in app.routes if isinstance(route, Route)}
+    app.add_middleware(MetricsMiddleware, metrics=serving.monitor.metrics, routes=routes)
     app.add_middleware(HeadersMiddleware)
     if tracing_is_on():
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from opentelemetry import trace
@@ -22,6 +22,7 @@ CLIENT_CLOSED_REQUEST = 499
 """Status, by nginx's convention, of a request whose client left before the answer."""
 
 
+UNMATCHED = "unmatched"
 ERROR = "qconf.error"
 PRINCIPAL = "qconf.principal"
 """Keys of a request's scope: the type of its error, whose API key it has."""
@@ -115,7 +116,7 @@ class ServiceMetrics:
 
 def route_of(scope: Scope) -> str:
     """Return the template of the request's route, so that labels stay bounded."""
-    return getattr(scope.get("route"), "path", "unmatched")
+    return getattr(scope.get("route"), "path", UNMATCHED)
 
 
 def note_error(scope: Scope, type_: str) -> None:
@@ -127,9 +128,10 @@ def note_error(scope: Scope, type_: str) -> None:
 class MetricsMiddleware:
     """Counts and times every request, and logs a line for it: neither what was asked nor who asked."""
 
-    def __init__(self, app: ASGIApp, metrics: ServiceMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServiceMetrics, routes: Collection[str]) -> None:
         self._app = app
         self._metrics = metrics
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -154,6 +156,9 @@ class MetricsMiddleware:
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = route_of(scope)
+        # Requests that are refused early have not come to their route.
+        if route == UNMATCHED and scope["path"] in self._routes:
+            route = scope["path"]
         metrics = self._metrics
         metrics.requests.labels(route, str(status)).inc()
         metrics.duration.labels(route).observe(seconds)
