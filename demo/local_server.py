@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 READY = re.compile(r"\bready on (https?://[^\s\"]+)")
-START_SECONDS = 300
+START_SECONDS = 600  # six models on a busy machine
 STOP_SECONDS = 60
 
 

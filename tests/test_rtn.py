@@ -87,6 +87,7 @@ def test_dequantized_weights_are_the_rounded_ones(bits: int, group: int, base: P
     assert manifest["settings"] == settings
     assert "calibration" not in manifest
     assert set(manifest["versions"]) == {"qconf", "torch", "transformers"}
+    assert len({file.stat().st_mode for file in out.iterdir()}) == 1, "whoever reads one file can read all"
 
 
 @pytest.mark.parametrize(("bits", "group"), [(4, 64), (8, 32)])

@@ -22,7 +22,8 @@ Model = Annotated[
         help="Local folder or hub name of a model to quantize.", show_default="SmolLM2-135M-Instruct of a package"
     ),
 ]
-Limit = Annotated[int, typer.Option(help="Items of each task, drawn at random.", min=1)]
+# The report needs 3 items of each task.
+Limit = Annotated[int, typer.Option(help="Items of each task, drawn at random.", min=3)]
 Characters = Annotated[int, typer.Option(help="Length of the corpus.", min=4000)]
 Samples = Annotated[int, typer.Option(help="Calibration sequences of 512 tokens.", min=1)]
 Dtype = Annotated[

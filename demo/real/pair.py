@@ -119,7 +119,7 @@ class Pair:
             f"serving {served} and replaying tasks and corpus",
             lambda: self._replay(variants, out),
             [out],
-            seconds=60 + 0.3 * (1 + len(variants)) * self._options.limit * len(NAMES),
+            seconds=(1 + len(variants)) * (30 + 0.3 * self._options.limit * len(NAMES)),
             inputs=[*self._model_inputs(), *variants.values(), self._tasks, self._corpus],
             options={"model": self._options.model, "dtype": self._options.dtype},
             resumable=True,

@@ -3,6 +3,7 @@
 No calibration text is needed. It is the baseline that shows what GPTQ gains.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def round_model(source: Path, folder: Path, options: Options) -> None:
     kept = {name: tensor for name, tensor in model.state_dict().items() if name not in rounded}
     model.config.quantization_config = gptq_config(options.group_size, options.bits)
     model.save_pretrained(folder, state_dict=kept | packed)
+    for file in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "config.json", file)  # safetensors' own mode shuts out a server of another user
 
 
 def round_to_nearest(weight: torch.Tensor, group_size: int, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
