@@ -47,7 +47,7 @@ class _Base:
     def __init__(self, base_url: str, timeout: float, retries: int, api_key: str | None) -> None:
         self.base_url = checked_url(base_url)
         self._timeout = httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
-        self._policy = RetryPolicy(retries)
+        self._policy = RetryPolicy(retries, longest=timeout)
         self._headers = {"user-agent": f"qconf-client/{__version__}", "accept": "application/json"}
         if key := os.environ.get(API_KEY, "") if api_key is None else api_key:
             self._headers["authorization"] = f"Bearer {_checked_key(key)}"
@@ -66,8 +66,8 @@ def _checked_key(key: str) -> str:
 class Client(_Base):
     """Blocking client.
 
-    ``timeout`` is in seconds and holds for each attempt; ``retries`` counts the attempts after the first one, made on
-    connection errors, time-outs, 429 and 503. ``api_key`` is for servers that ask for one; without it the environment
+    ``timeout`` is in seconds and holds for each attempt, and for each pause that a busy server asks for; ``retries``
+    counts the attempts after the first one, made on connection errors, time-outs, 429 and 503. ``api_key`` is for servers that ask for one; without it the environment
     variable QCONF_API_KEY is read. ``verify`` is the SSL context for a server whose certificate a private authority
     signed (``ssl.create_default_context(cafile=...)``). ``transport`` and ``sleep`` are what tests replace.
     """

@@ -8,7 +8,6 @@ from client.errors import ConnectionFailed, Overloaded, QconfError, QuotaExceede
 RETRIES = 4
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
-LONGEST_RETRY_AFTER = 120.0
 
 # Scoring is idempotent: a request whose reply was lost may be sent again.
 TRANSIENT = (ConnectionFailed, TimedOut, Overloaded, QuotaExceeded, Unavailable)
@@ -18,10 +17,11 @@ TRANSIENT = (ConnectionFailed, TimedOut, Overloaded, QuotaExceeded, Unavailable)
 class RetryPolicy:
     """Exponential back-off with jitter, never less than the server's Retry-After.
 
-    After a Retry-After longer than ``LONGEST_RETRY_AFTER``, the error is raised: it holds the time for the caller.
+    After a Retry-After of more than ``longest`` seconds, the error is raised: it holds the time for the caller.
     """
 
     retries: int = RETRIES
+    longest: float = 120.0
     rng: random.Random = field(default_factory=random.Random)
 
     def __post_init__(self) -> None:
@@ -38,4 +38,4 @@ class RetryPolicy:
         if asked is None:
             return backoff
         # The sum, not the maximum: clients with the same Retry-After must not all return at once.
-        return asked + backoff if asked <= LONGEST_RETRY_AFTER else None
+        return asked + backoff if asked <= self.longest else None

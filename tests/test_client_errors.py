@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -177,6 +178,17 @@ def test_retry_after_is_waited_for_and_a_little_more() -> None:
     policy = RetryPolicy(retries=1, rng=random.Random(0))
     assert policy.delay(0, Overloaded("busy", retry_after=7.0)) == pytest.approx(7.4, abs=0.1)
     assert policy.delay(1, Overloaded("busy", retry_after=7.0)) is None
+
+
+@pytest.mark.parametrize(("timeout", "waited"), [(120.0, False), (600.0, True)])
+def test_a_pause_may_be_as_long_as_a_reply(timeout: float, waited: bool) -> None:
+    """A slow server with a queue of minutes: a replay, which has ten minutes for a reply, does not lose the item."""
+    fake = FakeServer(failing(1, lambda: error(429, "busy", headers={"Retry-After": "204"})))
+    slept: list[float] = []
+    with Client("http://fake", transport=fake.transport, sleep=slept.append, timeout=timeout) as client:
+        with nullcontext() if waited else pytest.raises(ServerError):
+            client.compare(prompt="a")
+    assert slept == ([pytest.approx(204.4, abs=0.3)] if waited else [])
 
 
 def test_a_retry_after_of_hours_is_left_to_the_caller() -> None:

@@ -102,7 +102,11 @@ def bench(
         ),
     ] = 20,
     timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for a reply, including time in a queue.", callback=positive)
+        float,
+        typer.Option(
+            help="Seconds to wait for a reply, including time in a queue, and at most as long when a busy server asks.",
+            callback=positive,
+        ),
     ] = 600.0,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write the run to; must not exist.", show_default="runs/<time>")

@@ -37,7 +37,11 @@ def trace(
         typer.Option(help="Retries of a request while the server is down, restarting or busy.", min=0),
     ] = 20,
     timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for a reply, including time in a queue.", callback=positive)
+        float,
+        typer.Option(
+            help="Seconds to wait for a reply, including time in a queue, and at most as long when a busy server asks.",
+            callback=positive,
+        ),
     ] = 600.0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue --out, or start it if there is none; finished texts are kept.")
