@@ -67,9 +67,10 @@ class Client(_Base):
     """Blocking client.
 
     ``timeout`` is in seconds and holds for each attempt, and for each pause that a busy server asks for; ``retries``
-    counts the attempts after the first one, made on connection errors, time-outs, 429 and 503. ``api_key`` is for servers that ask for one; without it the environment
-    variable QCONF_API_KEY is read. ``verify`` is the SSL context for a server whose certificate a private authority
-    signed (``ssl.create_default_context(cafile=...)``). ``transport`` and ``sleep`` are what tests replace.
+    counts the attempts after the first one, made on connection errors, time-outs, 429 and 503. ``api_key`` is for
+    servers that ask for one; without it the environment variable QCONF_API_KEY is read. ``verify`` is the SSL context
+    for a server whose certificate a private authority signed (``ssl.create_default_context(cafile=...)``).
+    ``transport`` and ``sleep`` are what tests replace.
     """
 
     def __init__(
