@@ -185,9 +185,9 @@ def test_a_pause_may_be_as_long_as_a_reply(timeout: float, waited: bool) -> None
     """A slow server with a queue of minutes: a replay, which has ten minutes for a reply, does not lose the item."""
     fake = FakeServer(failing(1, lambda: error(429, "busy", headers={"Retry-After": "204"})))
     slept: list[float] = []
-    with Client("http://fake", transport=fake.transport, sleep=slept.append, timeout=timeout) as client:
-        with nullcontext() if waited else pytest.raises(ServerError):
-            client.compare(prompt="a")
+    outcome = nullcontext() if waited else pytest.raises(ServerError)
+    with Client("http://fake", transport=fake.transport, sleep=slept.append, timeout=timeout) as client, outcome:
+        client.compare(prompt="a")
     assert slept == ([pytest.approx(204.4, abs=0.3)] if waited else [])
 
 
