@@ -104,7 +104,7 @@ def bench(
     timeout: Annotated[
         float,
         typer.Option(
-            help="Seconds to wait for a reply, including time in a queue, and at most as long when a busy server asks.",
+            help="Seconds to wait for a reply, including time in a queue, and for as long as a busy server asks, up to that.",
             callback=positive,
         ),
     ] = 600.0,
