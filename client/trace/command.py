@@ -39,7 +39,8 @@ def trace(
     timeout: Annotated[
         float,
         typer.Option(
-            help="Seconds to wait for a reply, including time in a queue, and for as long as a busy server asks, up to that.",
+            help="Seconds to wait for a reply, including time in a queue; a pause that a busy server asks for may be "
+            "as long.",
             callback=positive,
         ),
     ] = 600.0,
