@@ -109,7 +109,7 @@ async def _serving(settings: Settings, quotas: Quotas) -> AsyncIterator[tuple["T
 
     from server.engine.engine import parse_engine_args, running_engine  # vLLM takes longer than all checks
 
-    arguments = parse_engine_args(list(settings.engine_args), demo=settings.demo)
+    arguments = parse_engine_args(list(settings.engine_args), models=len(checkpoints.all), demo=settings.demo)
     async with running_engine(checkpoints, arguments, settings.stalled_seconds) as engine:
         info = engine.info
         logger.info(

@@ -23,6 +23,14 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.engine.engine.current_platform", SimpleNamespace(is_cpu=lambda: False))
 
 
+@pytest.mark.parametrize(("models", "gibibytes"), [(2, 1), (6, 3)])
+def test_on_a_cpu_the_cache_grows_with_the_models(models: int, gibibytes: int) -> None:
+    """Six models with the cache of two would not hold one request of the whole context of a real model."""
+    assert parse_engine_args([], models=models).kv_cache_memory_bytes == gibibytes * 2**30
+    given = parse_engine_args(["--kv-cache-memory-bytes", "1000000"], models=models)
+    assert given.kv_cache_memory_bytes == 1_000_000
+
+
 @pytest.mark.usefixtures("on_a_gpu")
 def test_the_demo_pair_takes_little_of_a_gpu() -> None:
     demo = parse_engine_args([], demo=True)

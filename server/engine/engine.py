@@ -47,7 +47,8 @@ from server.processor import fast_dtype
 
 CPU_BLOCK_SIZE = 32
 """Tokens per block of the prefix cache on CPU. vLLM's 128 there would share little of a typical prompt."""
-CPU_KV_CACHE_BYTES = 2**30
+CPU_KV_CACHE_BYTES = 2**29
+"""For each model: all have their part of the cache for the same tokens."""
 DEMO_GPU_MEMORY: dict[str, object] = {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 2**28}
 """The share that must be free at start, and the cache; both can be set."""
 FAILED_REQUEST = (EngineGenerateError, getattr(vllm.exceptions, "GenerationError", EngineGenerateError))
@@ -197,8 +198,8 @@ class QueueTimes(StatLoggerBase):
         """Nothing to say."""
 
 
-def parse_engine_args(arguments: list[str], *, demo: bool = False) -> argparse.Namespace:
-    """Parse vLLM's engine arguments; the process exits with code 2 on an argument that vLLM does not know.
+def parse_engine_args(arguments: list[str], *, models: int = 2, demo: bool = False) -> argparse.Namespace:
+    """Parse vLLM's engine arguments for so many models; the process exits with code 2 on one that vLLM does not know.
 
     The dtype "auto", the default, becomes float16 on a GPU and the fastest one on a CPU, whatever the checkpoint has.
     The demo pair is small: on a GPU it takes little of the memory by default, where vLLM would take nearly all.
@@ -210,7 +211,7 @@ def parse_engine_args(arguments: list[str], *, demo: bool = False) -> argparse.N
         # Compiling takes longer than most work on a CPU is worth. vLLM's own cache would take most of the memory.
         defaults |= {
             "block_size": CPU_BLOCK_SIZE,
-            "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
+            "kv_cache_memory_bytes": models * CPU_KV_CACHE_BYTES,
             "enforce_eager": True,
             "use_tqdm_on_load": False,
         }
