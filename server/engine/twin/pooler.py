@@ -57,7 +57,7 @@ class TwinPooler(Pooler):
             indices.to(hidden_states.device),
             targets.to(hidden_states.device),
             max(top),
-            list(zip(_ranges(lengths), counts, strict=True)),
+            [(part, sums) for part, sums in zip(_ranges(lengths), counts, strict=True) if sums is not None],
         )
 
         outputs: list[torch.Tensor | None] = []
@@ -96,9 +96,9 @@ class TwinPooler(Pooler):
         indices: torch.Tensor,
         targets: torch.Tensor,
         top: int,
-        counts: Sequence[tuple[range, torch.Tensor | None]],
+        counts: Sequence[tuple[range, torch.Tensor]],
     ) -> torch.Tensor:
-        """Return a row for each index; add to ``counts``, where there are any, over each request's range of rows."""
+        """Return a row for each index, and add to the sums of ``counts`` what is of each one's range of rows."""
         rows = hidden_states.new_empty((len(indices), self.variants, WIDTH + 4 * top), dtype=torch.float32)
         for i in range(0, len(indices), self.chunk):
             chunk = indices[i : i + self.chunk]
@@ -110,9 +110,9 @@ class TwinPooler(Pooler):
                 base, *variants = (likeliest(*each, top) for each in zip(logits, normalizers, strict=True))
                 found = torch.cat([found, torch.stack([torch.cat([base, each], -1) for each in variants], 1)], -1)
             rows[i : i + self.chunk] = found[: len(chunk)]
-            for of_request, sums in counts:
-                first, last = max(of_request.start - i, 0), min(of_request.stop - i, len(chunk))
-                if sums is not None and first < last:
+            for part, sums in counts:
+                first, last = max(part.start - i, 0), min(part.stop - i, len(chunk))
+                if first < last:
                     for total, each, normalizer in zip(sums, logits, normalizers, strict=True):
                         total += expected_counts(each[first:last], normalizer[first:last])
         return rows
