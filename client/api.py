@@ -17,6 +17,7 @@ from client.calls import (
     batch_entries,
     checked_url,
     compare_call,
+    detokenize_call,
     models_call,
     ready_call,
     tokenize_call,
@@ -26,7 +27,15 @@ from client.errors import ConnectionFailed, InvalidRequest, QconfError, TimedOut
 from client.retry import RETRIES, RetryPolicy
 from client.tracing import traced
 from qconf import __version__
-from qconf.wire import CompareRequest, Comparison, ErrorDetail, ModelList, TokenizeReply, TokenizerInfo
+from qconf.wire import (
+    CompareRequest,
+    Comparison,
+    DetokenizeReply,
+    ErrorDetail,
+    ModelList,
+    TokenizeReply,
+    TokenizerInfo,
+)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = 120.0
@@ -110,6 +119,10 @@ class Client(_Base):
         """Return the token ids of a text under the models' tokenizer."""
         return self._send(tokenize_call(text, add_special_tokens))
 
+    def detokenize(self, token_ids: Sequence[int]) -> DetokenizeReply:
+        """Return the text of token ids under the models' tokenizer."""
+        return self._send(detokenize_call(token_ids))
+
     def ready(self) -> bool:
         """Return whether the server takes requests now; False for a server that is starting or unreachable."""
         try:
@@ -188,6 +201,10 @@ class AsyncClient(_Base):
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
         """Return the token ids of a text under the models' tokenizer."""
         return await self._send(tokenize_call(text, add_special_tokens))
+
+    async def detokenize(self, token_ids: Sequence[int]) -> DetokenizeReply:
+        """Return the text of token ids under the models' tokenizer."""
+        return await self._send(detokenize_call(token_ids))
 
     async def ready(self) -> bool:
         """Return whether the server takes requests now; False for a server that is starting or unreachable."""

@@ -14,6 +14,8 @@ from qconf.wire import (
     BatchRequest,
     CompareRequest,
     Comparison,
+    DetokenizeReply,
+    DetokenizeRequest,
     ErrorDetail,
     Message,
     ModelList,
@@ -38,6 +40,7 @@ class CompareFields(TypedDict, total=False):
     detail: Literal["tokens", "summary"]
     score_prompt: bool
     add_special_tokens: bool
+    expected_counts: bool
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,10 @@ def tokenizer_info_call() -> Call[TokenizerInfo]:
 def tokenize_call(text: str, add_special_tokens: bool) -> Call[TokenizeReply]:
     fields = {"prompt": text, "add_special_tokens": add_special_tokens}
     return Call("POST", "/tokenize", TokenizeReply, _dump(_checked(TokenizeRequest, fields)))
+
+
+def detokenize_call(token_ids: Sequence[int]) -> Call[DetokenizeReply]:
+    return Call("POST", "/detokenize", DetokenizeReply, _dump(_checked(DetokenizeRequest, {"tokens": list(token_ids)})))
 
 
 def checked_url(base_url: str) -> str:

@@ -122,6 +122,11 @@ class CompareRequest(Request):
     add_special_tokens: bool = Field(
         default=True, description="Whether a text prompt gets the tokenizer's special tokens, such as a leading BOS."
     )
+    expected_counts: bool = Field(
+        default=False,
+        description="Whether the continuation, of which there must be one, gets every token's expected count. "
+        "Not in batches.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "CompareRequest":
@@ -134,6 +139,9 @@ class CompareRequest(Request):
                 raise invalid("label", f"'label' is {self.label}, expected an index below {len(self.continuations)}")
         if self.top_logprobs and self.detail == "summary":
             raise invalid("top_logprobs", "'top_logprobs' needs detail 'tokens'")
+        if self.expected_counts and len(self.continuations or []) != 1:
+            number = len(self.continuations or [])
+            raise invalid("expected_counts", f"'expected_counts' needs 1 continuation, got {number}")
         return self
 
 
@@ -293,7 +301,12 @@ class ContinuationModel(Reply):
 
 
 class Continuation(Reply):
-    """One candidate continuation. ``scores`` is present with detail "tokens"."""
+    """One candidate continuation. ``scores`` is present with detail "tokens".
+
+    ``expected_counts``, present where they are asked for, are the probabilities of each token of the vocabulary, summed
+    over the continuation's positions: how often it is expected if each next token is drawn from the model. They are
+    float32 numbers in the order of the token ids, little-endian, in base64.
+    """
 
     index: int
     text: str
@@ -302,6 +315,7 @@ class Continuation(Reply):
     quantized: ContinuationModel
     summary: Summary
     scores: TokenComparison | None = None
+    expected_counts: Both[str] | None = None
 
 
 class Choice(Reply):

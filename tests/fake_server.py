@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
+import numpy as np
 from pydantic import ValidationError
 
+from qconf.float32 import to_base64
 from qconf.wire import CompareRequest, Comparison
 
 Reply = httpx.Response
@@ -85,6 +87,9 @@ class FakeServer:
             case "/tokenize":
                 ids = tokens(json.loads(request.content)["prompt"])
                 return httpx.Response(200, json={"count": len(ids), "max_model_len": 512, "tokens": ids})
+            case "/detokenize":
+                text = "".join(map(chr, json.loads(request.content)["tokens"]))
+                return httpx.Response(200, json={"prompt": text})
             case "/tokenizer_info":
                 return httpx.Response(200, json=TOKENIZER)
             case "/compare":
@@ -147,6 +152,7 @@ def _scores(request: CompareRequest, variant: str) -> dict[str, Any]:
                 "quantized": {"logprob": quantized[index], "confidence": share(quantized, index), "is_greedy": False},
                 "summary": _summary(len(text) if isinstance(text, list) else index + 1, 0.01 * (index + 1)),
                 "scores": _columns(text, variant) if request.detail == "tokens" and isinstance(text, list) else None,
+                "expected_counts": _expected_counts(text) if request.expected_counts else None,
             }
             for index, text in enumerate(texts)
         ]
@@ -183,6 +189,20 @@ def _columns(token_ids: list[int], variant: str) -> dict[str, Any]:
         "js": column(f"js of {variant}"),
         "total_variation": column(f"total_variation of {variant}"),
         "agree": [True] * len(token_ids),
+    }
+
+
+def _expected_counts(token_ids: str | list[int]) -> dict[str, str]:
+    """Return counts that sum up to the number of tokens; the quantized model prefers "b" to "a", and "c" by chance."""
+    base = np.full(128, 1 / 128)
+    quantized = base.copy()
+    shift = 0.004 + 0.0005 * noise(f"b{token_ids}")
+    quantized[[ord("a"), ord("b")]] += (-shift, shift)
+    by_chance = 0.004 * (noise(f"c{token_ids}") - 0.5)
+    quantized[[ord("c"), ord("d")]] += (by_chance, -by_chance)
+    return {
+        "base": to_base64(len(token_ids) * base),
+        "quantized": to_base64(len(token_ids) * quantized),
     }
 
 

@@ -176,6 +176,7 @@ USAGE = [
     pytest.param(["--tasks", "a", "--resume"], "--resume needs --out", id="resume what"),
     pytest.param(["--corpus", "a", "--stride", "512"], "--stride is 512, expected less than a window", id="stride"),
     pytest.param(["--corpus", "a", "--window", "2"], "--window", id="window"),
+    pytest.param(["--tasks", "a", "--expected-counts"], "--expected-counts are of corpora", id="counts"),
     pytest.param(["--tasks", "a", "--timeout", "0"], "expected more than 0 seconds, got 0", id="timeout"),
     pytest.param(["--tasks", "a", "--retries", "-1"], "--retries", id="retries"),
     pytest.param(["--tasks", "a", "--limit", "0"], "--limit", id="limit"),

@@ -23,7 +23,7 @@ class Numbers:
         self.info = EngineInfo(vllm, "cpu", dtype, 128, 500, (1,), 2048, 128)
         self._error = error
 
-    async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> list[Rows]:
+    async def score(self, token_ids: list[int], start: int = 0, top: int = 0, *, counts: bool = False) -> list[Rows]:
         assert len(token_ids) <= self.info.max_model_len
         values = np.tile(np.array(token_ids[start + 1 :], np.float32)[:, None] / -100, WIDTH)
         values[-1, STATISTICS.index("quantized_logprob")] += self._error

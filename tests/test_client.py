@@ -152,6 +152,7 @@ def test_models_and_tokenize() -> None:
         assert [model.id for model in served.data] == ["base", "quantized"]
         assert served.server.vllm == "0.32.0"
         assert qconf.tokenize("abc", add_special_tokens=False).tokens == [97, 98, 99]
+        assert qconf.detokenize([97, 98]).prompt == "ab"
     assert fake.bodies("/tokenize") == [{"prompt": "abc", "add_special_tokens": False}]
 
 
@@ -189,6 +190,7 @@ async def test_the_asynchronous_client_does_the_same() -> None:
         assert await qconf.compare_batch(requests) == expected_batch
         assert (await qconf.models()).server.device == "cpu"
         assert (await qconf.tokenize("ab")).tokens == [97, 98]
+        assert (await qconf.detokenize([97, 98])).prompt == "ab"
         assert await qconf.ready()
         with pytest.raises(InvalidRequest):
             await qconf.compare()

@@ -123,19 +123,21 @@ async def test_a_sequence_that_runs_twice_counts_both_passes(tmp_path: Path, mon
     """A repeated request: the cache has 64 of its 80 tokens, so that rows of scored positions are missing."""
     asked = []
 
-    async def encode(ids: list[int], start: int, top: int, *, read_cache: bool) -> list[Rows]:
+    async def encode(ids: list[int], options: dict[str, int], *, read_cache: bool) -> list[Rows]:
         asked.append(read_cache)
         cached = 64 if read_cache else 0
-        rows = np.zeros((len(ids) - 1 - max(start, cached - 1), WIDTH), np.float32)
-        return [Rows(rows, len(ids) - cached, cached, queue_seconds=0.5)]
+        rows = np.zeros((len(ids) - 1 - max(options["start"], cached - 1), WIDTH), np.float32)
+        return [Rows(rows, len(ids) - cached, cached, queue_seconds=0.5, counts=np.full((2, 7), len(rows)))]
 
     config: Any = SimpleNamespace(cache_config=SimpleNamespace(enable_prefix_caching=True, block_size=32))
     nothing: Any = None
     engine = TwinEngine(nothing, config, nothing, QueueTimes(STALLED_SECONDS), Failure(tmp_path / "failure", 0))
     monkeypatch.setattr(engine, "_encode", encode)
-    (rows,) = await engine.score(list(range(80)), start=40)
+    (rows,) = await engine.score(list(range(80)), start=40, counts=True)
     assert asked == [True, False]
     assert len(rows.values) == 39
+    assert rows.counts is not None
+    assert (rows.counts == 39).all(), "only the whole pass has all positions"
     assert (rows.computed_tokens, rows.cached_tokens, rows.queue_seconds) == (16 + 80, 64, 1.0)
     (once,) = await engine.score(list(range(80)), start=70)
     assert (once.computed_tokens, once.cached_tokens, once.queue_seconds) == (16, 64, 0.5)

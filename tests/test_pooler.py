@@ -11,7 +11,7 @@ from vllm.v1.pool.metadata import PoolingMetadata, PoolingStates
 
 from server.engine.twin.kernels import likeliest, statistics
 from server.engine.twin.pooler import LOGITS_IN_FLIGHT, POSITIONS, TwinPooler, request_options
-from server.engine.twin.rows import WIDTH
+from server.engine.twin.rows import WIDTH, Rows
 
 VOCABULARY, HIDDEN, VARIANTS = 50, 4, 2
 Logits = Callable[[torch.Tensor], list[torch.Tensor]]
@@ -29,11 +29,11 @@ def head() -> Logits:
 class Request:
     """A request in several steps of a scheduler, with the hidden states of all its tokens."""
 
-    def __init__(self, length: int, start: int, top: int, seed: int) -> None:
+    def __init__(self, length: int, start: int, top: int, seed: int, *, counts: bool = False) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.ids = torch.randint(VOCABULARY, (length,), generator=generator)
         self.hidden = torch.randn(length, (1 + VARIANTS) * HIDDEN, generator=generator)
-        self.params = PoolingParams(task="token_classify", extra_kwargs=request_options(start, top))
+        self.params = PoolingParams(task="token_classify", extra_kwargs=request_options(start, top, counts=counts))
         self.state = PoolingStates()
         self.start, self.top = start, top
 
@@ -85,6 +85,47 @@ def test_chunks_of_several_requests_join_to_whole_rows(head: Logits) -> None:
     for got, request in ((third[0], long), (first[1], short), (third[1], later)):
         assert got is not None
         torch.testing.assert_close(got, request.expected(head))
+
+
+def test_expected_counts_are_sums_of_probabilities_over_all_steps(
+    head: Logits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces of 3 positions and chunks of 5, beside requests that ask for none; against float64.
+
+    Rounding: each of 200 probabilities below 1 is exact to 2e-7 or so, and each sum of them to 200 * 6e-8 of itself.
+    """
+    monkeypatch.setattr("server.engine.twin.kernels.SUMMED_AT_ONCE", 3)
+    pooler = TwinPooler(head, statistics, VOCABULARY, VARIANTS)
+    pooler.chunk = 5
+    long, without, short = Request(211, 10, 3, 1, counts=True), Request(9, 0, 1, 2), Request(8, 1, 0, 3, counts=True)
+    (nothing,) = step(pooler, [(long, 0, 4)])
+    (also_nothing, rows, of_short) = step(pooler, [(long, 4, 100), (without, 0, 9), (short, 0, 8)])
+    (of_long,) = step(pooler, [(long, 100, 211)])
+    assert nothing is also_nothing is None
+    assert rows is not None
+    torch.testing.assert_close(rows, without.expected(head))
+    for got, request in ((of_long, long), (of_short, short)):
+        assert got is not None
+        base, *variants = (each.double().softmax(-1).sum(0) for each in head(request.hidden[request.start : -1]))
+        positions = len(request.ids) - 1 - request.start
+        for variant, expected in enumerate(variants):
+            taken = Rows(got[:, variant].numpy()).taken_apart(VOCABULARY)
+            torch.testing.assert_close(torch.from_numpy(taken.values), request.expected(head)[:, variant])
+            assert taken.counts is not None
+            counts = torch.from_numpy(taken.counts)
+            torch.testing.assert_close(counts.double(), torch.stack([base, expected]), rtol=1.2e-5, atol=2e-7)
+            torch.testing.assert_close(counts.sum(1), torch.full((2,), float(positions)), rtol=1.2e-5, atol=0)
+        assert not request.state.hidden_states_cache
+
+
+def test_a_model_compared_with_itself_has_the_same_expected_counts() -> None:
+    logits = torch.randn(40, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    pooler = TwinPooler(lambda hidden: [logits[: len(hidden)]] * 2, statistics, VOCABULARY, variants=1)
+    (got,) = step(pooler, [(Request(30, 0, 0, 7, counts=True), 0, 30)])
+    assert got is not None
+    counts = Rows(got[:, 0].numpy()).taken_apart(VOCABULARY).counts
+    assert counts is not None
+    assert (counts[0] == counts[1]).all()
 
 
 def test_tokens_from_the_prefix_cache_have_no_rows(head: Logits) -> None:

@@ -14,7 +14,9 @@ from openai import OpenAI
 
 from client import Client
 from demo.local_server import LocalServer, ServerDidNotStart, running_server
+from qconf.float32 import from_base64
 from qconf.run.folder import read_run
+from tests.oracle import LOGPROB_TOLERANCE, expected
 from tests.pairs import VOCABULARY, TinyPair, make_pair
 from tests.test_oracle import TOP, check_prompt
 
@@ -69,6 +71,45 @@ def test_each_variant_agrees_with_transformers(server: LocalServer, pairs: dict[
             scores = reply if name == "int4" else reply["variants"][name]
             assert scores["models"]["quantized"]["id"] == name
             check_prompt(scores["prompt"], pair, ids, DTYPE)
+
+
+def test_expected_counts_agree_with_transformers(server: LocalServer, pairs: dict[str, TinyPair]) -> None:
+    """Log-probabilities may be off by the tolerance, and so the sums of probabilities by as much of themselves.
+
+    The second of equal requests finds its positions in the prefix cache.
+    """
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(2, VOCABULARY, (300,), generator=generator).tolist()
+    for context in (280, 280, 1, 299):
+        with Client(server.url) as client:
+            reply = client.compare(prompt=ids[:context], continuations=[ids[context:]], expected_counts=True)
+        for name, pair in pairs.items():
+            want = expected(pair.base_model, pair.quantized_model, ids)
+            (continuation,) = reply.of(name).continuations or []
+            assert continuation.expected_counts is not None
+            for text, logprobs in (
+                (continuation.expected_counts.base, want.base_logprobs),
+                (continuation.expected_counts.quantized, want.quantized_logprobs),
+            ):
+                counts = torch.tensor(from_base64(text), dtype=torch.float64)
+                sums = logprobs[context - 1 :].exp().sum(0)
+                torch.testing.assert_close(counts, sums, rtol=LOGPROB_TOLERANCE[DTYPE], atol=0)
+                # As many in all as there are positions, to float32's rounding of a sum of 300.
+                assert counts.sum().item() == pytest.approx(300 - context, rel=300 * 6e-8)
+
+
+def test_expected_counts_are_of_one_continuation(server: LocalServer) -> None:
+    one = {"prompt": [5, 6], "continuations": [[7]], "expected_counts": True}
+    for continuations in (None, [[7], [8]]):
+        body = {"prompt": [5, 6], "continuations": continuations, "expected_counts": True}
+        answer = httpx.post(f"{server.url}/compare", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "expected_counts"
+        assert f"needs 1 continuation, got {len(continuations or [])}" in answer.json()["error"]["message"]
+    answer = httpx.post(f"{server.url}/compare/batch", json={"requests": [one, {"prompt": [5, 6]}]})
+    refused, scored = answer.json()["results"]
+    assert refused["error"]["param"] == "expected_counts"
+    assert scored["summary"]["tokens"] == 1
 
 
 def test_a_variant_among_others_is_as_alone(server: LocalServer, pairs: dict[str, TinyPair]) -> None:

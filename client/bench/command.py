@@ -88,6 +88,14 @@ def bench(
             min=1,
         ),
     ] = None,
+    expected_counts: Annotated[
+        bool,
+        typer.Option(
+            "--expected-counts",
+            help="Sum the probability of each token of the vocabulary over every --corpus, and list the tokens that "
+            "became likelier or rarer.",
+        ),
+    ] = False,
     concurrency: Annotated[int, typer.Option(help="Requests in flight at once.", min=1)] = 32,
     special_tokens: Annotated[
         bool,
@@ -144,6 +152,8 @@ def bench(
         raise typer.BadParameter("nothing to replay: expected --tasks, --data or --corpus")
     if cluster is not None and not names:
         raise typer.BadParameter(f"--cluster is '{cluster}', a field of the documents of --tasks: expected --tasks")
+    if expected_counts and not corpus:
+        raise typer.BadParameter("--expected-counts are of corpora: expected --corpus")
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out, the folder of the run to resume")
     if seed is not None and until is None:
@@ -174,6 +184,7 @@ def bench(
         until=until,
         seed=seed or 0,
         variant=variant,
+        expected_counts=expected_counts,
     )
     console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
     try:

@@ -12,6 +12,7 @@ from client.bench.lm_eval_metrics import MODELS, Metrics, MetricsFailed, group_m
 from client.bench.sources.lm_eval_tasks import LoadedTasks
 from qconf.run.columns import ItemResult
 from qconf.run.folder import SCHEMA_VERSION, Counts, Run
+from qconf.run.token_changes import TokenChanges, token_changes_of
 
 ByModel = dict[str, Metrics]
 
@@ -25,6 +26,7 @@ class Evaluation:
     metrics: dict[str, ByModel]
     groups: dict[str, ByModel]
     corpora: dict[str, CorpusSummary]
+    token_changes: dict[str, TokenChanges]
     without_metrics: dict[str, str]
     """Why the metrics of a task could not be computed, by task."""
 
@@ -41,6 +43,7 @@ class Evaluation:
             | ({"metrics": self.metrics[name]} if name in self.metrics else {})
             | ({"metrics_error": self.without_metrics[name]} if name in self.without_metrics else {})
             | ({"corpus": asdict(self.corpora[name])} if name in self.corpora else {})
+            | ({"expected_counts": self.token_changes[name].model_dump()} if name in self.token_changes else {})
             for name, tally in self.scoreboard.tasks.items()
         }
         return {"schema_version": SCHEMA_VERSION, "tasks": tasks, "groups": self.groups}
@@ -57,7 +60,10 @@ def part_of(loaded: LoadedTasks, kept: Collection[tuple[str, int]]) -> LoadedTas
 
 
 def evaluate(
-    loaded: LoadedTasks, row_of: Callable[[LoadedTask, int], ItemResult], corpora: dict[str, CorpusSummary]
+    loaded: LoadedTasks,
+    row_of: Callable[[LoadedTask, int], ItemResult],
+    corpora: dict[str, CorpusSummary],
+    token_changes: dict[str, TokenChanges],
 ) -> Evaluation:
     """Evaluate the tasks; ``row_of`` returns the row of an item by its place in its task."""
     rows: list[ItemResult] = []
@@ -79,6 +85,7 @@ def evaluate(
         metrics=metrics,
         groups=_groups(loaded.groups, metrics, sizes),
         corpora=corpora,
+        token_changes=token_changes,
         without_metrics=without_metrics,
     )
 
@@ -92,6 +99,7 @@ def evaluation_of(run: Run) -> Evaluation:
         metrics={name: each["metrics"] for name, each in tasks.items() if "metrics" in each},
         groups=run.results["groups"],
         corpora={name: CorpusSummary(**each["corpus"]) for name, each in tasks.items() if "corpus" in each},
+        token_changes=token_changes_of(run),
         without_metrics={name: each["metrics_error"] for name, each in tasks.items() if "metrics_error" in each},
     )
 

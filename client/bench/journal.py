@@ -5,7 +5,7 @@ version of the client: only the same version can resume. Then come lines that ma
 items, each with the item's scores under every variant. The item of a line that was being written when the process
 died is scored again.
 
-Tokens of a corpus are not kept in memory, but read back from their lines when the run is written.
+Tokens and expected counts of a corpus are not kept in memory, but read back from their lines when the run is written.
 """
 
 import json
@@ -26,7 +26,7 @@ Key = tuple[str, int]
 JOURNAL = "journal.jsonl"
 # The last version whose journals do not name it.
 UNNAMED = "0.1.0"
-KEPT = {*SCORES, "tokens"}
+KEPT = {*SCORES, "tokens", "expected_counts"}
 # The server's start time does not affect what it serves; the size is the digest's, as another zlib may measure it.
 IGNORED = {"created", "size"}
 
@@ -110,6 +110,13 @@ class Journal:
         tokens: Tokens = self._lines.at(self._tokens[task, doc_id])["scores"][variant]["tokens"]
         return tokens
 
+    def expected_counts(self, task: str, doc_id: int, variant: str) -> list[str] | None:
+        """Read the expected counts of a window back, base64 under the base and a variant; None where it has none."""
+        if not self.has_tokens(task, doc_id):
+            return None
+        counts: list[str] | None = self._lines.at(self._tokens[task, doc_id])["scores"][variant]["expected_counts"]
+        return counts
+
     def delete(self) -> None:
         """Remove the file: the run is complete."""
         self._path.unlink()
@@ -127,6 +134,8 @@ class Journal:
                 raise ValueError(f"scores are of {sorted(scores)}, expected {sorted(KEPT)} of {sorted(variants)}")
             if any([each.pop("tokens") is not None for each in scores.values()]):
                 self._tokens[key] = place
+            for each in scores.values():
+                del each["expected_counts"]
             past.entries[key] = scores
             session = line["seconds"]
         past.seconds += session

@@ -1,7 +1,7 @@
 """Run of the base and one variant: its rows, and the folder that they are written to."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -42,11 +42,22 @@ class PairRun:
         """Add an item's row, or replace it."""
         self._rows[row.task, row.doc_id] = row
 
-    def write(self, loaded: LoadedTasks, journal: Journal, replayed: Replayed) -> Evaluation:
-        """Write the run of these tasks, whose tokens are in the journal, and return its results."""
+    def write(
+        self, loaded: LoadedTasks, journal: Journal, replayed: Replayed, text: Callable[[list[int]], str]
+    ) -> Evaluation:
+        """Write the run of these tasks, whose tokens are in the journal, and return its results.
+
+        ``text`` returns the text of token ids.
+        """
         items = [item for task in loaded.tasks for item in task.items]
         corpora = write_corpora(self.folder, items, journal, self.variant)
-        evaluation = evaluate(loaded, lambda task, i: self._rows[task.name, task.items[i].doc_id], corpora)
+        changes = {}
+        if replayed.options.expected_counts:
+            # Only these replays need scipy.
+            from client.bench.expected_counts import write_expected_counts
+
+            changes = write_expected_counts(self.folder, items, journal, self.variant, text)
+        evaluation = evaluate(loaded, lambda task, i: self._rows[task.name, task.items[i].doc_id], corpora, changes)
         results = evaluation.results()
         if replayed.drawn:
             rules = [each.model_dump() for each in replayed.standings]

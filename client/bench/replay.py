@@ -6,11 +6,14 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+import numpy as np
+
 from client.api import AsyncClient
 from client.bench.items import Item, Window
 from client.bench.sources.corpus import cut
 from client.bench.sources.rolling import RollingWindows
 from client.errors import BadReply, ConnectionFailed, QconfError, TimedOut, Unavailable
+from qconf.float32 import from_base64, to_base64
 from qconf.run.columns import ItemResult
 from qconf.wire import Both, Comparison, Continuation, ModelInfo, ModelTokens, PairScores
 
@@ -35,21 +38,25 @@ class ServerGone(Exception):
 class ReplayOptions:
     """How to send: requests in flight at once, special tokens of contexts, and tokens per window of whole texts.
 
-    ``stride`` is the number of tokens that windows of a long record score, by default half of them.
+    ``stride`` is the number of tokens that windows of a long record score, by default half of them. With
+    ``expected_counts``, windows are asked for them.
     """
 
     concurrency: int
     add_special_tokens: bool
     max_length: int
     stride: int | None
+    expected_counts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an item under a pair: its row, and for a window of a corpus the columns of its tokens."""
+    """What came of an item under a pair: its row, and for a window of a corpus the columns of its tokens, and the
+    expected counts in base64, base and quantized, where they were asked for."""
 
     row: ItemResult
     tokens: Tokens | None = None
+    expected_counts: list[str] | None = None
 
 
 Outcomes = dict[str, Outcome]
@@ -125,7 +132,7 @@ def _outcome(item: Item, replies: Sequence[list[Continuation]], windows: Sequenc
     if item.window:
         parts = [part for (part,) in replies]
         columns = [_token_columns(part, each.position) for part, each in zip(parts, windows, strict=True)]
-        return Outcome(_row(item, [_Scores.joined(parts)]), _joined(columns))
+        return Outcome(_row(item, [_Scores.joined(parts)]), _joined(columns), _counts(parts))
     if item.kind == "loglikelihood_rolling":
         return Outcome(_row(item, [_Scores.joined([window for (window,) in replies])]))
     of_context = [iter(reply) for reply in replies]
@@ -186,12 +193,14 @@ class _Sender:
 
     async def window(self, window: Window, detail: str) -> Reply:
         """Score the tokens of a window, as one continuation."""
+        counts = {"expected_counts": True} if self._options.expected_counts and detail == "tokens" else {}
         return await self._compare(
             1,
             prompt=list(window.context),
             continuations=[list(window.scored)],
             detail=detail,
             score_prompt=False,
+            **counts,
         )
 
     async def whole_text(self, text: str) -> list[Reply]:
@@ -305,6 +314,20 @@ def _token_columns(scored: Continuation, position: int) -> Tokens:
         "total_variation": scores.total_variation,
     }
     return columns | _model_columns("base", scores.base) | _model_columns("quantized", scores.quantized)
+
+
+def _counts(parts: Sequence[Continuation]) -> list[str] | None:
+    """Add up the expected counts of an item's windows."""
+    counts = [part.expected_counts for part in parts if part.expected_counts is not None]
+    if not counts:
+        return None
+    try:
+        return [
+            to_base64(np.sum([from_base64(each.base) for each in counts], axis=0)),
+            to_base64(np.sum([from_base64(each.quantized) for each in counts], axis=0)),
+        ]
+    except ValueError as exc:
+        raise BadReply(f"the expected counts cannot be read: {exc}") from exc
 
 
 def _joined(parts: Sequence[Tokens]) -> Tokens:

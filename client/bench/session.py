@@ -16,7 +16,7 @@ from client.api import DEFAULT_TIMEOUT, AsyncClient, Client
 from client.bench.display.final import print_complete, print_end, print_evaluations, print_heading, print_rules
 from client.bench.display.live import make_display
 from client.bench.display.scoreboard import Scoreboard
-from client.bench.evaluation import evaluation_of, part_of
+from client.bench.evaluation import Evaluation, evaluation_of, part_of
 from client.bench.items import Item, TaskError
 from client.bench.journal import JOURNAL, Journal, Key, Past, changes
 from client.bench.pace import Pace
@@ -27,6 +27,7 @@ from client.bench.sources.lm_eval_tasks import LoadedTasks
 from client.bench.sources.load import BenchOptions, load, subject_of
 from client.bench.standing import Outcome as RuleOutcome
 from client.bench.standing import Standing, standings_of
+from client.errors import QconfError
 from qconf.run.columns import SCORES, ItemResult
 from qconf.run.folder import MANIFEST, Drawn, RunError, Timing, check_target, read_run
 
@@ -168,7 +169,7 @@ class _Session:
             drawn=Drawn(items=items, of=len(self._items)) if self._until else None,
             standings=self._until.standings() if self._until else [],
         )
-        evaluations = {run.variant: run.write(loaded, self._journal, replayed) for run in self._runs}
+        evaluations = self._write(loaded, replayed, transport)
         failed = evaluations[self._runs[0].variant].counts.failed
         if not failed:
             self._journal.delete()
@@ -177,6 +178,20 @@ class _Session:
         print_end(self._console, replayed.timing, items, [run.folder for run in self._runs])
         _check(replayed.standings)
         return failed
+
+    def _write(
+        self, loaded: LoadedTasks, replayed: Replayed, transport: httpx.MockTransport | None
+    ) -> dict[str, Evaluation]:
+        """Write the runs. The server has the texts of tokens."""
+        options = self._options
+        try:
+            with Client(options.url, timeout=options.timeout, retries=options.retries, transport=transport) as client:
+                return {
+                    run.variant: run.write(loaded, self._journal, replayed, lambda ids: client.detokenize(ids).prompt)
+                    for run in self._runs
+                }
+        except QconfError as exc:
+            raise Stopped(self._unfinished(str(exc))) from exc
 
     def _take_over(self, past: Past) -> None:
         """Restore the scores of earlier sessions; failed items are tried again."""
@@ -227,7 +242,9 @@ class _Session:
             ) as client:
                 pairs = {run.variant: run.subject.models for run in self._runs}
                 max_length = options.window or self._runs[0].subject.models.base.max_model_len
-                how = ReplayOptions(options.concurrency, options.add_special_tokens, max_length, options.stride)
+                how = ReplayOptions(
+                    options.concurrency, options.add_special_tokens, max_length, options.stride, options.expected_counts
+                )
                 async with display.shown():
                     await replay(client, sent(), pairs, how, take)
 
@@ -267,4 +284,7 @@ class _Session:
 
 def _kept(outcome: Outcome) -> dict[str, Any]:
     """Return what the journal keeps of an outcome."""
-    return {name: getattr(outcome.row, name) for name in SCORES} | {"tokens": outcome.tokens}
+    return {name: getattr(outcome.row, name) for name in SCORES} | {
+        "tokens": outcome.tokens,
+        "expected_counts": outcome.expected_counts,
+    }

@@ -11,6 +11,7 @@ from eval.analysis.tokens import TokenAnalysis, analyse_tokens
 from eval.analysis.traces import TraceAnalysis, analyse_traces
 from qconf.run.choices import Choices, EvalError, read_choices
 from qconf.run.folder import Run, read_run
+from qconf.run.token_changes import TokenChanges, token_changes_of
 from qconf.statistics.bootstrap import RESAMPLES
 
 FEWEST = 3
@@ -22,7 +23,8 @@ class RunAnalysis:
     """``overall`` pools the items of all tasks; None without labelled items. ``unlabelled`` items take no part.
 
     ``adjusted`` has the tasks' p-values after Holm's adjustment, by test and task; ``traces`` the corpora that are the
-    base model's own greedy texts; ``settings`` what must be the same to get the same numbers.
+    base model's own greedy texts; ``token_changes`` the tokens that became likelier or rarer in corpora whose expected
+    counts were asked for; ``settings`` what must be the same to get the same numbers.
     """
 
     path: str
@@ -32,6 +34,7 @@ class RunAnalysis:
     unlabelled: int
     corpora: dict[str, TokenAnalysis]
     traces: dict[str, TraceAnalysis]
+    token_changes: dict[str, TokenChanges]
     floor: Floor | None
     settings: dict[str, int]
 
@@ -65,6 +68,7 @@ def analyse_run(
         unlabelled=len(choices) - len(labelled),
         corpora={name: analyse_tokens(run.path, name) for name in run.corpora},
         traces={name: analyse_traces(run.path, name) for name in run.corpora if run.is_trace(name)},
+        token_changes=token_changes_of(run),
         floor=measured,
         settings={"seed": seed, "resamples": resamples},
     )

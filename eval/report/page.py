@@ -31,6 +31,7 @@ from eval.report.tables import (
     pair_table,
     paper_table,
     task_table,
+    token_changes_table,
 )
 from eval.report.variants import Variants, reasons, run_names, ship_sentence, variants_tables
 from eval.report.verdict import headline, sentences, stopped_sentence
@@ -159,9 +160,12 @@ def _run_view(place: int, name: str, run: Run, analysis: RunAnalysis) -> RunView
         sentences=_reasons(run, analysis),
         items=_items_view(run, analysis, analysis.overall) if analysis.overall else None,
         corpora=[
-            each
-            for name, corpus in analysis.corpora.items()
-            for each in corpus_tables(name, corpus, analysis.traces.get(name))
+            *(
+                each
+                for name, corpus in analysis.corpora.items()
+                for each in corpus_tables(name, corpus, analysis.traces.get(name))
+            ),
+            *(token_changes_table(name, changes) for name, changes in analysis.token_changes.items()),
         ],
         floor=floor_tables(analysis.floor) if analysis.floor else [],
         floor_note=floor_note(analysis.floor) if analysis.floor else "",

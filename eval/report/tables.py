@@ -1,5 +1,7 @@
 """The tables of a run, for the page, for Markdown and for the terminal."""
 
+import json
+
 from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
 from eval.analysis.tokens import TokenAnalysis
@@ -9,6 +11,7 @@ from eval.report.grid import Grid
 from eval.report.paper import paper_rows
 from eval.report.sentences import items
 from qconf.run.folder import Manifest
+from qconf.run.token_changes import TokenChanges
 
 # Statistic, heading, and whether it is a share, shown in percent.
 COMPARED = (
@@ -191,6 +194,31 @@ def corpus_tables(name: str, corpus: TokenAnalysis, trace: TraceAnalysis | None)
             buckets,
         ),
     ]
+
+
+def token_changes_table(name: str, changes: TokenChanges) -> Grid:
+    """Return a row per token that became likelier or rarer in a corpus."""
+
+    def per_thousand(count: float) -> float:
+        return 1000 * count / changes.positions
+
+    return Grid(
+        f"{name}: tokens that became likelier or rarer, expected counts per 1,000 scored tokens. Those of the largest "
+        f"rise and fall are shown of {changes.changed} whose interval excludes 0 (95 % for all {changes.vocabulary} "
+        f"tokens of the vocabulary together, over {changes.clusters} windows).",
+        ["token", "became", "base", "quantized", "Δ"],
+        [
+            [
+                json.dumps(each.text, ensure_ascii=False),
+                direction,
+                f"{per_thousand(each.base):.4g}",
+                f"{per_thousand(each.quantized):.4g}",
+                f"{per_thousand(each.quantized - each.base):+.3g} "
+                f"[{per_thousand(each.low):+.3g}, {per_thousand(each.high):+.3g}]",
+            ]
+            for direction, each in changes.listed()
+        ],
+    )
 
 
 def _corpus_rows(corpus: TokenAnalysis, trace: TraceAnalysis | None) -> list[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ from eval.report.sentences import (
     temperature_sentence,
 )
 from eval.report.size import size_sentence, sizes
-from eval.report.tables import bucket_table, compared_table, corpus_tables, pair_table, task_table
+from eval.report.tables import bucket_table, compared_table, corpus_tables, pair_table, task_table, token_changes_table
 from eval.report.variants import Variants, reasons, ship_sentence, variants_tables
 from qconf.run.folder import Run
 
@@ -27,6 +27,7 @@ def print_run(console: Console, run: Run, analysis: RunAnalysis) -> None:
         _print_grids(console, [task_table(analysis)])
     for name, corpus in analysis.corpora.items():
         _print_grids(console, corpus_tables(name, corpus, analysis.traces.get(name)))
+    _print_grids(console, [token_changes_table(name, changes) for name, changes in analysis.token_changes.items()])
     if analysis.floor:
         _print_grids(console, floor_tables(analysis.floor))
         _print_text(console, floor_note(analysis.floor), "")

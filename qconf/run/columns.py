@@ -1,10 +1,11 @@
 """Columns of a run's tables: the only place that lists them.
 
 The fields of ``ItemResult`` are the columns of ``items.parquet`` in their order, ``TOKEN_COLUMNS`` are the columns of
-``tokens.parquet``; schemas, the files' documentation and what a replay's journal keeps are derived from them. "Per
-choice" means a list with one entry per choice, in the order of the task. Log-probabilities and divergences are in nats.
-Confidences of choices are not stored: they are the softmax of an item's log-probabilities. Where an item failed,
-``error`` has the reason, its lists of scores are empty and its divergences null.
+``tokens.parquet``, ``COUNT_COLUMNS`` those of ``expected_counts.parquet``; schemas, the files' documentation and what a
+replay's journal keeps are derived from them. "Per choice" means a list with one entry per choice, in the order of the
+task. Log-probabilities and divergences are in nats. Confidences of choices are not stored: they are the softmax of an
+item's log-probabilities. Where an item failed, ``error`` has the reason, its lists of scores are empty and its
+divergences null.
 
 A new column is nullable: older runs have no values for it, and are read with nulls.
 """
@@ -140,6 +141,14 @@ TOKEN_COLUMNS = {
     "quantized_argmax": Column(INTEGER, "the same, quantized model"),
 }
 
+COUNT_COLUMNS = {
+    "task": Column(TEXT, "name of the file that holds the corpus"),
+    "token_id": Column(INTEGER, "a token of the vocabulary"),
+    "base": Column(FLOAT, "its probability summed over the corpus's scored positions, base model"),
+    "quantized": Column(FLOAT, "the same, quantized model"),
+    "standard_error": Column(FLOAT, "of quantized minus base, over windows or records; null if there is only one"),
+}
+
 _ITEM_COLUMNS: dict[str, Column] = {each.name: get_args(each.type)[1] for each in fields(ItemResult)}
 _NULLABLE = {each.name for each in fields(ItemResult) if type(None) in get_args(get_args(each.type)[0])}
 
@@ -152,5 +161,6 @@ def _schema(columns: Mapping[str, Column], nullable: set[str]) -> pa.Schema:
 
 ITEM_SCHEMA = _schema(_ITEM_COLUMNS, _NULLABLE)
 TOKEN_SCHEMA = _schema(TOKEN_COLUMNS, {"total_variation"})
+COUNT_SCHEMA = _schema(COUNT_COLUMNS, {"standard_error"})
 SCORES = tuple(name for name, each in _ITEM_COLUMNS.items() if each.score)
 """Columns that a replay measures and its journal keeps. The others come from the task."""

@@ -1,7 +1,8 @@
 """The run folder: description and results of a replay.
 
 ``manifest.json`` describes the run; ``items.parquet`` has one row per item, ``tokens.parquet`` one row per scored token
-of corpora (only where there were any), ``results.json`` the metrics of each task under both models.
+of corpora (only where there were any), ``expected_counts.parquet`` one row per corpus and token of the vocabulary (only
+where they were asked for), ``results.json`` the metrics of each task under both models.
 
 ``qconf.run.columns`` documents the columns, and the files have its descriptions as metadata.
 """
@@ -21,13 +22,14 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qconf import __version__
-from qconf.run.columns import ITEM_SCHEMA, OF_CORPORA, TOKEN_SCHEMA, ItemResult
+from qconf.run.columns import COUNT_SCHEMA, ITEM_SCHEMA, OF_CORPORA, TOKEN_SCHEMA, ItemResult
 from qconf.wire import Both, ModelInfo, ServerInfo, problem
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 ITEMS = "items.parquet"
 TOKENS = "tokens.parquet"
+COUNTS = "expected_counts.parquet"
 RESULTS = "results.json"
 TOKENS_AT_ONCE = 100_000
 """Tokens in memory, and in a row group of their file."""
@@ -77,6 +79,7 @@ class Settings(_Part):
     stride: int | None
     until: UntilSettings | None = None
     cluster: str | None = None
+    expected_counts: bool = False
 
 
 class Subject(_Part):
@@ -198,6 +201,12 @@ def write_tokens(folder: Path, tables: Iterable[pa.Table]) -> None:
     """Write the tokens of corpora, from tables of any size, which are not all in memory at once."""
     with _writing(folder):
         _write_tables(folder / TOKENS, TOKEN_SCHEMA, _in_groups(tables))
+
+
+def write_counts(folder: Path, tables: Iterable[pa.Table]) -> None:
+    """Write the expected counts of corpora."""
+    with _writing(folder):
+        _write_tables(folder / COUNTS, COUNT_SCHEMA, tables)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
+from qconf.error_types import INVALID_REQUEST
 from qconf.wire import (
     BatchReply,
     BatchRequest,
@@ -56,9 +57,13 @@ def _cost(request: CompareRequest) -> Cost:
 
 def _parse_entry(entry: dict[str, Any]) -> CompareRequest | ErrorDetail:
     try:
-        return CompareRequest.model_validate(entry)
+        request = CompareRequest.model_validate(entry)
     except ValidationError as error:
         return problem(error.errors())
+    if request.expected_counts:  # a thousand vocabularies in one reply
+        message = "'expected_counts' is true, expected false in a batch: ask /compare"
+        return ErrorDetail(type=INVALID_REQUEST, message=message, param="expected_counts")
+    return request
 
 
 async def _answers(

@@ -77,25 +77,27 @@ class TwinEngine:
         self._block_size = config.cache_config.block_size
         self.info = info
 
-    async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> list[Rows]:
+    async def score(self, token_ids: list[int], start: int = 0, top: int = 0, *, counts: bool = False) -> list[Rows]:
         """Return for each variant one row for every token after ``start``, exact over the full vocabulary."""
         wanted = len(token_ids) - 1 - start
         if wanted <= 0:
-            return [Rows(np.empty((0, WIDTH + 4 * top), np.float32))] * self.info.variants
+            none = np.zeros((2, self.info.vocab_size), np.float32) if counts else None
+            return [Rows(np.empty((0, WIDTH + 4 * top), np.float32), counts=none)] * self.info.variants
+        options = request_options(start, top, counts=counts)
         # A prefix cache holds whole blocks, so with less than one before the start any hit would cost rows.
-        rows = await self._encode(token_ids, start, top, read_cache=self._prefix_caching and start >= self._block_size)
+        rows = await self._encode(token_ids, options, read_cache=self._prefix_caching and start >= self._block_size)
         if len(rows[0].values) < wanted:  # the cache covered positions that are asked for, as in an identical request
-            again = await self._encode(token_ids, start, top, read_cache=False)
+            again = await self._encode(token_ids, options, read_cache=False)
             rows = [its.after(first) for its, first in zip(again, rows, strict=True)]
         for each in rows:
             _check(each, wanted, start)
         return rows
 
-    async def _encode(self, token_ids: list[int], start: int, top: int, *, read_cache: bool) -> list[Rows]:
+    async def _encode(self, token_ids: list[int], options: dict[str, int], *, read_cache: bool) -> list[Rows]:
         params = PoolingParams(
             task="token_classify",
             skip_reading_prefix_cache=not read_cache,
-            extra_kwargs=request_options(start, top),
+            extra_kwargs=options,
         )
         # Submitting a sequence blocks the event loop for 0.5 ms: yield between submissions.
         async with self._door:
@@ -110,7 +112,10 @@ class TwinEngine:
                         queued = await self._known(queue_seconds)
                         computed = len(token_ids) - cached
                         by_variant = output.outputs.data.numpy().swapaxes(0, 1)
-                        return [Rows(values, computed, cached, queued) for values in by_variant]
+                        rows = [Rows(values, computed, cached, queued) for values in by_variant]
+                        if options["counts"]:
+                            rows = [each.taken_apart(self.info.vocab_size) for each in rows]
+                        return rows
         except EngineDeadError as error:
             raise Unavailable("the engine has died", retry_after=RETRY_AFTER) from error
         except FAILED_REQUEST as error:

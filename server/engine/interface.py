@@ -37,8 +37,10 @@ class Engine(Protocol):
     def is_alive(self) -> bool:
         """Whether the engine's processes run and answer."""
 
-    async def score(self, token_ids: list[int], start: int = 0, top: int = 0) -> list[Rows]:
+    async def score(self, token_ids: list[int], start: int = 0, top: int = 0, *, counts: bool = False) -> list[Rows]:
         """Return for each variant one row for every token after position ``start``, with ``top`` likeliest tokens each.
+
+        With ``counts``, they have each token's probability, summed over these positions.
 
         Cancelling the call aborts its work in the engine. Raises Unavailable when the engine is dead, NotFinite when
         a model's logits are not finite.

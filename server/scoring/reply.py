@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qconf.float32 import to_base64
 from qconf.wire import (
     Both,
     Choice,
@@ -139,9 +140,15 @@ def _continuations(scored: Scored, texts: Texts, top: int, *, tokens: bool) -> l
             quantized=model(i, 1),
             summary=summaries[i],
             scores=_tokens(each.token_ids, each.rows, texts, top) if tokens else None,
+            expected_counts=None if each.rows.counts is None else _encoded(each.rows.counts),
         )
         for i, each in enumerate(scored.continuations)
     ]
+
+
+def _encoded(counts: npt.NDArray[Any]) -> Both[str]:
+    base, quantized = (to_base64(each) for each in counts)
+    return Both[str](base=base, quantized=quantized)
 
 
 def _summaries(rows: Rows, starts: npt.NDArray[np.int64]) -> list[Summary]:

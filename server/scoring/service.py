@@ -34,6 +34,8 @@ RETRY_AFTER = 30
 """Seconds after which a client may try again where the engine has died, or the server is stopping."""
 STEPS_AHEAD = 2
 """Steps of work that the engine is given: one that it computes, and one so that it need not wait for the next."""
+COUNTING_PER_STEP = 16
+"""Most sequences of a step whose expected counts, as many numbers as the vocabulary has tokens, are in memory."""
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -138,6 +140,7 @@ class Service:
         self.begun_tokens = 2 * STEPS_AHEAD * info.step_tokens
         """Tokens of one batch that are begun: what the engine is given, and as much to be tokenized meanwhile."""
         self._cheapest = max(1, info.step_tokens // info.step_sequences)
+        self._counting = max(self._cheapest, info.step_tokens // COUNTING_PER_STEP)
         metrics.engine_up.set_function(lambda: float(engine.is_alive))
 
     def check_ready(self) -> None:
@@ -190,6 +193,7 @@ class Service:
                 top,
                 # Whatever comes first computes the context for all.
                 cached=len(context) if i or prompt is not None else 0,
+                counts=request.expected_counts,
             )
             for i, continuation in enumerate(sequences.continuations)
         )
@@ -221,11 +225,18 @@ class Service:
             return await self._replies_thread.run(function)
 
     async def score(
-        self, token_ids: list[int], origin: Origin, start: int = 0, top: int = 0, *, cached: int = 0
+        self,
+        token_ids: list[int],
+        origin: Origin,
+        start: int = 0,
+        top: int = 0,
+        *,
+        cached: int = 0,
+        counts: bool = False,
     ) -> list[Rows]:
         """Score a sequence when it is its turn, and count it: rows of each variant.
 
-        ``cached`` tokens of it should be in the prefix cache.
+        ``cached`` tokens of it should be in the prefix cache. ``counts`` are those of ``Engine.score``.
         """
         tokens = len(token_ids) - cached
         self._quotas.tokens(origin.client, tokens)
@@ -233,10 +244,11 @@ class Service:
             self._metrics.principal_tokens.labels(origin.client).inc(tokens)
         with _span("score") as span:
             waited = time.perf_counter()
-            async with self._scoring.turn(origin, max(self._cheapest, tokens)):
+            least = self._counting if counts else self._cheapest
+            async with self._scoring.turn(origin, max(least, tokens)):
                 waited = time.perf_counter() - waited
                 with self._metrics.in_engine(len(token_ids)):
-                    rows = await self.engine.score(token_ids, start, top)
+                    rows = await self.engine.score(token_ids, start, top, counts=counts)
             rows = [each.waited(waited) for each in rows]
             first = rows[0]
             span.set_attributes(

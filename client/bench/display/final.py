@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.bench.display.scoreboard import Scoreboard
-from client.bench.display.table import corpus_table, metrics_table, summary_table
+from client.bench.display.table import corpus_table, metrics_table, summary_table, token_changes_table
 from client.bench.evaluation import Evaluation
 from client.bench.standing import Standing, rules_table
 from qconf.run.columns import OF_CORPORA, ItemResult
@@ -56,6 +56,8 @@ def _print_tables(console: Console, evaluation: Evaluation) -> None:
         console.print(f"lm-eval's metrics of {name} cannot be computed: {why}", highlight=False, soft_wrap=True)
     if evaluation.corpora:
         console.print(corpus_table(evaluation.corpora), "")
+    for name, changes in evaluation.token_changes.items():
+        console.print(token_changes_table(name, changes), "")
 
 
 def _print_failed(console: Console, rows: Sequence[ItemResult]) -> None:

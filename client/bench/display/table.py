@@ -1,5 +1,6 @@
 """Tables of a run, in the shape of the paper's: accuracy and confidences of both models, and the changes."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from client.bench.display.corpus_summary import CorpusSummary
 from client.bench.display.scoreboard import ModelSummary, Scoreboard, TaskSummary
+from qconf.run.token_changes import TokenChanges
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,38 @@ def corpus_table(corpora: Mapping[str, CorpusSummary]) -> Table:
     traces = any(summary.divergent is not None for summary in corpora.values())
     for label, show in (*CORPUS_ROWS, *(TRACE_ROWS if traces else ())):
         table.add_row(label, *(show(summary) for summary in corpora.values()))
+    return table
+
+
+def token_changes_table(name: str, changes: TokenChanges) -> Table:
+    """Return a row per token that became likelier or rarer; counts are per 1,000 scored tokens."""
+    table = Table(
+        box=None,
+        padding=(0, 1),
+        pad_edge=False,
+        header_style="bold",
+        title=f"{name}: expected counts of tokens per 1,000",
+        title_justify="left",
+        title_style="bold",
+        caption=f"{changes.changed} of {changes.vocabulary} tokens changed: their 95 % intervals, adjusted to that "
+        f"number of tokens, exclude 0. They are over {changes.clusters} windows or records.",
+        caption_justify="left",
+    )
+    table.add_column("token")
+    table.add_column("became")
+    _add_numbers(table, "base", "quantized", "Δ", "95 %, adjusted")
+    for direction, each in changes.listed():
+        base, quantized, low, high = (
+            1000 * value / changes.positions for value in (each.base, each.quantized, each.low, each.high)
+        )
+        table.add_row(
+            Text(json.dumps(each.text, ensure_ascii=False)),
+            direction,
+            f"{base:.4g}",
+            f"{quantized:.4g}",
+            f"{quantized - base:+.3g}",
+            Text(f"[{low:+.3g}, {high:+.3g}]"),
+        )
     return table
 
 

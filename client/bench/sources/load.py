@@ -39,6 +39,7 @@ class BenchOptions:
     seed: int = 0
     cluster: str | None = None
     variant: str | None = None
+    expected_counts: bool = False
 
 
 def load(options: BenchOptions, client: Client, base: ModelInfo) -> LoadedTasks:
@@ -96,6 +97,7 @@ def subject_of(
             stride=options.stride,
             until=until,
             cluster=options.cluster,
+            expected_counts=options.expected_counts,
         ),
         tasks=[
             TaskRecord(

@@ -29,6 +29,9 @@ import torch
 
 from server.engine.twin.rows import STATISTICS
 
+SUMMED_AT_ONCE = 64
+"""Positions whose probabilities ``expected_counts`` holds at once."""
+
 
 def statistics(target: torch.Tensor, base: torch.Tensor, *variants: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Compute the columns STATISTICS for each variant from the ids of the next tokens (positions,) and logits
@@ -86,6 +89,18 @@ def likeliest(logits: torch.Tensor, normalizer: torch.Tensor, k: int) -> torch.T
     """
     values, ids = logits.topk(k, -1)
     return torch.cat([ids.float(), values.float() - normalizer[:, :1] - normalizer[:, 1:]], -1)
+
+
+def expected_counts(logits: torch.Tensor, normalizer: torch.Tensor) -> torch.Tensor:
+    """Sum each token's probability over positions: shape (vocabulary,), in float32.
+
+    It is the number of times that the token is expected if a next token is drawn at each position. ``normalizer`` is
+    from ``statistics``. Sums over few positions are added up, which keeps both memory and rounding errors small.
+    """
+    total = torch.zeros(logits.shape[-1], dtype=torch.float32, device=logits.device)
+    for part, of_part in zip(logits.split(SUMMED_AT_ONCE), normalizer.split(SUMMED_AT_ONCE), strict=True):
+        total += (part.float() - of_part[:, :1] - of_part[:, 1:]).exp().sum(0)
+    return total
 
 
 def _distribution(logits: torch.Tensor, target: torch.Tensor) -> _Distribution:

@@ -46,13 +46,15 @@ class Rows:
     Row ``i`` describes the distributions that predict token ``start + 1 + i``; there is one row for every token
     after ``start``. ``computed_tokens`` ran through the models, ``cached_tokens`` came from the prefix cache;
     ``queue_seconds`` is how long the sequence waited for the engine to begin with it. Where the cache covered positions
-    that are asked for, the sequence ran twice, and all three are sums over both passes.
+    that are asked for, the sequence ran twice, and all three are sums over both passes. ``counts``, where they
+    are asked for, are each token's probability summed over these positions, shape (models, vocabulary).
     """
 
     values: Floats
     computed_tokens: int = 0
     cached_tokens: int = 0
     queue_seconds: float = 0.0
+    counts: Floats | None = None
 
     def __getitem__(self, name: str) -> Floats:
         """Return the column of that name in STATISTICS."""
@@ -71,6 +73,13 @@ class Rows:
             cached_tokens=self.cached_tokens + first.cached_tokens,
             queue_seconds=self.queue_seconds + first.queue_seconds,
         )
+
+    def taken_apart(self, vocab_size: int) -> "Rows":
+        """Return the rows after the first ones, in which the pooler writes the counts, and these counts."""
+        numbers = 2 * vocab_size
+        length = -(-numbers // self.values.shape[1])
+        counts = self.values[:length].reshape(-1)[:numbers].reshape(2, vocab_size)
+        return replace(self, values=self.values[length:], counts=counts)
 
     def top(self, model: int) -> Top:
         """Return the likeliest tokens of model 0 (base) or 1 (quantized)."""
