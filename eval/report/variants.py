@@ -14,7 +14,7 @@ from eval.report.size import in_bytes, sizes
 from qconf.rules import Rule
 from qconf.run.folder import Run
 from qconf.statistics.intervals import Interval
-from qconf.wire import ModelSize
+from qconf.wire import ModelInfo, ModelSize
 
 # Statistic, heading, and whether it is a share, shown in percent.
 DIFFERENCES = (("kl", "KL, nats", False), ("accuracy", "accuracy", True), ("flips", "flips", True))
@@ -85,9 +85,14 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     within = [run.path.name if run.path.name and folders[run.path.name] == 1 else str(run.path) for run in runs]
     if len(runs) == 1:
         return within
-    models = [subject_of(run).models.quantized.root for run in runs]
+    models = [_model_name(subject_of(run).models.quantized) for run in runs]
     seen = Counter(models)
     return [model if seen[model] == 1 else f"{model} ({folder})" for model, folder in zip(models, within, strict=True)]
+
+
+def _model_name(model: ModelInfo) -> str:
+    """Return the name that the server gave it, or where it is that of every pair, where the model is."""
+    return model.root if model.id == "quantized" else model.id
 
 
 def variants_tables(variants: Variants) -> list[Grid]:
