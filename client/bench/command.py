@@ -39,6 +39,23 @@ def positive(seconds: float) -> float:
     return seconds
 
 
+Retries = Annotated[
+    int,
+    typer.Option(
+        help="Retries of a request while the server is down, restarting or busy, with pauses that grow to 30 seconds.",
+        min=0,
+    ),
+]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        help="Seconds to wait for a reply, including time in a queue; a pause that a busy server asks for may be "
+        "as long.",
+        callback=positive,
+    ),
+]
+
+
 @app.command()
 def bench(
     tasks: Annotated[str, typer.Option(help="Names of lm-eval tasks, groups or tags, separated by commas.")] = "",
@@ -101,22 +118,8 @@ def bench(
         bool,
         typer.Option(help="Let the tokenizer add its special tokens, such as a leading BOS, to contexts."),
     ] = True,
-    retries: Annotated[
-        int,
-        typer.Option(
-            help="Retries of a request while the server is down, restarting or busy, with pauses that grow to "
-            "30 seconds.",
-            min=0,
-        ),
-    ] = 20,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            help="Seconds to wait for a reply, including time in a queue; a pause that a busy server asks for may be "
-            "as long.",
-            callback=positive,
-        ),
-    ] = 600.0,
+    retries: Retries = 20,
+    timeout: Timeout = 600.0,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write the run to; must not exist.", show_default="runs/<time>")
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from client.api import DEFAULT_URL
-from client.bench.command import INTERRUPTED, REFUSED, SOME_FAILED, positive
+from client.bench.command import INTERRUPTED, REFUSED, SOME_FAILED, Retries, Timeout
 from client.bench.items import TaskError
 from client.errors import QconfError
 from client.trace.writing import Interrupted, Stopped, TraceOptions, write_trace
@@ -32,18 +32,8 @@ def trace(
         bool,
         typer.Option(help="Let the tokenizer add its special tokens, such as a leading BOS, to prompts that are text."),
     ] = True,
-    retries: Annotated[
-        int,
-        typer.Option(help="Retries of a request while the server is down, restarting or busy.", min=0),
-    ] = 20,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            help="Seconds to wait for a reply, including time in a queue; a pause that a busy server asks for may be "
-            "as long.",
-            callback=positive,
-        ),
-    ] = 600.0,
+    retries: Retries = 20,
+    timeout: Timeout = 600.0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue --out, or start it if there is none; finished texts are kept.")
     ] = False,
