@@ -5,6 +5,7 @@ distribution that *predicted* token ``i``, so the first entry of a sequence is `
 All logarithms are natural; log-probabilities, entropies and divergences are in nats.
 """
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -30,6 +31,9 @@ MAX_TOKENS = 2**20
 MAX_MESSAGES = 2**13
 MAX_DETOKENIZED = 2**19
 """Ids that are joined into one text. It takes 60 ms, in which nothing else is answered."""
+
+VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Names of variants are part of replies, and become names of folders."""
 
 T = TypeVar("T")
 

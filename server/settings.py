@@ -8,9 +8,9 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliUnknownArgs, NoDecode, SettingsConfigDict
 
 from qconf.demo import PAIR
+from qconf.wire import VARIANT_NAME
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-NAMED = re.compile(rf"({NAME.pattern})=(.+)", re.DOTALL)
+NAMED = re.compile(rf"({VARIANT_NAME.pattern})=(.+)", re.DOTALL)
 Several = Annotated[list[str], NoDecode]
 """Values of an option that may be repeated; in an environment variable, separated by commas."""
 
@@ -143,7 +143,7 @@ class Settings(BaseSettings):
 
 def _unfit(name: str, names: list[str]) -> str | None:
     """Why a variant cannot have the name: it is part of replies and of the paths of runs."""
-    if not NAME.fullmatch(name):
+    if not VARIANT_NAME.fullmatch(name):
         return "has other characters than letters, digits and _.-, or more than 100"
     if name == "base":
         return "is the full-precision model's"

@@ -1,13 +1,8 @@
 """The pairs that a replay scores: the server's base with each of its quantized variants, or with one of them."""
 
-import re
-
 from client.bench.items import TaskError
 from client.errors import BadReply
-from qconf.wire import Both, ModelInfo, ModelList
-
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""Names of variants become names of folders."""
+from qconf.wire import VARIANT_NAME, Both, ModelInfo, ModelList
 
 
 def pairs_of(served: ModelList, variant: str | None = None) -> dict[str, Both[ModelInfo]]:
@@ -21,7 +16,7 @@ def pairs_of(served: ModelList, variant: str | None = None) -> dict[str, Both[Mo
     if base is None or not models or len(models) + 1 != len(names):
         raise BadReply(f"expected 'base' and one quantized variant or more, each with a name of its own, got {names}")
     for name in models:
-        if not PLAIN_NAME.fullmatch(name):
+        if not VARIANT_NAME.fullmatch(name):
             raise BadReply(
                 f"the server has a variant named {name!r}, expected letters, digits, '.', '_' and '-', at most 100: "
                 "its run is written to a folder of that name"
