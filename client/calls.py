@@ -41,6 +41,15 @@ class CompareFields(TypedDict, total=False):
     score_prompt: bool
     add_special_tokens: bool
     expected_counts: bool
+    add_generation_prompt: bool | None
+    continue_final_message: bool
+    max_tokens: int
+    generate_from: str
+    temperature: float
+    top_p: float
+    seed: int | None
+    stop: str | Sequence[str] | None
+    ignore_eos: bool
 
 
 @dataclass(frozen=True)
