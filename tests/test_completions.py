@@ -61,16 +61,14 @@ def test_echoed_logprobs_are_those_of_compare(llm: openai.OpenAI, compared: Comp
 
 
 @pytest.mark.parametrize("model", ["base", "quantized"])
-def test_a_greedy_token_has_the_largest_logprob_to_the_bit(llm: openai.OpenAI, model: str) -> None:
+def test_a_greedy_token_has_the_largest_logprob_to_the_bit(llm: openai.OpenAI, server_url: str, model: str) -> None:
     """Tools decide by equality whether a token was greedy."""
-    text = PROMPT
-    for _ in range(4):
-        text += llm.completions.create(model=model, prompt=text, max_tokens=1, temperature=0).choices[0].text
-    columns: Any = (
-        llm.completions.create(model=model, prompt=text, max_tokens=1, temperature=0, echo=True, logprobs=1)
-        .choices[0]
-        .logprobs
-    )
+    with Client(server_url) as qconf:
+        ids = qconf.tokenize(PROMPT).tokens
+        generation: Any = qconf.compare(prompt=ids, max_tokens=4, ignore_eos=True).generation
+    ids += getattr(generation, model).token_ids
+    reply = llm.completions.create(model=model, prompt=ids, max_tokens=1, temperature=0, echo=True, logprobs=1)
+    columns: Any = reply.choices[0].logprobs
     for i in range(len(columns.tokens) - 5, len(columns.tokens)):
         assert columns.token_logprobs[i] == max(columns.top_logprobs[i].values())
 

@@ -36,7 +36,9 @@ def test_a_completion_is_the_answer_of_compare(llm: openai.OpenAI, server_url: s
     assert reply.usage.completion_tokens == len(ours.token_ids)
     columns: Any = choice.logprobs
     assert columns.token_logprobs == pytest.approx(getattr(ours.scores, model).logprobs, abs=1e-3)
-    assert all(max(top.values()) == logprob for top, logprob in zip(columns.top_logprobs, columns.token_logprobs))
+    assert all(
+        max(top.values()) == logprob for top, logprob in zip(columns.top_logprobs, columns.token_logprobs, strict=True)
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)
