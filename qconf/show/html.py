@@ -7,7 +7,7 @@ from qconf.show.quantities import KL, Quantity
 from qconf.show.scale import text_on
 from qconf.show.sentences import answers_sentence, choice_sentence, fork_sentence, marks, summary_sentence
 from qconf.show.style import STYLE
-from qconf.show.text import described, divergence, likeliest, nats, percent, quoted, visible, visible_token
+from qconf.show.text import described, likeliest, number, percent, quoted, visible, visible_token
 from qconf.wire.comparison import Comparison, Continuation, PairScores
 from qconf.wire.fields import Both
 from qconf.wire.generation import Generation, Generations
@@ -28,7 +28,7 @@ def comparison_html(scores: PairScores, quantity: Quantity = KL) -> str:
     """Return a fragment with the scores under the base and a variant, and those under each other variant folded."""
     others = scores.variants if isinstance(scores, Comparison) else {}
     folded = (
-        f"<details><summary>{_text(name)}: mean KL {divergence(each.summary.mean_kl)} nats</summary>"
+        f"<details><summary>{_text(name)}: mean KL {number(each.summary.mean_kl)} nats</summary>"
         f"{_pair(each, quantity)}</details>"
         for name, each in others.items()
     )
@@ -81,11 +81,11 @@ def _title(scores: TokenComparison, index: int) -> str:
     base, quantized = scores.base, scores.quantized
     lines = [
         f"{quoted(scores.tokens[index])}, token {scores.token_ids[index]}, position {index}",
-        f"log-probability {nats(base.logprobs[index])} → {nats(quantized.logprobs[index])}",
+        f"log-probability {number(base.logprobs[index])} → {number(quantized.logprobs[index])}",
         f"confidence {percent(base.confidence[index])} → {percent(quantized.confidence[index])}",
-        f"entropy {nats(base.entropy[index])} → {nats(quantized.entropy[index])}",
-        f"KL {divergence(scores.kl[index])}, JS {divergence(scores.js[index])}, "
-        f"total variation {divergence(scores.total_variation[index])}",
+        f"entropy {number(base.entropy[index])} → {number(quantized.entropy[index])}",
+        f"KL {number(scores.kl[index])}, JS {number(scores.js[index])}, "
+        f"total variation {number(scores.total_variation[index])}",
     ]
     if base.top and quantized.top:
         lines += [f"base: {likeliest(base.top[index])}", f"quantized: {likeliest(quantized.top[index])}"]
@@ -99,7 +99,7 @@ def _continuations(scores: PairScores, continuations: list[Continuation], quanti
         drawn = text if each.scores is None else _tokens(each.scores, quantity)
         tags = f" <small>{', '.join(marks(each.index, scores.choice))}</small>"
         bars = _bars(each.base.confidence, each.quantized.confidence)
-        logprobs = f"{nats(each.base.logprob)}<br>{nats(each.quantized.logprob)}"
+        logprobs = f"{number(each.base.logprob)}<br>{number(each.quantized.logprob)}"
         rows.append(f'<tr><td>{drawn}{tags}</td><td>{bars}</td><td class="number">{logprobs}</td></tr>')
     head = "<tr><th></th><th>confidence</th><th>log-probability</th></tr>"
     table = f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from qconf.show.scale import DIVERGING, SEQUENTIAL, Color, on_scale
 from qconf.wire.scores import ModelTokens, TokenComparison
 
 Column = list[float | None]
+QuantityName = Literal["kl", "logprob", "confidence", "entropy-base", "entropy-quantized"]
 STEPS = 4
 
 
@@ -45,15 +47,10 @@ def _change(of: Callable[[ModelTokens], Column]) -> Callable[[TokenComparison], 
 
 
 KL = Quantity("KL(base ‖ quantized), nats", 2.0, False, lambda scores: scores.kl)
-QUANTITIES = {
+QUANTITIES: dict[QuantityName, Quantity] = {
     "kl": KL,
-    "logprob": Quantity(
-        "change of the token's log-probability, nats", 4.0, True, _change(lambda model: model.logprobs)
-    ),
+    "logprob": Quantity("change of log-probability, nats", 4.0, True, _change(lambda model: model.logprobs)),
     "confidence": Quantity("change of confidence", 1.0, True, _change(lambda model: model.confidence)),
-    "entropy-base": Quantity("the base model's entropy, nats", 8.0, False, lambda scores: scores.base.entropy),
-    "entropy-quantized": Quantity(
-        "the quantized model's entropy, nats", 8.0, False, lambda scores: scores.quantized.entropy
-    ),
+    "entropy-base": Quantity("base's entropy, nats", 8.0, False, lambda scores: scores.base.entropy),
+    "entropy-quantized": Quantity("quantized's entropy, nats", 8.0, False, lambda scores: scores.quantized.entropy),
 }
-"""By the names that options have."""

@@ -1,6 +1,6 @@
 """What a comparison says, in sentences."""
 
-from qconf.show.text import divergence, nats, percent, quoted
+from qconf.show.text import number, percent, quoted
 from qconf.wire.comparison import Choice, Continuation
 from qconf.wire.generation import Generations
 from qconf.wire.scores import Summary
@@ -32,16 +32,16 @@ def fork_sentence(answers: Generations) -> str | None:
     base, quantized = quoted(fork.tokens.base), quoted(fork.tokens.quantized)
     return (
         f"The answers part after {fork.index} equal tokens: base goes on with {base}, quantized with {quantized}; "
-        f"KL there {divergence(fork.kl)} nats."
+        f"KL there {number(fork.kl)} nats."
     )
 
 
 def answers_sentence(answers: Generations) -> str:
     """Return how the answers compare as a whole."""
     ratio = answers.length_ratio
-    length = "" if ratio is None else f"Length of quantized's answer / base's {ratio:.2f}. "
-    seed = "" if answers.seed is None else f" Seed {answers.seed}."
-    return f"{length}Acceptance of drafts {percent(answers.acceptance)}.{seed}"
+    length = "" if ratio is None else f"Length ratio (quantized / base) {ratio:.2f}; "
+    seed = "" if answers.seed is None else f"; seed {answers.seed}"
+    return f"{length}acceptance {percent(answers.acceptance)}{seed}."
 
 
 def summary_sentence(summary: Summary) -> str:
@@ -50,8 +50,8 @@ def summary_sentence(summary: Summary) -> str:
         return "No token was scored."
     perplexity = summary.perplexity
     return (
-        f"{summary.tokens} scored tokens: mean KL {divergence(summary.mean_kl)} nats, "
-        f"largest {divergence(summary.max_kl)}; same likeliest token at {percent(summary.agreement)}; "
-        f"perplexity {nats(perplexity.base)} → {nats(perplexity.quantized)}; "
+        f"{summary.tokens} scored tokens: mean KL {number(summary.mean_kl)} nats, "
+        f"largest {number(summary.max_kl)}; same likeliest token at {percent(summary.agreement)}; "
+        f"perplexity {number(perplexity.base)} → {number(perplexity.quantized)}; "
         f"confidence {percent(summary.mean_confidence.base)} → {percent(summary.mean_confidence.quantized)}."
     )

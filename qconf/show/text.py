@@ -38,11 +38,7 @@ def described(model: ModelInfo) -> str:
     return f"{model.root} ({model.quantization or 'not quantized'}, {model.dtype})"
 
 
-def nats(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def divergence(value: float | None) -> str:
+def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
