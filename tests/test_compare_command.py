@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from client.compare.tokens import FORK
 from demo.local_server import free_port
 from qconf.show.quantities import QUANTITIES, QuantityName
 from qconf.show.scale import Color
@@ -82,7 +83,7 @@ def test_a_pipe_gets_the_numbers_as_tables(server_url: str, html: Path) -> None:
             *re.findall(NUMBER, " ".join([*lines[1:4], lines[4].split(",")[0]])),
         ]
     assert 'No flip: both choose " clay".' in found
-    assert "2 scored tokens: mean KL" in found
+    assert "2 scored tokens of the continuations: mean KL" in found
 
 
 def test_a_terminal_gets_the_pages_colors(server_url: str, html: Path) -> None:
@@ -105,6 +106,34 @@ def test_likeliest_tokens(server_url: str) -> None:
     found = printed(PROMPT, "--top", "2", "--url", server_url, environment=IN_COLOR)
     assert '":" 9' in found
     assert COLORED.search(found)
+
+
+def test_answers_stand_side_by_side_with_their_fork(server_url: str, html: Path) -> None:
+    """At such a temperature answers part for certain."""
+    words = [PROMPT, "--max-tokens", "24", "--temperature", "3", "--seed", "1", "--ignore-eos", "--url", server_url]
+    answers = reply(*words, "--html", str(html)).generation
+    assert answers is not None
+    assert answers.base is not None
+    assert answers.quantized is not None
+    assert answers.fork is not None
+    assert answers.seed == 1
+    drawn = page(html).drawn()[-2:]
+    for tokens, answer in zip(drawn, (answers.base, answers.quantized), strict=True):
+        assert answer.scores is not None
+        assert [each.text for each in tokens] == [visible_token(token) for token in answer.scores.tokens]
+        assert [place for place, each in enumerate(tokens) if "class" in each.attributes] == [answers.fork.index]
+    found = printed(*words, environment=IN_COLOR)
+    assert found.count(FORK) == 2
+    assert "The answers part after" in found
+    assert "seed 1." in found
+
+
+def test_one_models_answer(server_url: str) -> None:
+    words = [PROMPT, "--max-tokens", "24", "--generate-from", "quantized", "--stop", "."]
+    found = printed(*words, "--url", server_url)
+    assert re.search(r"^quantized: 2 tokens, ended, mean KL \d\.\d{4} *$", found, re.MULTILINE)
+    assert "base: " not in found
+    assert re.search(r"^ clay\. *$", found, re.MULTILINE)
 
 
 def test_a_chat_is_rendered_with_the_template(server_url: str) -> None:
@@ -137,6 +166,7 @@ REFUSED = [
     pytest.param(["a", "--stop", "x", "--seed", "1"], "--seed is for answers: expected --max-tokens", id="stop"),
     pytest.param(["a", "--quantity", "js"], "'js' is not one of 'kl', 'logprob'", id="quantity"),
     pytest.param(["a", "--top", "21"], "error: 'top_logprobs': input should be less than or equal to 20", id="top"),
+    pytest.param(["a", "--max-tokens", "2", "--generate-from", "w3"], "'generate_from' is 'w3', expected", id="whose"),
     pytest.param([], "Missing argument", id="nothing"),
 ]
 

@@ -272,7 +272,7 @@ def test_equal_answers_and_single_ones_have_no_fork() -> None:
     assert "Both answers are the same, 5 tokens." in printed(comparison)
     comparison.generation.quantized = comparison.generation.length_ratio = comparison.generation.seed = None
     assert "answers" not in printed(comparison)
-    assert "acceptance 75.0 %." in printed(comparison)
+    assert "\nAcceptance 75.0 %.\n" in printed(comparison)
 
 
 def test_of_very_long_texts_the_end_is_drawn() -> None:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from client.compare.tokens import colored, legend, plain_table, token_table
 from qconf.show.quantities import Quantity
-from qconf.show.sentences import answers_sentence, choice_sentence, fork_sentence, summary_sentence
+from qconf.show.sentences import answer_heading, answers_sentence, choice_sentence, fork_sentence, summary_sentence
 from qconf.show.text import described, number, percent, quoted, visible
 from qconf.wire import Continuation, Generation, Generations, PairScores, TokenComparison
 
@@ -36,7 +36,7 @@ def print_comparison(console: Console, scores: PairScores, quantity: Quantity, *
     if scores.generation is not None:
         _print_answers(console, scores.generation, quantity, in_color)
     console.print("")
-    _print(console, summary_sentence(scores.summary))
+    _print(console, summary_sentence(scores))
 
 
 def _print(console: Console, sentence: str, bold: bool = False) -> None:
@@ -105,8 +105,7 @@ def _print_answers(console: Console, answers: Generations, quantity: Quantity, i
     table.expand = True
     columns = []
     for side, answer in _sides(answers):
-        ended = f"{side}: {len(answer.token_ids)} tokens, {answer.finish_reason}"
-        table.add_column(Text(ended, f"bold {COLORS[side]}"), ratio=1, overflow="fold")
+        table.add_column(Text(answer_heading(side, answer), f"bold {COLORS[side]}"), ratio=1, overflow="fold")
         columns.append(_answer(answer, quantity, fork, in_color))
     table.add_row(*columns)
     console.print("", table)

@@ -5,7 +5,14 @@ import math
 
 from qconf.show.quantities import KL, Quantity
 from qconf.show.scale import text_on
-from qconf.show.sentences import answers_sentence, choice_sentence, fork_sentence, marks, summary_sentence
+from qconf.show.sentences import (
+    answer_heading,
+    answers_sentence,
+    choice_sentence,
+    fork_sentence,
+    marks,
+    summary_sentence,
+)
 from qconf.show.style import STYLE
 from qconf.show.text import described, likeliest, number, percent, quoted, visible, visible_token
 from qconf.wire.comparison import Comparison, Continuation, PairScores
@@ -15,6 +22,8 @@ from qconf.wire.scores import TokenComparison, TopTokens
 
 MOST_TOKENS = 4096
 """Of one text that are drawn: more make a notebook slow."""
+MOST_ALTERNATIVES = 5
+"""Of each model at a fork."""
 
 
 def comparison_page(scores: PairScores, quantity: Quantity = KL) -> str:
@@ -43,7 +52,7 @@ def _pair(scores: PairScores, quantity: Quantity) -> str:
         parts.append(_section("Continuations", _continuations(scores, scores.continuations, quantity)))
     if scores.generation is not None:
         parts.append(_section("Answers", _answers(scores.generation, quantity)))
-    return "".join([*parts, _sentence(summary_sentence(scores.summary))])
+    return "".join([*parts, _sentence(summary_sentence(scores))])
 
 
 def _models(scores: PairScores) -> str:
@@ -130,8 +139,7 @@ def _answers(answers: Generations, quantity: Quantity) -> str:
 def _answer(side: str, answer: Generation, quantity: Quantity, fork: int | None) -> str:
     text = f'<p class="tokens">{_text(visible(answer.text))}</p>'
     drawn = text if answer.scores is None else _tokens(answer.scores, quantity, fork)
-    ended = f"{len(answer.token_ids)} tokens, {answer.finish_reason}"
-    return f'<b class="{side}">{side}</b> <small>{ended}</small>{drawn}'
+    return f'<b class="{side}">{_text(answer_heading(side, answer))}</b>{drawn}'
 
 
 def _alternatives(top: Both[TopTokens]) -> str:
@@ -139,7 +147,7 @@ def _alternatives(top: Both[TopTokens]) -> str:
     texts = {
         token_id: token
         for each in (top.base, top.quantized)
-        for token_id, token in zip(each.token_ids, each.tokens, strict=True)
+        for token_id, token in list(zip(each.token_ids, each.tokens, strict=True))[:MOST_ALTERNATIVES]
     }
     base, quantized = _probabilities(top.base), _probabilities(top.quantized)
     rows = (

@@ -1,9 +1,10 @@
 """What a comparison says, in sentences."""
 
 from qconf.show.text import number, percent, quoted
-from qconf.wire.comparison import Choice, Continuation
-from qconf.wire.generation import Generations
-from qconf.wire.scores import Summary
+from qconf.wire.comparison import Choice, Continuation, PairScores
+from qconf.wire.generation import Generation, Generations
+
+ENDS = {"stop": "ended", "length": "cut at the limit"}
 
 
 def marks(index: int, choice: Choice | None) -> list[str]:
@@ -36,22 +37,33 @@ def fork_sentence(answers: Generations) -> str | None:
     )
 
 
+def answer_heading(side: str, answer: Generation) -> str:
+    """Return whose answer it is, how it ended and how far the models are apart on it."""
+    kl = number(answer.summary.mean_kl)
+    return f"{side}: {len(answer.token_ids)} tokens, {ENDS[answer.finish_reason]}, mean KL {kl}"
+
+
 def answers_sentence(answers: Generations) -> str:
     """Return how the answers compare as a whole."""
-    ratio = answers.length_ratio
-    length = "" if ratio is None else f"Length ratio (quantized / base) {ratio:.2f}; "
-    seed = "" if answers.seed is None else f"; seed {answers.seed}"
-    return f"{length}acceptance {percent(answers.acceptance)}{seed}."
+    parts = [f"acceptance {percent(answers.acceptance)}"]
+    if answers.length_ratio is not None:
+        parts.append(f"length ratio (quantized / base) {answers.length_ratio:.2f}")
+    if answers.seed is not None:
+        parts.append(f"seed {answers.seed}")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def summary_sentence(summary: Summary) -> str:
-    """Return the means over the scored tokens."""
+def summary_sentence(scores: PairScores) -> str:
+    """Return the means over the scored tokens: the continuations', or else the prompt's."""
+    summary = scores.summary
     if summary.tokens == 0:
         return "No token was scored."
-    perplexity = summary.perplexity
+    perplexity, confidence = summary.perplexity, summary.mean_confidence
     return (
-        f"{summary.tokens} scored tokens: mean KL {number(summary.mean_kl)} nats, "
-        f"largest {number(summary.max_kl)}; same likeliest token at {percent(summary.agreement)}; "
+        f"{summary.tokens} scored tokens of the {'continuations' if scores.continuations else 'prompt'}: "
+        f"mean KL {number(summary.mean_kl)} nats, largest {number(summary.max_kl)}; "
+        f"same likeliest token at {percent(summary.agreement)}; "
         f"perplexity {number(perplexity.base)} → {number(perplexity.quantized)}; "
-        f"confidence {percent(summary.mean_confidence.base)} → {percent(summary.mean_confidence.quantized)}."
+        f"confidence {percent(confidence.base)} → {percent(confidence.quantized)}."
     )
