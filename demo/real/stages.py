@@ -21,7 +21,8 @@ class StageError(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the chain. ``make`` writes ``outputs``; ``seconds`` is a rough estimate for two cores.
+    """One step of the chain. ``make`` writes ``outputs``; ``seconds`` is a rough estimate for two idle
+    cores with AVX512-BF16.
 
     What an interrupted stage left is removed before the stage runs again, unless it is ``resumable``.
     """
