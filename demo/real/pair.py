@@ -91,7 +91,7 @@ class Pair:
         """
         calibration: list[object] = []
         if text is None:
-            what, seconds, options = "rounded", 15, {"method": "rtn"} | options
+            what, seconds, options = "rounded", 15.0, {"method": "rtn"} | options
         else:
             samples = self._options.samples
             what, seconds, options = "GPTQ", 45 + 2.5 * samples, {"samples": samples} | options
