@@ -36,7 +36,7 @@ class ServerGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """How to send: requests in flight at once, special tokens of contexts, and tokens per window of whole texts.
+    """How to send: items in progress at once, special tokens of contexts, and tokens per window of whole texts.
 
     ``stride`` is the number of tokens that windows of a long record score, by default half of them. With
     ``expected_counts``, windows are asked for them.
@@ -147,7 +147,7 @@ def _outcome(item: Item, replies: Sequence[list[Continuation]], windows: Sequenc
 
 
 class _Sender:
-    """Sends a bounded number of requests at once, and checks that each reply fits its request and has its models."""
+    """Sends requests, and checks that each reply fits its request and has its models."""
 
     def __init__(self, client: AsyncClient, pairs: Mapping[str, Both[ModelInfo]], options: ReplayOptions) -> None:
         self.variants = list(pairs)
@@ -155,7 +155,6 @@ class _Sender:
         self._client = client
         self._identities = {name: _identity(models) for name, models in pairs.items()}
         self._options = options
-        self._slots = asyncio.Semaphore(options.concurrency)
         self._rolling: asyncio.Task[RollingWindows] | None = None
 
     async def ready(self) -> bool:
@@ -213,8 +212,7 @@ class _Sender:
         return await together(self.window(window, detail="summary") for window in windows)
 
     async def _compare(self, expected: int, **fields: Any) -> Reply:
-        async with self._slots:
-            reply = await self._client.compare(**fields)
+        reply = await self._client.compare(**fields)
         self.answered += 1
         return {name: _checked(self._scores(reply, name), expected) for name in self.variants}
 

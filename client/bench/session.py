@@ -17,6 +17,7 @@ from client.bench.display.final import print_complete, print_end, print_evaluati
 from client.bench.display.live import make_display
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.evaluation import Evaluation, evaluation_of, part_of
+from client.bench.in_flight import InFlight
 from client.bench.items import Item, TaskError
 from client.bench.journal import JOURNAL, Journal, Key, Past, changes
 from client.bench.pace import Pace
@@ -238,7 +239,11 @@ class _Session:
 
         async def main() -> None:
             async with AsyncClient(
-                options.url, timeout=options.timeout, retries=options.retries, transport=transport
+                options.url,
+                timeout=options.timeout,
+                retries=options.retries,
+                transport=transport,
+                attempt_context=InFlight(options.concurrency).attempt,
             ) as client:
                 pairs = {run.variant: run.subject.models for run in self._runs}
                 max_length = options.window or self._runs[0].subject.models.base.max_model_len

@@ -17,7 +17,7 @@ from qconf.statistics.intervals import Interval
 from qconf.wire import ModelInfo, ModelSize
 
 # Statistic, heading, and whether it is a share, shown in percent.
-DIFFERENCES = (("kl", "KL, nats", False), ("accuracy", "accuracy", True), ("flips", "flips", True))
+DIFFERENCES = (("kl", "KL of choices, nats", False), ("accuracy", "accuracy", True), ("flips", "flips", True))
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _losses(variants: Sequence[Variant]) -> list[Loss]:
     if of_items := [each.analysis.overall for each in variants if each.analysis.overall]:
         changes = [each.compared["accuracy"].delta for each in of_items]
         found += [
-            loss("kl of overall", "KL of the items", [each.pair["kl"] for each in of_items]),
+            loss("kl of overall", "KL of choices", [each.pair["kl"] for each in of_items]),
             loss("delta accuracy of overall", "change of accuracy", changes, share=True, sign=-1),
         ]
     return found
@@ -218,7 +218,7 @@ def _row(each: Variant) -> dict[str, str]:
         accuracy, ece = of_items.compared["accuracy"], of_items.compared["ece"]
         shares = [number(each.point, True) for each in (accuracy.base, accuracy.quantized)]
         row |= {
-            "KL of the items": with_interval(of_items.pair["kl"], False),
+            "KL of choices": with_interval(of_items.pair["kl"], False),
             "accuracy, Δ": f"{' → '.join(shares)}, {' '.join(change(accuracy.delta, True))}",
             "flips": with_interval(of_items.pair["flips"], True),
             "ECE": with_interval(ece.quantized, True),

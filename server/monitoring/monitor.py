@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import exposition as openmetrics
 
@@ -73,11 +73,12 @@ class Monitor:
         pairs = [(base.digest, variant.digest) for variant in variants]
         # A reference of other models is compared with the first variant.
         referred = pairs.index(reference.digests) if reference and reference.digests in pairs else 0
-        if reference is not None:
-            self.metrics.compared_with(str(reference.path), same_pair=pairs[referred] == reference.digests)
         self._lock = threading.Lock()
         self._waiting: list[list[Observation]] = []
         registries = [self._registry] if len(variants) == 1 else [CollectorRegistry() for _ in variants]
+        if reference is not None:
+            same_pair = pairs[referred] == reference.digests
+            _describe_reference(registries[referred], str(reference.path), same_pair=same_pair)
         self._confidence = [ConfidenceMetrics(registry) for registry in registries]
         self._windows = [
             LiveWindow(
@@ -143,3 +144,11 @@ class Monitor:
         while True:
             await asyncio.sleep(SAVE_SECONDS)
             await asyncio.to_thread(self.save)
+
+
+def _describe_reference(registry: CollectorRegistry, run: str, *, same_pair: bool) -> None:
+    """Name the run that drift is computed from, and whether it is of the pair that is served."""
+    about = "The run that live traffic is compared with."
+    Gauge("qconf_reference_info", about, ["run", "same_pair"], registry=registry).labels(
+        run, str(same_pair).lower()
+    ).set(1)
