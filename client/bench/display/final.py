@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from client.bench.display.answers import answers_table, summarize_answers
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.display.table import corpus_table, metrics_table, summary_table, token_changes_table
 from client.bench.evaluation import Evaluation
@@ -52,6 +53,8 @@ def _print_tables(console: Console, evaluation: Evaluation) -> None:
         console.print(summary_table(scoreboard, console), "")
     if metrics := evaluation.metrics | evaluation.groups:
         console.print(metrics_table(metrics), "")
+    if evaluation.answers:
+        console.print(answers_table(summarize_answers(evaluation.answers)), "")
     for name, why in evaluation.without_metrics.items():
         console.print(f"lm-eval's metrics of {name} cannot be computed: {why}", highlight=False, soft_wrap=True)
     if evaluation.corpora:
