@@ -77,7 +77,7 @@ def test_options_of_the_task_are_taken_as_lm_eval_takes_them(
         ({"repeats": 4}, "draws 4 answers to each document: only one can be replayed"),
         (
             {"generation_kwargs": {"until": ["."], "num_beams": 4}},
-            "generates with 'num_beams' 4: expected only do_sample",
+            "generates with 'num_beams' 4: expected only",
         ),
     ],
 )
@@ -119,9 +119,7 @@ def test_one_request_gets_the_answers_of_both_models(generating: BenchOptions) -
     assert task["answers"]["quantized_tokens"] == sum(len(tokens(each.quantized_text)) for each in answers)
     whole = [json.loads(rows[n].quantized_metrics or "")["whole"]["exact_match"] for n in range(len(DOCS))]
     assert task["metrics"]["quantized"]["exact_match,whole"] == sum(whole) / len(DOCS)
-    line = next(line for line in text.splitlines() if line.startswith("tell") and "100.0" not in line)
-    assert f"{100 * equal / len(DOCS):.1f}" in text
-    assert line
+    assert f"tell {len(DOCS)} {100 * equal / len(DOCS):.1f} {100 * equal / len(DOCS):.1f}" in " ".join(text.split())
 
 
 def test_answers_that_are_drawn_have_a_seed(generating: BenchOptions) -> None:
@@ -163,8 +161,8 @@ def test_a_journal_whose_answers_have_other_fields_is_refused(generating: BenchO
 
 
 def test_each_variant_has_its_own_answers(generating: BenchOptions) -> None:
-    run(generating, FakeServer(variants=("one", "two")))
-    one, two = (read_run(generating.out / name).answers for name in ("one", "two"))
+    run(generating, FakeServer(variants=("four", "eight")))
+    one, two = (read_run(generating.out / name).answers for name in ("four", "eight"))
     assert one["base_text"] == two["base_text"]
     assert one["quantized_text"] != two["quantized_text"]
 
