@@ -111,7 +111,7 @@ def test_one_request_gets_the_answers_of_both_models(generating: BenchOptions) -
             "letter": {"exact_match": float(doc["answer"] == "a")},
         }
         assert row.mean_kl == pytest.approx(
-            ((each.base_mean_kl or 0) * each.base_tokens + (each.quantized_mean_kl or 0) * each.quantized_tokens)
+            (each.base_mean_kl * each.base_tokens + each.quantized_mean_kl * each.quantized_tokens)
             / (each.base_tokens + each.quantized_tokens)
         )
     task = found.results["tasks"]["tell"]

@@ -26,6 +26,9 @@ def answered(item: Item, reply: PairScores) -> Outcome:
     if found is None or found.base is None or found.quantized is None or found.common_prefix is None:
         raise BadReply("the answers of both models are missing")
     base, quantized = found.base, found.quantized
+    base_kl, quantized_kl = base.summary.mean_kl, quantized.summary.mean_kl
+    if base_kl is None or quantized_kl is None:
+        raise BadReply("an answer has no tokens")
     answer = AnswerResult(
         task=item.task,
         doc_id=item.doc_id,
@@ -37,8 +40,8 @@ def answered(item: Item, reply: PairScores) -> Outcome:
         quantized_finish_reason=quantized.finish_reason,
         common_prefix=found.common_prefix,
         acceptance=found.acceptance,
-        base_mean_kl=base.summary.mean_kl,
-        quantized_mean_kl=quantized.summary.mean_kl,
+        base_mean_kl=base_kl,
+        quantized_mean_kl=quantized_kl,
     )
     summaries = [each.summary for each in (base, quantized)]
     mean_kl, max_kl = pooled_kl((each.mean_kl, each.max_kl, each.tokens) for each in summaries)

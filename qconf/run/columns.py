@@ -147,10 +147,10 @@ class AnswerResult:
         Column(FLOAT, "mean of 1 - total variation over the tokens of the quantized model's answer", score=True),
     ]
     base_mean_kl: Annotated[
-        float | None, Column(FLOAT, "mean KL(base || quantized) over the tokens of the base model's answer", score=True)
+        float, Column(FLOAT, "mean KL(base || quantized) over the tokens of the base model's answer", score=True)
     ]
     quantized_mean_kl: Annotated[
-        float | None, Column(FLOAT, "the same over the tokens of the quantized model's answer", score=True)
+        float, Column(FLOAT, "the same over the tokens of the quantized model's answer", score=True)
     ]
     base_filtered: Annotated[
         str | None, Column(TEXT, "the base model's answer after each of lm-eval's filters, JSON; null if they failed")

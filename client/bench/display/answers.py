@@ -13,7 +13,8 @@ class AnswersSummary:
     """The answers of a task: shares of items, means over items, and tokens of each model in all.
 
     ``equal`` is the share of answers that are the same text, ``agree`` of those that are the same after lm-eval's
-    filters, None where these failed; ``common_prefix`` the mean number of equal tokens before answers part.
+    filters, None where these failed; ``common_prefix`` the mean number of equal tokens before answers part; ``kl`` the
+    mean KL(base || quantized) over the tokens of the base model's answers.
     """
 
     answers: int
@@ -21,6 +22,7 @@ class AnswersSummary:
     agree: float | None
     common_prefix: float
     acceptance: float
+    kl: float
     base_tokens: int
     quantized_tokens: int
 
@@ -42,6 +44,7 @@ def _summary(answers: list[AnswerResult]) -> AnswersSummary:
         agree=sum(agree) / len(agree) if agree else None,
         common_prefix=sum(each.common_prefix for each in answers) / count,
         acceptance=sum(each.acceptance for each in answers) / count,
+        kl=sum(each.base_mean_kl for each in answers) / count,
         base_tokens=sum(each.base_tokens for each in answers),
         quantized_tokens=sum(each.quantized_tokens for each in answers),
     )
@@ -54,12 +57,12 @@ def answers_table(summaries: Mapping[str, AnswersSummary]) -> Table:
         padding=(0, 1),
         pad_edge=False,
         header_style="bold",
-        caption="Shares in percent. Equal: the same text; agree: the same after the task's filters; common prefix: "
-        "tokens before the answers part; base, quantized: tokens of an answer.",
+        caption="Shares in percent, KL in nats. Equal: the same text; agree: the same after the task's filters; common "
+        "prefix: tokens before the answers part; base, quantized: tokens of an answer.",
         caption_justify="left",
     )
     table.add_column("generated answers", overflow="ellipsis", no_wrap=True)
-    for header in ("items", "equal", "agree", "common prefix", "base", "quantized", "acceptance"):
+    for header in ("items", "equal", "agree", "common prefix", "base", "quantized", "acceptance", "KL"):
         table.add_column(header, justify="right", no_wrap=True)
     for name, each in summaries.items():
         table.add_row(
@@ -71,5 +74,6 @@ def answers_table(summaries: Mapping[str, AnswersSummary]) -> Table:
             f"{each.base_tokens / each.answers:.1f}",
             f"{each.quantized_tokens / each.answers:.1f}",
             f"{100 * each.acceptance:.1f}",
+            f"{each.kl:.4f}",
         )
     return table

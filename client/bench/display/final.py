@@ -44,8 +44,8 @@ def print_evaluations(console: Console, evaluations: Mapping[str, Evaluation]) -
 
 
 def _print_tables(console: Console, evaluation: Evaluation) -> None:
-    # Corpora have no choices, but a table of their own.
-    of_tasks = [row for row in evaluation.rows if row.kind not in OF_CORPORA]
+    # Corpora and generated answers have no choices, but tables of their own.
+    of_tasks = [row for row in evaluation.rows if row.kind not in (*OF_CORPORA, "generate_until")]
     if of_tasks:
         scoreboard = Scoreboard(dict.fromkeys(row.task for row in of_tasks))
         for row in of_tasks:
