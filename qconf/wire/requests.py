@@ -130,7 +130,7 @@ class CompareRequest(Chat):
             raise invalid("expected_counts", f"'expected_counts' needs 1 continuation, got {number}")
         if not self.max_tokens:
             for name in GENERATING:
-                if name in self.model_fields_set:
+                if getattr(self, name) != type(self).model_fields[name].default:
                     raise invalid(name, f"{name!r} needs 'max_tokens' of at least 1")
         if "" in self.stop_texts:
             raise invalid("stop", "'stop' has an empty text, expected at least one character")
