@@ -13,6 +13,7 @@ from client.bench.session import Stopped
 from client.bench.sources.lm_eval_tasks import load_tasks
 from client.bench.sources.load import BenchOptions
 from client.errors import BadReply
+from eval.analysis.run import analyse_run
 from qconf.run.columns import AnswerResult
 from qconf.run.folder import read_run
 from tests.fake_server import FakeServer, error, tokens
@@ -178,3 +179,45 @@ def test_an_item_whose_answer_is_missing_fails(generating: BenchOptions) -> None
     assert failed == 1
     assert f"{BadReply.__name__}: the answers of both models are missing" in text
     assert 7 not in read_run(generating.out).answers["doc_id"].to_pylist()
+
+
+JUDGE = """
+def judge(doc, results):
+    followed = [len(results[0]) >= 3, "a" in results[0]]
+    return {"all": all(followed), "each": followed}
+
+
+def share(items):
+    return sum(sum(each) for each in items) / sum(len(each) for each in items)
+"""
+
+
+def test_a_task_that_judges_by_code_gets_the_answers(generating: BenchOptions) -> None:
+    """As ifeval does: several verdicts on an answer, an aggregation of its own, and no filters."""
+    folder = generating.include_path
+    assert folder is not None
+    write_generating(folder, "judged", filter_list=None, metric_list=None)
+    (folder / "judge.py").write_text(JUDGE)
+    definition = json.loads((folder / "judged.yaml").read_text())
+    kept = {key: value for key, value in definition.items() if value is not None}
+    metrics = (
+        "- {metric: all, aggregation: mean, higher_is_better: true}\n"
+        "- {metric: each, aggregation: !function judge.share, higher_is_better: true}\n"
+    )
+    (folder / "judged.yaml").write_text(
+        "".join(f"{key}: {json.dumps(value)}\n" for key, value in kept.items())
+        + f"process_results: !function judge.judge\nmetric_list:\n{metrics}"
+    )
+    run(replace(generating, tasks=["judged"]), FakeServer())
+    found = read_run(generating.out)
+    texts = found.answers["quantized_text"].to_pylist()
+    metrics_of_all = found.results["tasks"]["judged"]["metrics"]["quantized"]
+    long = sum(len(text) >= 3 for text in texts)
+    assert 0 < long < len(texts)
+    assert metrics_of_all == {
+        "all,none": long / len(texts),
+        "each,none": (long + len(texts)) / (2 * len(texts)),
+    }
+    (accuracy,) = analyse_run(found, resamples=100).generated["judged"].accuracy.items()
+    assert accuracy[0] == "all,none"
+    assert accuracy[1].compared.quantized.point == long / len(texts)
