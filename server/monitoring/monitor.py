@@ -19,6 +19,7 @@ from server.monitoring.by_variant import ByVariant
 from server.monitoring.confidence_metrics import ConfidenceMetrics
 from server.monitoring.live_window import LiveWindow
 from server.monitoring.observation import Observation, Observations
+from server.monitoring.recent import RecentComparisons, RecentReply
 from server.monitoring.service_metrics import ServiceMetrics
 from server.scoring.scored import Scored
 
@@ -80,6 +81,7 @@ class Monitor:
             same_pair = pairs[referred] == reference.digests
             _describe_reference(registries[referred], str(reference.path), same_pair=same_pair)
         self._confidence = [ConfidenceMetrics(registry) for registry in registries]
+        self._recent = {variant.id: RecentComparisons() for variant in variants}
         self._windows = [
             LiveWindow(
                 window_comparisons,
@@ -109,10 +111,18 @@ class Monitor:
         if self._waiting:
             by_variant = zip(*self._waiting, strict=True)
             self._waiting = []
-            for each, confidence, window in zip(by_variant, self._confidence, self._windows, strict=True):
+            observers = zip(self._confidence, self._windows, self._recent.values(), strict=True)
+            for each, of_variant in zip(by_variant, observers, strict=True):
                 observations = Observations(each)
-                confidence.observe(observations)
-                window.observe(observations)
+                for observer in of_variant:
+                    observer.observe(observations)
+
+    def recent(self) -> RecentReply:
+        """Return what the last minutes were like."""
+        with self._lock:
+            self._count()
+            variants = {name: comparisons.reply() for name, comparisons in self._recent.items()}
+        return self.metrics.recent.reply(variants)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the format that an Accept header asks for, and its content type."""
