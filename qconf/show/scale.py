@@ -1,7 +1,9 @@
 """Colours of quantities, with text that can be read on them.
 
-The scales are ColorBrewer's YlOrBr and PuOr, which it lists as colour-blind safe: Cynthia Brewer, Mark Harrower and The
-Pennsylvania State University, https://colorbrewer2.org.
+As on the server's page, sizes are purple, and changes are blue where the base has more and orange where the quantized
+model has. The first is ColorBrewer's Purples (Cynthia Brewer, Mark Harrower and The Pennsylvania State University,
+https://colorbrewer2.org); the second has the blue and the vermilion of Okabe and Ito's palette for all kinds of colour
+vision ("Color Universal Design", 2008).
 """
 
 from collections.abc import Sequence
@@ -26,10 +28,10 @@ def _colors(text: str) -> tuple[Color, ...]:
 
 
 BLACK, WHITE = _colors("000000 ffffff")
-SEQUENTIAL = _colors("ffffe5 fff7bc fee391 fec44f fe9929 ec7014 cc4c02 993404 662506")
+SEQUENTIAL = _colors("fcfbfd efedf5 dadaeb bcbddc 9e9ac8 807dba 6a51a3 54278f 3f007d")
 """From 0 to large."""
-DIVERGING = _colors("542788 8073ac b2abd2 d8daeb f7f7f7 fee0b6 fdb863 e08214 b35806")
-"""From negative, which is purple, over 0 to positive, which is orange."""
+DIVERGING = _colors("0072b2 f7f7f7 d55e00")
+"""From negative over 0 to positive."""
 
 
 def on_scale(stops: Sequence[Color], place: float) -> Color:
