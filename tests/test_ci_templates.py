@@ -49,7 +49,7 @@ def shellcheck(script: str, *options: str) -> None:
 )
 def test_the_schema_of_each_system_accepts_its_template(file: Path, schema: str) -> None:
     transform = ["--data-transform", "gitlab-ci"] if schema == "gitlab-ci" else []
-    command = [BIN / "check-jsonschema", "--builtin-schema", f"vendor.{schema}", *transform, file]
+    command: list[str | Path] = [BIN / "check-jsonschema", "--builtin-schema", f"vendor.{schema}", *transform, file]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
