@@ -11,8 +11,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +36,14 @@ from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 from qconf.vllm_plugin import ARCHITECTURE, FAILURE_VARIABLE
 from server.engine.checkpoints import Checkpoint, Checkpoints
-from server.engine.interface import EngineInfo
+from server.engine.interface import EngineInfo, Sampling, Step
 from server.engine.memory import killed_for_memory, oom_kills
 from server.engine.twin.cpu import allow_float32, check_servable
 from server.engine.twin.model import import_models, variant_config, variant_configs
 from server.engine.twin.pooler import request_options
 from server.engine.twin.rows import WIDTH, Rows
+from server.engine.twin.scheduler import TwinScheduler
+from server.engine.twin.steps import submit_steps
 from server.errors import NotFinite, RequestError, StartError, Unavailable
 from server.processor import fast_dtype
 
@@ -93,6 +95,24 @@ class TwinEngine:
             _check(each, wanted, start)
         return rows
 
+    async def generate(self, token_ids: list[int], sampling: Sampling, top: int = 0) -> AsyncGenerator[Step]:
+        """Yield the places after a sequence, which goes on with what the first model of ``sampling`` draws."""
+        params = PoolingParams(
+            task="token_classify",
+            requires_token_ids=True,
+            skip_reading_prefix_cache=not self._prefix_caching,
+            extra_kwargs=request_options(len(token_ids) - 1, top) | {"generate": asdict(sampling)},
+        )
+        request_id = f"generate-{next(self._ids)}"
+        with self._queue_times.expected(request_id), _translated():
+            async with contextlib.aclosing(submit_steps(self._llm, token_ids, params, request_id)) as outputs:
+                async for output in outputs:
+                    values = output.outputs.data.numpy().swapaxes(0, 1)
+                    rows = [Rows(its[:, :-1], computed_tokens=0) for its in values]
+                    for each in rows:
+                        _check(each, len(sampling.models), len(token_ids))
+                    yield Step(values[0, :, -1].astype(int).tolist(), rows)
+
     async def _encode(self, token_ids: list[int], options: dict[str, int], *, read_cache: bool) -> list[Rows]:
         params = PoolingParams(
             task="token_classify",
@@ -104,22 +124,17 @@ class TwinEngine:
             await asyncio.sleep(0)
         tokens = TokensInput(type="token", prompt_token_ids=token_ids)
         request_id = f"score-{next(self._ids)}"
-        try:
-            with self._queue_times.expected(request_id) as queue_seconds:
-                async for output in self._llm.encode(tokens, params, request_id=request_id):
-                    if output.finished:
-                        cached = output.num_cached_tokens if read_cache else 0
-                        queued = await self._known(queue_seconds)
-                        computed = len(token_ids) - cached
-                        by_variant = output.outputs.data.numpy().swapaxes(0, 1)
-                        rows = [Rows(values, computed, cached, queued) for values in by_variant]
-                        if options["counts"]:
-                            rows = [each.taken_apart(self.info.vocab_size) for each in rows]
-                        return rows
-        except EngineDeadError as error:
-            raise Unavailable("the engine has died", retry_after=RETRY_AFTER) from error
-        except FAILED_REQUEST as error:
-            raise RequestError(f"the engine failed on the request: {error}") from error
+        with self._queue_times.expected(request_id) as queue_seconds, _translated():
+            async for output in self._llm.encode(tokens, params, request_id=request_id):
+                if output.finished:
+                    cached = output.num_cached_tokens if read_cache else 0
+                    queued = await self._known(queue_seconds)
+                    computed = len(token_ids) - cached
+                    by_variant = output.outputs.data.numpy().swapaxes(0, 1)
+                    rows = [Rows(values, computed, cached, queued) for values in by_variant]
+                    if options["counts"]:
+                        rows = [each.taken_apart(self.info.vocab_size) for each in rows]
+                    return rows
         raise RuntimeError("the engine ended a request without an answer")
 
     async def _known(self, queue_seconds: "asyncio.Future[float]") -> float:
@@ -146,6 +161,16 @@ class TwinEngine:
         self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
         # An error that is being reported may hold this object; vLLM's would print a traceback if collected at exit.
         del self._llm
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except EngineDeadError as error:
+        raise Unavailable("the engine has died", retry_after=RETRY_AFTER) from error
+    except FAILED_REQUEST as error:
+        raise RequestError(f"the engine failed on the request: {error}") from error
 
 
 def _check(rows: Rows, wanted: int, start: int) -> None:
@@ -297,6 +322,7 @@ def _configure(checkpoints: Checkpoints, namespace: argparse.Namespace) -> tuple
     # latter, as in serving, unless the user says otherwise for all.
     overrides = {"head_dtype": "model"} | (dict(args.hf_overrides) if isinstance(args.hf_overrides, dict) else {})
     args.runner, args.convert = "pooling", "none"
+    args.scheduler_cls = TwinScheduler
     args.hf_overrides = overrides | {
         "architectures": [ARCHITECTURE],
         "qconf_architectures": base.architectures,
