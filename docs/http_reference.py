@@ -56,9 +56,10 @@ def _route(name: str, route: Schema, schemas: dict[str, Schema]) -> str:
     if "requestBody" in route:
         body = schemas[_referred(route["requestBody"]["content"]["application/json"]["schema"])]
         parts += [f"Request: {markdown(body['description'])}", table(REQUEST, _request_fields(body))]
-    (media, content), *_ = route["responses"]["200"]["content"].items()
+    success = next(status for status in route["responses"] if status.startswith("2"))
+    (media, content), *_ = route["responses"][success]["content"].items()
     reply = type_in_words(content["schema"], schemas) if media == "application/json" else f"`{media}`"
-    failed = [f"{status}" for status in sorted(route["responses"]) if status not in ("200", NEVER_SENT)]
+    failed = [f"{status}" for status in sorted(route["responses"]) if status not in (success, NEVER_SENT)]
     parts.append(f"Reply: {reply}." + (f" [Errors](#errors): {', '.join(failed)}." if failed else ""))
     return "\n\n".join(parts)
 

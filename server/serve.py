@@ -28,7 +28,10 @@ from server.scoring.admission import Admission, Limits
 from server.scoring.canary import check_canary
 from server.scoring.quotas import Quotas
 from server.scoring.service import Service
-from server.settings import Settings
+from server.settings import Settings, shadow_rates
+from server.shadow.metrics import ShadowMetrics
+from server.shadow.sampling import Sampling
+from server.shadow.shadow import Shadow
 
 if TYPE_CHECKING:
     from server.engine.engine import TwinEngine
@@ -82,6 +85,8 @@ async def serve(settings: Settings, listeners: Sequence[socket.socket]) -> int:
             asyncio.create_task(_stop(server, serving, settings.grace_seconds)),
             asyncio.create_task(serving.monitor.keep()),
         ]
+        if serving.shadow is not None:
+            tasks.append(asyncio.create_task(serving.shadow.work()))
         try:
             await server.serve(sockets=list(listeners))
         finally:
@@ -124,13 +129,22 @@ async def _serving(settings: Settings, quotas: Quotas) -> AsyncIterator[tuple["T
             window_comparisons=settings.window_comparisons,
             window_seconds=settings.window_seconds,
             folder=settings.state_dir,
+            mirrored=settings.shadow_on,
         )
         limits = Limits(settings.max_requests, settings.max_sequences, settings.queue_seconds)
         # Whatever learns of every comparison is listed here.
         observers = [monitor]
         service = Service(engine, checkpoints.tokenizer, models, monitor.metrics, quotas, observers)
         admission = Admission(limits, monitor.metrics, quotas)
-        yield engine, Serving(service, admission, monitor, settings.request_seconds)
+        shadow = _shadow(settings, service, monitor) if settings.shadow_on else None
+        yield engine, Serving(service, admission, monitor, settings.request_seconds, shadow)
+
+
+def _shadow(settings: Settings, service: Service, monitor: Monitor) -> Shadow:
+    """Make what takes mirrored calls."""
+    rates = shadow_rates(settings.shadow_rate)
+    metrics = ShadowMetrics(rates, settings.shadow_queue, monitor.registry)
+    return Shadow(Sampling(settings.shadow_salt, rates), settings.shadow_queue, service, metrics, [monitor])
 
 
 def model_list(checkpoints: Checkpoints, info: EngineInfo) -> ModelList:

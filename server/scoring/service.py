@@ -32,6 +32,8 @@ T = TypeVar("T")
 _tracer = trace.get_tracer("qconf.server", __version__)
 RETRY_AFTER = 30
 """Seconds after which a client may try again where the engine has died, or the server is stopping."""
+BACKGROUND = "in the background"
+"""The client of work that no client waits for: no principal or address has spaces."""
 STEPS_AHEAD = 2
 """Steps of work that the engine is given: one that it computes, and one so that it need not wait for the next."""
 COUNTING_PER_STEP = 16
@@ -175,6 +177,10 @@ class Service:
             return answer.model_dump_json().encode()
 
         return await self.replied(reply), scored[0].timing
+
+    async def scored_in_background(self, request: CompareRequest) -> list[Scored]:
+        """Score what nobody waits for, sequence by sequence while the engine has no other work. No observer sees it."""
+        return await self.scored(request, Origin(BACKGROUND, next(self._numbers), background=True), Stopwatch())
 
     async def scored(self, request: CompareRequest, origin: Origin, watch: Stopwatch) -> list[Scored]:
         """Score the prompt, where it is asked for, and each continuation's tokens, under the base and each variant."""

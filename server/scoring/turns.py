@@ -21,11 +21,15 @@ MOST_KEYS = 10_000
 
 
 class Origin(NamedTuple):
-    """Where work comes from: a client, and one of the client's requests, which is told of each sequence's end."""
+    """Where work comes from: a client, and one of the client's requests, which is told of each sequence's end.
+
+    ``background`` work begins only while there is no other.
+    """
 
     client: str
     request: int
     scored: Callable[[], None] = lambda: None
+    background: bool = False
 
 
 @dataclass
@@ -82,6 +86,8 @@ class Turns:
         self._clients: _Line[str] = _Line()
         self._aside: set[str] = set()
         self._requests: dict[str, _Line[_Waiting]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def _share(self) -> float | None:
@@ -91,7 +97,15 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, origin: Origin, cost: int) -> AsyncIterator[None]:
-        """Wait for a turn and hold ``cost`` units during it."""
+        """Wait for a turn and hold ``cost`` units during it.
+
+        In the background, wait until nobody else has a turn or waits for one, and hold nothing: others do not wait.
+        """
+        if origin.background:
+            while not self._idle.is_set():
+                await self._idle.wait()
+            yield
+            return
         if self._used and not self._held[origin.client] and origin.client not in self._requests:
             self._shared_until = self._clock() + SHARED_SECONDS
         await self._wait(origin, cost)
@@ -107,6 +121,7 @@ class Turns:
             self._grant()
 
     def _take(self, client: str, cost: int) -> None:
+        self._idle.clear()
         self._used += cost
         self._held[client] += cost
         self._rate.working()
@@ -161,3 +176,5 @@ class Turns:
                 del self._requests[client]
         if not self._requests:
             self._clients = _Line()
+            if not self._used:
+                self._idle.set()

@@ -1,0 +1,93 @@
+"""Confidence metrics of a stream of comparisons, and a sliding window over it, for each variant."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+
+from qconf.statistics.drift import Reference
+from qconf.wire import ModelList
+from server.monitoring.by_variant import ByVariant
+from server.monitoring.confidence_metrics import ConfidenceMetrics
+from server.monitoring.live_window import LiveWindow
+from server.monitoring.observation import Observation, Observations
+
+if TYPE_CHECKING:
+    from qconf.run.reference import ReferenceRun
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """How much a window holds, and the folder that keeps it over restarts."""
+
+    comparisons: int
+    seconds: float
+    folder: Path | None = None
+
+
+def pairs(models: ModelList) -> list[tuple[str, str]]:
+    """Return the digests of the base and each variant."""
+    base, *variants = models.data
+    return [(base.digest, variant.digest) for variant in variants]
+
+
+def referred(models: ModelList, reference: "ReferenceRun | None") -> int:
+    """Return the variant that a reference is compared with: the first one if the reference is of another pair."""
+    digests = pairs(models)
+    return digests.index(reference.digests) if reference and reference.digests in digests else 0
+
+
+class Comparisons:
+    """Metrics of comparisons in a registry. With several variants they have the label ``variant``.
+
+    ``stream`` distinguishes the saved windows of several streams. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        models: ModelList,
+        reference: "ReferenceRun | None",
+        options: WindowOptions,
+        registry: CollectorRegistry,
+        stream: str = "",
+    ) -> None:
+        self._waiting: list[list[Observation]] = []
+        _, *variants = models.data
+        registries = [registry] if len(variants) == 1 else [CollectorRegistry() for _ in variants]
+        self._confidence = [ConfidenceMetrics(each) for each in registries]
+        compared = referred(models, reference)
+        self._windows = [
+            LiveWindow(
+                options.comparisons,
+                options.seconds,
+                stream + " ".join(digests),
+                reference.reference if reference and number == compared else Reference.of({}),
+                each,
+                options.folder,
+            )
+            for number, (digests, each) in enumerate(zip(pairs(models), registries, strict=True))
+        ]
+        if len(variants) > 1:
+            registry.register(ByVariant(dict(zip((each.id for each in variants), registries, strict=True))))
+
+    def add(self, observation: list[Observation]) -> None:
+        """Buffer what was observed of one comparison, of each variant."""
+        self._waiting.append(observation)
+        if len(self._waiting) >= self._windows[0].step:
+            self.count()
+
+    def count(self) -> None:
+        """Count what is buffered."""
+        if self._waiting:
+            by_variant = zip(*self._waiting, strict=True)
+            self._waiting = []
+            for each, confidence, window in zip(by_variant, self._confidence, self._windows, strict=True):
+                observations = Observations(each)
+                confidence.observe(observations)
+                window.observe(observations)
+
+    def save(self) -> None:
+        """Write the windows to their folder, if there is one. Raises OSError."""
+        for window in self._windows:
+            window.save()
