@@ -102,7 +102,10 @@ class Monitor:
 
     def observe_mirrored(self, scored: Sequence[Scored]) -> None:
         """Buffer one comparison of a mirrored call."""
-        observation = [Observation.of(each) for each in scored]
+        self.add_mirrored([Observation.of(each) for each in scored])
+
+    def add_mirrored(self, observation: list[Observation]) -> None:
+        """Buffer what was observed of one comparison of a mirrored call, of each variant."""
         with self._lock:
             self._mirrored.add(observation)
 
