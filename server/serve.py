@@ -30,7 +30,7 @@ from server.scoring.quotas import Quotas
 from server.scoring.service import Service
 from server.settings import Settings, shadow_rates
 from server.shadow.metrics import ShadowMetrics
-from server.shadow.sampling import Sampling
+from server.shadow.sampling import SampledKeys
 from server.shadow.shadow import Shadow
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _shadow(settings: Settings, service: Service, monitor: Monitor) -> Shadow:
     """Make what takes mirrored calls."""
     rates = shadow_rates(settings.shadow_rate)
     metrics = ShadowMetrics(rates, settings.shadow_queue, monitor.registry)
-    return Shadow(Sampling(settings.shadow_salt, rates), settings.shadow_queue, service, metrics, [monitor])
+    return Shadow(SampledKeys(settings.shadow_salt, rates), settings.shadow_queue, service, metrics, [monitor])
 
 
 def model_list(checkpoints: Checkpoints, info: EngineInfo) -> ModelList:

@@ -429,11 +429,11 @@ def test_mirrored_comparisons_have_metrics_and_windows_of_their_own(tmp_path: Pa
     run = read_run(write(tmp_path / "run", items("piqa", 50, 5)))
     seen = observations(run, np.random.default_rng(1))
     asked, both = monitor(folder=tmp_path, digest="one"), monitor(folder=tmp_path, mirrored=True)
-    asked.add(seen[0])
-    both.add(seen[0])
+    asked.add([seen[0]])
+    both.add([seen[0]])
     before = values(asked)
     for _ in range(3):
-        both.add_mirrored(seen[1])
+        both.add_mirrored([seen[1]])
     found = values(both)
     assert {key: number for key, number in found.items() if "qconf_token" in key[0]} == {
         key: number for key, number in before.items() if "qconf_token" in key[0]

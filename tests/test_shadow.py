@@ -14,7 +14,7 @@ from server.settings import Settings, shadow_rates
 from server.shadow.metrics import ShadowMetrics
 from server.shadow.queue import MOST_BYTES, Entry, ShadowQueue
 from server.shadow.records import Answer, Call, NotScorable, ToScore, to_score
-from server.shadow.sampling import CHAT, COMPLETIONS, OBSERVE, ROUTES, Sampling
+from server.shadow.sampling import CHAT, COMPLETIONS, OBSERVE, ROUTES, SampledKeys
 from server.shadow.shadow import Shadow
 
 CHAT_CALL = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -28,8 +28,8 @@ def answer(*choices: dict[str, Any], **fields: Any) -> Answer:
     return Answer.model_validate({"choices": [*choices], **fields})
 
 
-def sampling(rate: float, salt: str = "") -> Sampling:
-    return Sampling(salt, dict.fromkeys(ROUTES, rate))
+def sampling(rate: float, salt: str = "") -> SampledKeys:
+    return SampledKeys(salt, dict.fromkeys(ROUTES, rate))
 
 
 def test_the_same_keys_are_taken_on_every_route_and_more_of_them_at_a_higher_rate() -> None:
@@ -155,7 +155,7 @@ def test_whatever_becomes_of_a_call_it_is_counted_once() -> None:
     registry = CollectorRegistry()
     rates = dict.fromkeys(ROUTES, 0.5)
     metrics = ShadowMetrics(rates, 10, registry)
-    shadow = Shadow(Sampling("", rates), 10, cast(Service, None), metrics, [])  # no work is done here
+    shadow = Shadow(SampledKeys("", rates), 10, cast(Service, None), metrics, [])  # no work is done here
     picture = call(messages=[{"role": "user", "content": [{"type": "image_url"}]}])
     got = [
         shadow.take(CHAT, "test", f"user {number}", each, None, 1)

@@ -21,7 +21,7 @@ from qconf.wire import (
     problem,
 )
 from server.api.body import parse
-from server.api.openai import CompletionRequest
+from server.api.completions import CompletionRequest
 
 MANY = 1_000_000
 EXAMPLES = 400

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.hostile.cases import JUDGED, REFUSED, VALID, Case, post
 from qconf.wire import BatchRequest, CompareRequest, DetokenizeRequest, Message, Request, TokenizeRequest
-from server.api.openai import CompletionRequest
+from server.api.completions import CompletionRequest
 
 MEGABYTE = 2**20
 MODELS: dict[str, type[Request]] = {

@@ -38,7 +38,15 @@ from qconf.wire.fields import (
 )
 from qconf.wire.generation import Fork, GeneratedToken, Generation, Generations
 from qconf.wire.models import DetokenizeReply, ModelInfo, ModelList, ModelSize, ServerInfo, TokenizeReply, TokenizerInfo
-from qconf.wire.requests import GENERATING, BatchRequest, CompareRequest, DetokenizeRequest, Message, TokenizeRequest
+from qconf.wire.requests import (
+    GENERATING,
+    BatchRequest,
+    Chat,
+    CompareRequest,
+    DetokenizeRequest,
+    Message,
+    TokenizeRequest,
+)
 from qconf.wire.scores import ModelTokens, Summary, TokenComparison, TopTokens
 
 __all__ = [
@@ -54,6 +62,7 @@ __all__ = [
     "BatchReply",
     "BatchRequest",
     "Both",
+    "Chat",
     "Choice",
     "CompareRequest",
     "Comparison",

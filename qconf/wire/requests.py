@@ -30,10 +30,9 @@ class Message(Request):
     content: Text
 
 
-class CompareRequest(Request):
-    """A prompt (or chat messages) to score under both models, optionally followed by candidate continuations."""
+class Chat(Request):
+    """What of a request is a chat."""
 
-    prompt: TextOrIds | None = Field(default=None, description="Text or token ids. Exactly one of prompt and messages.")
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = Field(
         default=None,
         description="A chat, rendered with the tokenizer's chat template.",
@@ -46,6 +45,29 @@ class CompareRequest(Request):
     continue_final_message: bool = Field(
         default=False, description="Whether the chat ends within its last message, which an answer goes on with."
     )
+
+    @model_validator(mode="after")
+    def _check_chat(self) -> "Chat":
+        if self.messages is None:
+            for name in ("add_generation_prompt", "continue_final_message"):
+                if getattr(self, name):
+                    raise invalid(name, f"{name!r} needs 'messages'")
+        if self.add_generation_prompt and self.continue_final_message:
+            raise invalid(
+                "add_generation_prompt", "expected one of 'add_generation_prompt' and 'continue_final_message'"
+            )
+        return self
+
+    @property
+    def answer_begins(self) -> bool:
+        """Whether the chat's text ends where an answer begins."""
+        return not self.continue_final_message if self.add_generation_prompt is None else self.add_generation_prompt
+
+
+class CompareRequest(Chat):
+    """A prompt (or chat messages) to score under both models, optionally followed by candidate continuations."""
+
+    prompt: TextOrIds | None = Field(default=None, description="Text or token ids. Exactly one of prompt and messages.")
     continuations: (
         Annotated[list[TextOrIds], Field(min_length=1, max_length=MAX_CONTINUATIONS, fail_fast=True)] | None
     ) = Field(default=None, description="Candidate continuations. Each is scored on its own after the prompt.")
@@ -106,7 +128,18 @@ class CompareRequest(Request):
         if self.expected_counts and len(self.continuations or []) != 1:
             number = len(self.continuations or [])
             raise invalid("expected_counts", f"'expected_counts' needs 1 continuation, got {number}")
+        if not self.max_tokens:
+            for name in GENERATING:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise invalid(name, f"{name!r} needs 'max_tokens' of at least 1")
+        if "" in self.stop_texts:
+            raise invalid("stop", "'stop' has an empty text, expected at least one character")
         return self
+
+    @property
+    def stop_texts(self) -> list[str]:
+        """Texts that end an answer."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
 class BatchRequest(Request):

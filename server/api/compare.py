@@ -13,15 +13,19 @@ from qconf.wire import (
     Comparison,
     ErrorDetail,
     ErrorReply,
+    GeneratedToken,
     Timing,
     problem,
 )
 from server.api.body import BodyRoute
 from server.api.errors import ERRORS, unexpected
+from server.api.streaming import Send, streamed
 from server.api.work import Serving, ServingDependency, answered
 from server.errors import RequestError
 from server.monitoring.service_metrics import route_of
 from server.scoring.admission import NOTHING, Cost, about
+from server.scoring.generation import Place
+from server.scoring.reply import columns
 from server.scoring.service import Service, together_within
 from server.scoring.turns import Origin
 
@@ -31,39 +35,78 @@ Answer = tuple[bytes, Timing]
 
 @router.post("/compare", operation_id="compare", response_model=Comparison, responses=ERRORS)
 async def compare(body: CompareRequest, request: Request, serving: ServingDependency) -> Response:
-    """Score a prompt, or continuations of it, under both models."""
-    json, timing = await answered(request, serving, _cost(body), lambda origin: serving.service.compare(body, origin))
+    """Score a prompt, or continuations of it, under both models, and generate answers to it.
+
+    With ``stream``, the reply is a stream of server-sent events: each has a GeneratedToken, the last one the
+    Comparison.
+    """
+    service, cost = serving.service, _cost(body, serving.service)
+    if body.stream:
+        return await streamed(request, serving, cost, lambda origin, send: _stream(service, body, origin, send))
+    json, timing = await answered(request, serving, cost, lambda origin: service.compare(body, origin))
     serving.monitor.metrics.timed(route_of(request.scope), timing)
     return _json(json)
+
+
+async def _stream(service: Service, body: CompareRequest, origin: Origin, send: Send) -> None:
+    """Send each token as it is drawn, and at last the whole reply."""
+    names = [model.id for model in service.models.data]
+    texts = service.answer_tokenizer.texts
+
+    def emit(models: tuple[int, ...], index: int, place: Place, text: str) -> None:
+        rows = place.rows[max(0, models[0] - 1)]
+        event = GeneratedToken(
+            models=[names[model] for model in models],
+            index=index,
+            text=text,
+            scores=columns([place.token_id], rows, texts, body.top_logprobs),
+        )
+        send(event.model_dump_json())
+
+    json, _ = await service.compare(body, origin, emit)
+    send(json.decode())
 
 
 @router.post("/compare/batch", response_model=BatchReply, responses=ERRORS)
 async def compare_batch(body: BatchRequest, request: Request, serving: ServingDependency) -> Response:
     """Answer many comparisons, in order. A failed entry has its error in its place."""
-    entries = [_parse_entry(entry) for entry in body.requests]
-    costs = [_cost(entry) if isinstance(entry, CompareRequest) else NOTHING for entry in entries]
-    cost = Cost(sum(each.sequences for each in costs), sum(each.tokens for each in costs))
+    entries = [_parse_entry(entry, serving.service) for entry in body.requests]
+    costs = [_cost(entry, serving.service) if isinstance(entry, CompareRequest) else NOTHING for entry in entries]
+    cost = sum(costs, NOTHING)
     results = await answered(request, serving, cost, lambda origin: _answers(serving.service, entries, costs, origin))
     _count(serving, route_of(request.scope), results)
     parts = [_error_json(each) if isinstance(each, ErrorDetail) else each[0] for each in results]
     return _json(b'{"object":"list","results":[' + b",".join(parts) + b"]}")
 
 
-def _cost(request: CompareRequest) -> Cost:
+def _cost(request: CompareRequest, service: Service) -> Cost:
     prompt = request.prompt if request.messages is None else "".join(each.content for each in request.messages)
     continuations = request.continuations or []
-    return Cost(max(1, len(continuations)), about(prompt or "") + sum(map(about, continuations)))
+    tokens = about(prompt or "") + sum(map(about, continuations))
+    answers = len(service.answering(request.generate_from)) if request.max_tokens else 0
+    generating = answers * request.max_tokens * service.cheapest
+    return Cost(max(1, len(continuations)), tokens, answers, generating)
 
 
-def _parse_entry(entry: dict[str, Any]) -> CompareRequest | ErrorDetail:
+def _parse_entry(entry: dict[str, Any], service: Service) -> CompareRequest | ErrorDetail:
     try:
         request = CompareRequest.model_validate(entry)
     except ValidationError as error:
         return problem(error.errors())
     if request.expected_counts:  # a thousand vocabularies in one reply
-        message = "'expected_counts' is true, expected false in a batch: ask /compare"
-        return ErrorDetail(type=INVALID_REQUEST, message=message, param="expected_counts")
+        return _not_in_batch("expected_counts")
+    if request.stream:
+        return _not_in_batch("stream")
+    try:
+        service.answering(request.generate_from)
+    except RequestError as error:
+        return error.detail
     return request
+
+
+def _not_in_batch(field: str) -> ErrorDetail:
+    message = f"{field!r} is true, expected false in a batch: ask /compare"
+    return ErrorDetail(type=INVALID_REQUEST, message=message, param=field)
 
 
 async def _answers(

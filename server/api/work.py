@@ -55,7 +55,7 @@ async def answered(
     client = client_of(request.scope)
     with serving.admission.room(client, cost) as room:
         trace.get_current_span().add_event("admitted")
-        task = asyncio.ensure_future(work(serving.service.origin(client, room.scored)))
+        task = asyncio.ensure_future(work(serving.service.origin(client, room)))
         gone = asyncio.ensure_future(_disconnected(request))
         ended = asyncio.ensure_future(serving.ended.wait())
         everything = (task, gone, ended)

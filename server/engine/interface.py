@@ -52,7 +52,7 @@ class Step:
     rows: list[Rows]
 
 
-class Engine(Protocol):
+class Scorer(Protocol):
     """Scores token sequences under the base and its quantized variants."""
 
     @property
@@ -71,6 +71,10 @@ class Engine(Protocol):
         Cancelling the call aborts its work in the engine. Raises Unavailable when the engine is dead, NotFinite when
         a model's logits are not finite.
         """
+
+
+class Engine(Scorer, Protocol):
+    """Scores token sequences, and generates what may follow them."""
 
     def generate(self, token_ids: list[int], sampling: Sampling, top: int = 0) -> AsyncGenerator[Step]:
         """Yield the places after a sequence, which goes on with what the first model of ``sampling`` draws.

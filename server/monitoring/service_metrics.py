@@ -49,7 +49,8 @@ class ServiceMetrics:
         )
         self._tokens = Counter(
             "qconf_tokens",
-            "Tokens: scored; computed, which ran through both models; cached, whose prefix was in the cache.",
+            "Tokens: scored; computed, which ran through both models; cached, whose prefix was in the cache; "
+            "generated.",
             ["kind"],
             registry=registry,
         )
@@ -106,6 +107,10 @@ class ServiceMetrics:
             yield
         finally:
             self._tokens_in_flight.dec(tokens)
+
+    def generated(self) -> None:
+        """Add a token that was generated."""
+        self._tokens.labels("generated").inc()
 
     def scored(self, rows: Rows) -> None:
         """Add the tokens of a sequence that was scored."""

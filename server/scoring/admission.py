@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.errors import InvalidRequest, Overloaded
 from server.monitoring.service_metrics import ServiceMetrics
@@ -38,10 +38,35 @@ def about(text: str | list[int]) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a request asks for, known before it is tokenized: sequences, and about how many tokens."""
+    """What a request asks for, known before it is tokenized: sequences, and about how many tokens.
+
+    Besides these it asks for ``answers`` that are generated, whose tokens take as long as scoring ``generating`` tokens
+    if none ends early.
+    """
 
     sequences: int
     tokens: int
+    answers: int = 0
+    generating: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Return the cost of both."""
+        return Cost(
+            self.sequences + other.sequences,
+            self.tokens + other.tokens,
+            self.answers + other.answers,
+            self.generating + other.generating,
+        )
+
+    @property
+    def all_sequences(self) -> int:
+        """Sequences and answers."""
+        return self.sequences + self.answers
+
+    @property
+    def all_tokens(self) -> int:
+        """Tokens to score, and those that answers are worth."""
+        return self.tokens + self.generating
 
 
 NOTHING = Cost(sequences=0, tokens=0)
@@ -59,8 +84,14 @@ class Room:
         """Note that one more sequence is scored; a prompt that is scored beside continuations is in none's guess."""
         if self.left.sequences:
             tokens = self.left.tokens // self.left.sequences
-            self.left = Cost(self.left.sequences - 1, self.left.tokens - tokens)
-            self._admission.scored(self._client, tokens)
+            self.left = replace(self.left, sequences=self.left.sequences - 1, tokens=self.left.tokens - tokens)
+            self._admission.scored(self._client, 1, tokens)
+
+    def generated(self, tokens: int) -> None:
+        """Note that an answer has grown by what takes as long as scoring so many tokens."""
+        tokens = min(tokens, self.left.generating)
+        self.left = replace(self.left, generating=self.left.generating - tokens)
+        self._admission.scored(self._client, 0, tokens)
 
 
 class Admission:
@@ -88,26 +119,26 @@ class Admission:
 
         Raises InvalidRequest for a request that would not fit into an idle server.
         """
-        if cost.sequences > self._limits.sequences:
+        if cost.all_sequences > self._limits.sequences:
             raise InvalidRequest(
-                f"the request has {cost.sequences} sequences, expected at most {self._limits.sequences} at once"
+                f"the request has {cost.all_sequences} sequences, expected at most {self._limits.sequences} at once"
             )
         self.check(client, cost)
         self._quotas.request(client)
         room = Room(self, client, cost)
-        self._add(client, 1, cost.sequences, cost.tokens)
+        self._add(client, 1, cost.all_sequences, cost.all_tokens)
         self._rate.working()
         finished = False
         try:
             yield room
             finished = True
         finally:
-            self._add(client, -1, -room.left.sequences, -room.left.tokens)
+            self._add(client, -1, -room.left.all_sequences, -room.left.all_tokens)
             self._rate.done(room.left.tokens if finished else 0, idle=not self._all.requests)
 
-    def scored(self, client: str, tokens: int) -> None:
-        """Give back the room of one sequence, of which the request had guessed that many tokens."""
-        self._add(client, 0, -1, -tokens)
+    def scored(self, client: str, sequences: int, tokens: int) -> None:
+        """Give back the room of sequences that are done, of which the request had guessed that many tokens."""
+        self._add(client, 0, -sequences, -tokens)
         self._rate.done(tokens, idle=False)
 
     def check(self, client: str, cost: Cost = NOTHING) -> None:
@@ -125,15 +156,15 @@ class Admission:
                 f"{held.requests} requests of {whose} are in flight, the most that are taken",
                 retry_after=self._seconds(held.tokens / held.requests),
             )
-        if (excess := held.sequences + cost.sequences - limits.sequences) > 0:
+        if (excess := held.sequences + cost.all_sequences - limits.sequences) > 0:
             raise Overloaded(
-                f"{held.sequences} sequences of {whose} are in flight, and {cost.sequences} more would exceed "
+                f"{held.sequences} sequences of {whose} are in flight, and {cost.all_sequences} more would exceed "
                 f"{limits.sequences}",
                 retry_after=self._seconds(held.tokens * min(1.0, excess / held.sequences)),
             )
         if (rate := self._rate.per_second) is None:
             return
-        if (excess_tokens := held.tokens + cost.tokens - limits.queue_seconds * rate) > 0:
+        if (excess_tokens := held.tokens + cost.all_tokens - limits.queue_seconds * rate) > 0:
             raise Overloaded(
                 f"about {held.tokens} tokens of {whose} are in flight, {held.tokens / rate:.0f} s of work at the "
                 "present rate",

@@ -9,7 +9,7 @@ import numpy as np
 
 from qconf.statistics.arrays import Floats
 from qconf.wire import ModelList
-from server.engine.interface import Engine
+from server.engine.interface import Scorer
 from server.engine.twin.rows import STATISTICS, WIDTH
 from server.errors import StartError
 
@@ -22,7 +22,7 @@ COARSE = 0.1
 COMPARED = ("base_logprob", "quantized_logprob", "kl")
 
 
-async def check_canary(engine: Engine, models: ModelList, folder: Path) -> None:
+async def check_canary(engine: Scorer, models: ModelList, folder: Path) -> None:
     """Compare the rows of this start with those in the folder, or keep them. StartError if they differ."""
     scored = [rows for ids in _sequences(engine) for rows in await engine.score(ids)]
     values = np.concatenate([rows.values[:, :WIDTH] for rows in scored])
@@ -44,13 +44,13 @@ async def check_canary(engine: Engine, models: ModelList, folder: Path) -> None:
             )
 
 
-def _sequences(engine: Engine) -> list[list[int]]:
+def _sequences(engine: Scorer) -> list[list[int]]:
     rng = np.random.default_rng(0)
     lengths = [min(length, engine.info.max_model_len) for length in LENGTHS]
     return [rng.integers(0, engine.info.vocab_size, length).tolist() for length in lengths]
 
 
-def _identity(engine: Engine, models: ModelList) -> str:
+def _identity(engine: Scorer, models: ModelList) -> str:
     """What may change the numbers by intent: the models, the dtype, vLLM and the device."""
     info = engine.info
     facts = [*(model.digest for model in models.data), info.dtype, info.vllm_version, info.device]

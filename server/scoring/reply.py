@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from qconf.wire import (
     Comparison,
     Continuation,
     ContinuationModel,
+    Fork,
+    Generation,
+    Generations,
     ModelInfo,
     ModelTokens,
     PairScores,
@@ -25,15 +28,20 @@ from qconf.wire import (
     Usage,
 )
 from server.engine.twin.rows import Rows
+from server.scoring.generation import Answer
 from server.scoring.scored import MODELS, Scored
 
 Texts = Callable[[list[int]], list[str]]
 """From token ids to the text of each token on its own."""
+FORK_TOP = 10
+"""Likeliest tokens that are shown where answers part."""
 NOTHING = Both[float | None](base=None, quantized=None)
 
 
 def comparison(
     scored: Sequence[Scored],
+    answers: Mapping[int, Answer],
+    seed: int | None,
     models: Sequence[ModelInfo],
     texts: Texts,
     top: int,
@@ -43,14 +51,16 @@ def comparison(
 ) -> Comparison:
     """Return the reply; with ``tokens``, it has the columns of every token and ``top`` likeliest tokens.
 
-    ``models`` are the base and the variants that it was scored under. ``timing`` is called last, so that it covers the
+    ``models`` are the base and the variants that it was scored under; ``answers`` are by their place among these, and
+    were drawn with the seed. ``timing`` is called last, so that it covers the
     making of the reply.
     """
     base, *variants = models
 
     def parts(variant: int) -> dict[str, Any]:
         both = Both[ModelInfo](base=base, quantized=variants[variant])
-        return {"models": both} | _pair_scores(scored[variant], texts, top, tokens=tokens)
+        generation = _generations(answers, variant, seed, texts, top, tokens=tokens)
+        return {"models": both, "generation": generation} | _pair_scores(scored[variant], texts, top, tokens=tokens)
 
     first = scored[0]
     return Comparison(
@@ -63,6 +73,7 @@ def comparison(
             continuation_tokens=sum(len(each.token_ids) for each in first.continuations),
             scored_tokens=len(first.rows.values),
             computed_tokens=first.computed_tokens,
+            generated_tokens=len({id(place) for answer in answers.values() for place in answer.places}),
         ),
         timing=timing(),
     )
@@ -71,15 +82,68 @@ def comparison(
 def _pair_scores(scored: Scored, texts: Texts, top: int, *, tokens: bool) -> dict[str, Any]:
     rows = scored.rows
     return {
-        "prompt": _tokens(scored.context, scored.prompt, texts, top) if scored.prompt is not None and tokens else None,
+        "prompt": columns(scored.context, scored.prompt, texts, top) if scored.prompt is not None and tokens else None,
         "continuations": _continuations(scored, texts, top, tokens=tokens) or None,
         "choice": _choice(scored) if len(scored.continuations) > 1 else None,
         "summary": _summaries(rows, np.zeros(1, np.int64))[0] if len(rows.values) else _empty_summary(),
     }
 
 
-def _tokens(token_ids: list[int], rows: Rows, texts: Texts, top: int) -> TokenComparison:
-    """Make the columns of a sequence; tokens before the first row get null."""
+def _generations(
+    answers: Mapping[int, Answer], variant: int, seed: int | None, texts: Texts, top: int, *, tokens: bool
+) -> Generations | None:
+    """Return the answers of the base and one variant, None if there is neither."""
+    base, quantized = answers.get(0), answers.get(variant + 1)
+    drafted = quantized or base
+    if drafted is None:
+        return None
+
+    def generation(answer: Answer | None) -> Generation | None:
+        if answer is None:
+            return None
+        rows = answer.rows(variant)
+        return Generation(
+            text=answer.text,
+            token_ids=answer.token_ids,
+            finish_reason=answer.finish_reason,
+            summary=_summaries(rows.in_float64(), np.zeros(1, np.int64))[0],
+            scores=columns(answer.token_ids, rows, texts, top) if tokens else None,
+        )
+
+    common = _common_prefix(base, quantized) if base and quantized else None
+    return Generations(
+        base=generation(base),
+        quantized=generation(quantized),
+        fork=_fork(base, quantized, common, variant, texts) if base and quantized and common is not None else None,
+        common_prefix=common,
+        length_ratio=len(quantized.places) / len(base.places) if base and quantized else None,
+        acceptance=float(1 - drafted.rows(variant).in_float64()["total_variation"].mean()),
+        seed=seed,
+    )
+
+
+def _common_prefix(base: Answer, quantized: Answer) -> int:
+    pairs = list(zip(base.token_ids, quantized.token_ids, strict=False))
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), len(pairs))
+
+
+def _fork(base: Answer, quantized: Answer, index: int, variant: int, texts: Texts) -> Fork | None:
+    if index >= min(len(base.places), len(quantized.places)):
+        return None
+    rows = base.places[index].rows[variant]
+    ids = [answer.places[index].token_id for answer in (base, quantized)]
+    first, second = texts(ids)
+    return Fork(
+        index=index,
+        token_ids=Both[int](base=ids[0], quantized=ids[1]),
+        tokens=Both[str](base=first, quantized=second),
+        kl=float(rows["kl"][0]),
+        top=Both[TopTokens](base=_top(rows, 0, texts, FORK_TOP)[0], quantized=_top(rows, 1, texts, FORK_TOP)[0]),
+    )
+
+
+def columns(token_ids: list[int], rows: Rows, texts: Texts, top: int) -> TokenComparison:
+    """Return the columns of a sequence; tokens before the first row get null."""
     unscored = len(token_ids) - len(rows.values)
 
     def column(values: npt.NDArray[Any]) -> list[Any]:
@@ -93,7 +157,7 @@ def _tokens(token_ids: list[int], rows: Rows, texts: Texts, top: int) -> TokenCo
             entropy=column(rows[f"{name}_entropy"]),
             confidence=column(rows[f"{name}_confidence"]),
             argmax=column(rows[f"{name}_argmax"].astype(np.int64)),
-            top=[None] * unscored + _top(rows, index, texts) if top else None,
+            top=[None] * unscored + _top(rows, index, texts, top) if top else None,
         )
 
     return TokenComparison(
@@ -109,11 +173,11 @@ def _tokens(token_ids: list[int], rows: Rows, texts: Texts, top: int) -> TokenCo
     )
 
 
-def _top(rows: Rows, model: int, texts: Texts) -> list[TopTokens]:
+def _top(rows: Rows, model: int, texts: Texts, k: int) -> list[TopTokens]:
     top = rows.top(model)
     return [
         TopTokens(token_ids=ids, tokens=texts(ids), logprobs=logprobs)
-        for ids, logprobs in zip(top.ids.tolist(), top.logprobs.tolist(), strict=True)
+        for ids, logprobs in zip(top.ids[:, :k].tolist(), top.logprobs[:, :k].tolist(), strict=True)
     ]
 
 
@@ -139,7 +203,7 @@ def _continuations(scored: Scored, texts: Texts, top: int, *, tokens: bool) -> l
             base=model(i, 0),
             quantized=model(i, 1),
             summary=summaries[i],
-            scores=_tokens(each.token_ids, each.rows, texts, top) if tokens else None,
+            scores=columns(each.token_ids, each.rows, texts, top) if tokens else None,
             expected_counts=None if each.rows.counts is None else _encoded(each.rows.counts),
         )
         for i, each in enumerate(scored.continuations)

@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -18,13 +18,15 @@ from transformers import PreTrainedTokenizerBase
 
 from qconf import __version__
 from qconf.wire import CompareRequest, ModelList, Timing
-from server.engine.interface import Engine
+from server.engine.interface import Engine, Sampling, Step
 from server.engine.twin.rows import Rows
-from server.errors import Unavailable
+from server.errors import InvalidRequest, Unavailable
 from server.monitoring.service_metrics import ServiceMetrics
+from server.scoring.admission import Room
+from server.scoring.generation import Answer, Drawing, Emit, generate
 from server.scoring.quotas import Quotas
-from server.scoring.reply import comparison
-from server.scoring.scored import Observer, Scored, ScoredContinuation
+from server.scoring.reply import FORK_TOP, comparison
+from server.scoring.scored import MODELS, Observer, Scored, ScoredContinuation
 from server.scoring.tokenization import PairTokenizer, Sequences
 from server.scoring.turns import Origin, Turns
 
@@ -141,8 +143,11 @@ class Service:
         self._scoring = Turns(STEPS_AHEAD * info.step_tokens)
         self.begun_tokens = 2 * STEPS_AHEAD * info.step_tokens
         """Tokens of one batch that are begun: what the engine is given, and as much to be tokenized meanwhile."""
-        self._cheapest = max(1, info.step_tokens // info.step_sequences)
-        self._counting = max(self._cheapest, info.step_tokens // COUNTING_PER_STEP)
+        self.cheapest = max(1, info.step_tokens // info.step_sequences)
+        """Tokens that take as long as one sequence does however short it is, and as one token that is generated."""
+        self.answer_tokenizer = PairTokenizer(copy.deepcopy(tokenizer), info.vocab_size, info.max_model_len)
+        """For the event loop: a token of an answer is decoded faster than it is handed to a thread."""
+        self._counting = max(self.cheapest, info.step_tokens // COUNTING_PER_STEP)
         metrics.engine_up.set_function(lambda: float(engine.is_alive))
 
     def check_ready(self) -> None:
@@ -160,32 +165,122 @@ class Service:
         """Refuse requests from now on; those that were admitted are still answered."""
         self._stopping = True
 
-    def origin(self, client: str, scored: Callable[[], None]) -> Origin:
-        """Number a new request of a client; ``scored`` is called after each of its sequences."""
-        return Origin(client, next(self._numbers), scored)
+    def origin(self, client: str, room: Room) -> Origin:
+        """Number a new request of a client, which gives back its room as it is answered."""
+        return Origin(client, next(self._numbers), room.scored, room.generated)
 
-    async def compare(self, request: CompareRequest, origin: Origin) -> tuple[bytes, Timing]:
-        """Score what the request asks for under all models: a Comparison as JSON. Cancelling aborts the work."""
+    async def compare(
+        self, request: CompareRequest, origin: Origin, emit: Emit = lambda *_: None
+    ) -> tuple[bytes, Timing]:
+        """Score and generate what the request asks for under all models: a Comparison as JSON. Cancelling aborts it.
+
+        ``emit`` is told of each token that is generated.
+        """
         watch = Stopwatch()
-        scored = await self.scored(request, origin, watch)
+        models = self.answering(request.generate_from) if request.max_tokens else ()
+        sequences: Sequences = await self.tokenized(PairTokenizer.sequences, request, origin=origin)
+        watch.tokenized()
+        scored = await self._scored(request, sequences, origin, watch)
+        drawing = Drawing(
+            models=models,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            stops=request.stop_texts,
+            ignore_eos=request.ignore_eos,
+            # Where answers part, both distributions are shown.
+            top=max(request.top_logprobs, FORK_TOP if len(models) > 1 else 0),
+        )
+        answers = await self.answers(sequences.prompt, drawing, origin, emit) if models else {}
 
         def reply(tokenizer: PairTokenizer) -> bytes:
             for observer in self._observers:
                 observer.observe(scored)
             top, tokens = request.top_logprobs, request.detail == "tokens"
-            answer = comparison(scored, self.models.data, tokenizer.texts, top, watch.timing, tokens=tokens)
+            answer = comparison(
+                scored,
+                answers,
+                drawing.drawn_seed,
+                self.models.data,
+                tokenizer.texts,
+                top,
+                watch.timing,
+                tokens=tokens,
+            )
             return answer.model_dump_json().encode()
 
         return await self.replied(reply), scored[0].timing
 
     async def scored_in_background(self, request: CompareRequest) -> list[Scored]:
         """Score what nobody waits for, sequence by sequence while the engine has no other work. No observer sees it."""
-        return await self.scored(request, Origin(BACKGROUND, next(self._numbers), background=True), Stopwatch())
-
-    async def scored(self, request: CompareRequest, origin: Origin, watch: Stopwatch) -> list[Scored]:
-        """Score the prompt, where it is asked for, and each continuation's tokens, under the base and each variant."""
+        watch, origin = Stopwatch(), Origin(BACKGROUND, next(self._numbers), background=True)
         sequences: Sequences = await self.tokenized(PairTokenizer.sequences, request, origin=origin)
         watch.tokenized()
+        return await self._scored(request, sequences, origin, watch)
+
+    def answering(self, name: str) -> tuple[int, ...]:
+        """Return the models that ``generate_from`` names: 0 is the base."""
+        if name == "both":
+            return tuple(range(len(self.models.data)))
+        return (self.model(name, "generate_from", "both"),)
+
+    def model(self, name: str, field: str, *others: str) -> int:
+        """Return the place of a model in the list of models: by name, by role, or by its root.
+
+        InvalidRequest names the field, and the names that it may have, ``others`` included.
+        """
+        models = self.models.data
+        names = {model.root: number for number, model in reversed(list(enumerate(models)))}
+        names |= {role: number for number, role in enumerate(MODELS)}
+        names |= {model.id: number for number, model in enumerate(models)}
+        if name not in names:
+            known = ", ".join(map(repr, sorted([*names, *others])))
+            raise InvalidRequest(f"{field!r} is {name!r}, expected one of {known}", field)
+        return names[name]
+
+    async def answers(
+        self, prompt: list[int], drawing: Drawing, origin: Origin, emit: Emit = lambda *_: None
+    ) -> dict[int, Answer]:
+        """Return each model's answer to a prompt, by model."""
+        end_ids = () if drawing.ignore_eos else self.engine.info.eos_token_ids
+
+        def steps(token_ids: list[int], models: tuple[int, ...], most: int) -> AsyncGenerator[Step]:
+            sampling = Sampling(models, most, drawing.temperature, drawing.top_p, drawing.drawn_seed or 0, end_ids)
+            return self._steps(token_ids, sampling, drawing.top, origin)
+
+        with _span("generate"):
+            text = self.answer_tokenizer.answer(prompt, drawing.stops)
+            return await generate(steps, drawing.models, prompt, text, drawing.max_tokens, end_ids, emit)
+
+    async def _steps(self, token_ids: list[int], sampling: Sampling, top: int, origin: Origin) -> AsyncGenerator[Step]:
+        """Generate when it is the sequence's turn, and count each token."""
+        async with contextlib.aclosing(self.engine.generate(token_ids, sampling, top)) as steps:
+            with self._metrics.in_engine(len(token_ids)):
+                self._charge(origin, len(token_ids))
+                # The first step computes the prompt, or what of it is not cached; each further one a single position.
+                async with self._scoring.turn(origin, max(self.cheapest, len(token_ids))):
+                    first = await anext(steps)
+                yield self._generated(first, origin)
+                async with self._scoring.turn(origin, self.cheapest):
+                    async for step in steps:
+                        yield self._generated(step, origin)
+
+    def _generated(self, step: Step, origin: Origin) -> Step:
+        self._charge(origin, 1)
+        self._metrics.generated()
+        origin.generated(self.cheapest)
+        return step
+
+    def _charge(self, origin: Origin, tokens: int) -> None:
+        self._quotas.tokens(origin.client, tokens)
+        if origin.client in self._quotas:
+            self._metrics.principal_tokens.labels(origin.client).inc(tokens)
+
+    async def _scored(
+        self, request: CompareRequest, sequences: Sequences, origin: Origin, watch: Stopwatch
+    ) -> list[Scored]:
+        """Score the prompt, where it is asked for, and each continuation's tokens, under the base and each variant."""
         context, top = sequences.context, request.top_logprobs
         prompt = None
         if not sequences.continuations or (request.detail == "tokens" and request.score_prompt):
@@ -245,12 +340,10 @@ class Service:
         ``cached`` tokens of it should be in the prefix cache. ``counts`` are those of ``Engine.score``.
         """
         tokens = len(token_ids) - cached
-        self._quotas.tokens(origin.client, tokens)
-        if origin.client in self._quotas:
-            self._metrics.principal_tokens.labels(origin.client).inc(tokens)
+        self._charge(origin, tokens)
         with _span("score") as span:
             waited = time.perf_counter()
-            least = self._counting if counts else self._cheapest
+            least = self._counting if counts else self.cheapest
             async with self._scoring.turn(origin, max(least, tokens)):
                 waited = time.perf_counter() - waited
                 with self._metrics.in_engine(len(token_ids)):

@@ -12,10 +12,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from qconf.wire import CompareRequest, TokenizerInfo
+from qconf.wire import Chat, CompareRequest, TokenizerInfo
 from server.errors import InvalidRequest
+from server.scoring.answer_text import AnswerText
 
 NEVER = Event()
+NO_TEMPLATE = (
+    "'messages' needs a chat template, and this model's tokenizer has none: send the text of the chat as 'prompt', or "
+    "serve the model with a template, as chat_template.jinja in the base's folder"
+)
 
 
 class Cancelled(Exception):
@@ -32,10 +37,12 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Sequences:
-    """What a request asks to be scored: a context and the continuations that follow it, each on its own."""
+    """What a request asks to be scored: a context and the continuations that follow it, each on its own; and the prompt
+    of answers, if any are to be generated: all of it, where the context may lack white space at its end."""
 
     context: list[int]
     continuations: list[Continuation]
+    prompt: list[int]
 
 
 class PairTokenizer:
@@ -54,14 +61,14 @@ class PairTokenizer:
         Stops with Cancelled once ``cancelled`` is set.
         """
         field = "prompt" if request.messages is None else "messages"
-        prompt = request.prompt if request.messages is None else self._render(request)
+        prompt = request.prompt if request.messages is None else self.render(request)
         special = request.add_special_tokens and request.messages is None
         if request.continuations is None:
             context = self.ids(prompt, field, special)
             if not context:
                 raise InvalidRequest(f"{field!r} is empty: expected at least one token to score", field)
-            self.check_length(len(context), field)
-            return Sequences(context, [])
+            self.check_length(len(context), field, request.max_tokens)
+            return Sequences(context, [], context)
 
         split = _Split(self, prompt, field, special)
         continuations = []
@@ -69,7 +76,14 @@ class PairTokenizer:
             if cancelled.is_set():
                 raise Cancelled
             continuations.append(split.continuation(given, f"continuations[{i}]"))
-        return Sequences(split.context(), continuations)
+        return Sequences(split.context(), continuations, self._prompt(prompt, field, special, request.max_tokens))
+
+    def _prompt(self, prompt: str | list[int] | None, field: str, special: bool, max_tokens: int) -> list[int]:
+        if not max_tokens:
+            return []
+        ids = self.ids(prompt, field, special) or self.prefix(field)
+        self.check_length(len(ids), field, max_tokens)
+        return ids
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Tokenize a text of any length."""
@@ -89,6 +103,14 @@ class PairTokenizer:
     def decode(self, token_ids: list[int]) -> str:
         """Decode token ids, special tokens included."""
         text = self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def answer(self, context: list[int], stops: Sequence[str]) -> AnswerText:
+        """Return the text, empty as yet, of an answer to a context; special tokens are left out of it."""
+        return AnswerText(self._decode_answer, context, stops)
+
+    def _decode_answer(self, token_ids: list[int]) -> str:
+        text = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text)
 
     def texts(self, token_ids: list[int]) -> list[str]:
@@ -123,12 +145,18 @@ class PairTokenizer:
             chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
         )
 
-    def _render(self, request: CompareRequest) -> str:
+    def render(self, chat: Chat) -> str:
+        """Write a chat with the tokenizer's template."""
         if not self._tokenizer.chat_template:
-            raise InvalidRequest("'messages' needs a chat template, and this model's tokenizer has none", "messages")
-        messages: list[dict[str, Any]] = [message.model_dump() for message in request.messages or []]
+            raise InvalidRequest(NO_TEMPLATE, "messages")
+        messages: list[dict[str, Any]] = [message.model_dump() for message in chat.messages or []]
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = self._tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=chat.answer_begins,
+                continue_final_message=chat.continue_final_message,
+            )
         except Exception as error:  # templates are code of the checkpoint and raise what they like
             raise InvalidRequest(f"the chat template refused 'messages': {error}", "messages") from error
         return str(text)
@@ -146,8 +174,14 @@ class PairTokenizer:
                 return [int(token_id)]
         raise InvalidRequest(f"{field!r} is empty, and this tokenizer has no token that begins a text", field)
 
-    def check_length(self, length: int, field: str) -> None:
-        """Raise InvalidRequest if a sequence of that many tokens is longer than the models' context."""
+    def check_length(self, length: int, field: str, max_tokens: int = 0) -> None:
+        """Raise InvalidRequest if a sequence of that many tokens, and an answer, are longer than the context."""
+        if max_tokens and length + max_tokens > self._max_model_len:
+            raise InvalidRequest(
+                f"'max_tokens' is {max_tokens} after the {length} tokens of {field!r}, "
+                f"expected at most {self._max_model_len} together",
+                "max_tokens",
+            )
         if length > self._max_model_len:
             raise InvalidRequest(
                 f"{field!r} makes a sequence of {length} tokens, expected at most {self._max_model_len}", field

@@ -21,14 +21,13 @@ MOST_KEYS = 10_000
 
 
 class Origin(NamedTuple):
-    """Where work comes from: a client, and one of the client's requests, which is told of each sequence's end.
-
-    ``background`` work begins only while there is no other.
-    """
+    """Where work comes from: a client, and one of the client's requests, which is told of each sequence's end, and of
+    what is generated, in tokens of scoring. ``background`` work begins only while there is no other."""
 
     client: str
     request: int
     scored: Callable[[], None] = lambda: None
+    generated: Callable[[int], None] = lambda tokens: None
     background: bool = False
 
 

@@ -18,7 +18,7 @@ def place(salt: str, key: str) -> float:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SampledKeys:
     """The share of keys whose calls are scored, by route.
 
     A key's place is the same on all routes and servers with one salt: the keys of a smaller rate are among those of a

@@ -14,7 +14,7 @@ from server.scoring.service import Service
 from server.shadow.metrics import NOT_SAMPLED, QUEUE_FULL, QUEUED, STOPPED, ShadowMetrics
 from server.shadow.queue import Entry, ShadowQueue
 from server.shadow.records import Answer, Call, NotScorable, to_score
-from server.shadow.sampling import Sampling
+from server.shadow.sampling import SampledKeys
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Shadow:
 
     def __init__(
         self,
-        sampling: Sampling,
+        sampling: SampledKeys,
         most: int,
         service: Service,
         metrics: ShadowMetrics,

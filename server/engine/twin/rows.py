@@ -61,6 +61,10 @@ class Rows:
         column: Floats = self.values[:, STATISTICS.index(name)]
         return column
 
+    def in_float64(self) -> "Rows":
+        """Return the statistics, without likeliest tokens, in float64, so that sums lose nothing."""
+        return replace(self, values=self.values[:, :WIDTH].astype(np.float64))
+
     def waited(self, seconds: float) -> "Rows":
         """Return the same rows with a wait before the engine's own added."""
         return replace(self, queue_seconds=self.queue_seconds + seconds)
