@@ -1,6 +1,7 @@
 """The reference page of the HTTP interface, from the application's OpenAPI document."""
 
 import json
+import re
 from collections.abc import Iterator
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -88,7 +89,7 @@ def _replied(routes: list[tuple[str, Schema]], schemas: dict[str, Schema]) -> li
         _referred(route["requestBody"]["content"]["application/json"]["schema"])
         for _, route in routes
         if "requestBody" in route
-    }
+    } - _nested(schemas)
 
     def visit(schema: object) -> None:
         if isinstance(schema, list):
@@ -104,6 +105,11 @@ def _replied(routes: list[tuple[str, Schema]], schemas: dict[str, Schema]) -> li
 
     visit([route for _, route in routes])
     return list(found)
+
+
+def _nested(schemas: dict[str, Schema]) -> set[str]:
+    """Return the names of the objects that are part of others."""
+    return set(re.findall(rf'"{PREFIX}(\w+)"', json.dumps(schemas)))
 
 
 def _errors() -> Iterator[tuple[str, str, str]]:

@@ -35,8 +35,8 @@ class Primary:
 
 
 @contextmanager
-def primary(answer: bytes) -> Iterator[Primary]:
-    """Run a primary."""
+def primary(answer: bytes, seconds: float = 0) -> Iterator[Primary]:
+    """Run a primary that takes some time for each answer."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -45,6 +45,7 @@ def primary(answer: bytes) -> Iterator[Primary]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             running.calls.append((self.path, body))
+            time.sleep(seconds)
             self.send_response(200)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(answer)))

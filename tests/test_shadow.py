@@ -13,7 +13,7 @@ from server.scoring.turns import Origin, Turns
 from server.settings import Settings, shadow_rates
 from server.shadow.metrics import ShadowMetrics
 from server.shadow.queue import MOST_BYTES, Entry, ShadowQueue
-from server.shadow.records import Answer, Call, NotScorable, ToScore, to_score
+from server.shadow.records import Call, CallReply, NotScorable, ToScore, to_score
 from server.shadow.sampling import CHAT, COMPLETIONS, OBSERVE, ROUTES, SampledKeys
 from server.shadow.shadow import Shadow
 
@@ -24,8 +24,8 @@ def call(**fields: Any) -> Call:
     return Call.model_validate(fields)
 
 
-def answer(*choices: dict[str, Any], **fields: Any) -> Answer:
-    return Answer.model_validate({"choices": [*choices], **fields})
+def answer(*choices: dict[str, Any], **fields: Any) -> CallReply:
+    return CallReply.model_validate({"choices": [*choices], **fields})
 
 
 def sampling(rate: float, salt: str = "") -> SampledKeys:
@@ -103,7 +103,7 @@ def test_other_rates_are_refused(given: str) -> None:
     ],
 )
 def test_the_answer_is_scored_by_its_ids_else_its_text_else_the_prompt(
-    asked: dict[str, Any], answered: Answer | None, part: str, expected: list[tuple[Any, Any]]
+    asked: dict[str, Any], answered: CallReply | None, part: str, expected: list[tuple[Any, Any]]
 ) -> None:
     scored = to_score(call(**asked), answered)
     assert scored.part == part
@@ -129,7 +129,7 @@ def test_a_chat_keeps_its_messages() -> None:
         ({"prompt": "a", "echo": True}, answer({"text": "ab"}), "echo"),
     ],
 )
-def test_what_cannot_be_scored_has_a_reason(asked: dict[str, Any], answered: Answer | None, reason: str) -> None:
+def test_what_cannot_be_scored_has_a_reason(asked: dict[str, Any], answered: CallReply | None, reason: str) -> None:
     with pytest.raises(NotScorable) as caught:
         to_score(call(**asked), answered)
     assert caught.value.reason == reason

@@ -34,7 +34,7 @@ class CallMessage(Mirrored):
 
     role: str
     content: Text | list[dict[str, Any]] | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 class Call(Mirrored):
@@ -51,7 +51,9 @@ class Call(Mirrored):
         default=None, description="Of chat completions."
     )
     user: str | None = Field(default=None, description="The key of sampling, where no other is given.")
-    tools: list[Any] | None = Field(default=None, description="A call with tools is scored only by its token ids.")
+    tools: list[dict[str, Any]] | None = Field(
+        default=None, description="A call with tools is scored only by its token ids."
+    )
     echo: bool | None = Field(default=None, description="A call with it is scored only by its token ids.")
     n: Annotated[int, Field(ge=1, le=MAX_CONTINUATIONS)] | None = Field(
         default=None, description="Of several answers to a prompt, the first is scored."
@@ -74,26 +76,26 @@ class Call(Mirrored):
         return json.dumps([message.content for message in self.messages[: first + 1]])
 
 
-class AnswerMessage(Mirrored):
+class CallReplyMessage(Mirrored):
     """The message of a chat completion's choice."""
 
     content: Text | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
-class Choice(Mirrored):
+class CallReplyChoice(Mirrored):
     """One answer. vLLM adds token ids where ``return_token_ids`` is asked for."""
 
     text: Text | None = None
-    message: AnswerMessage | None = None
+    message: CallReplyMessage | None = None
     token_ids: Ids | None = None
     prompt_token_ids: Ids | None = None
 
 
-class Answer(Mirrored):
+class CallReply(Mirrored):
     """The body that a call was answered with. Other fields are ignored."""
 
-    choices: Annotated[list[Choice], Field(max_length=MAX_BATCH * MAX_CONTINUATIONS)]
+    choices: Annotated[list[CallReplyChoice], Field(max_length=MAX_BATCH * MAX_CONTINUATIONS)]
     prompt_token_ids: Ids | None = None
 
 
@@ -101,12 +103,13 @@ class ObserveRequest(Request):
     """A call that another server answered, and its answer."""
 
     request: Call = Field(description="Body of a call of OpenAI's completions or chat completions.")
-    response: Answer | None = Field(
+    response: CallReply | None = Field(
         default=None, description="Body of its answer, which is scored then; without one, the prompt is."
     )
     key: str | None = Field(
         default=None,
-        description="What stays the same from call to call, for sampling. Default: 'user', else the prompt.",
+        description="What stays the same from call to call, such as a user or a session: calls of the same keys are "
+        "scored. Default: the call's 'user', else its prompt, of a chat up to the first question.",
     )
     source: Annotated[str, Field(max_length=100)] = Field(
         default="observe", description="Where the call comes from: noted by the recorder."
@@ -121,7 +124,7 @@ class ToScore:
     part: Part
 
 
-def to_score(call: Call, answer: Answer | None) -> ToScore:
+def to_score(call: Call, answer: CallReply | None) -> ToScore:
     """Return what is scored of a call: the answer's tokens, where there is one, else the prompt's.
 
     Raises NotScorable.
@@ -139,7 +142,7 @@ def to_score(call: Call, answer: Answer | None) -> ToScore:
     return ToScore([_request(prompt) for prompt in prompts], "prompt")
 
 
-def _by_ids(answer: Answer, choices: Sequence[Choice]) -> list[CompareRequest]:
+def _by_ids(answer: CallReply, choices: Sequence[CallReplyChoice]) -> list[CompareRequest]:
     """Return the comparisons of answers that all have their token ids, else none."""
     pairs = [(choice.prompt_token_ids or answer.prompt_token_ids, choice.token_ids) for choice in choices]
     if not all(prompt and ids for prompt, ids in pairs):
@@ -171,7 +174,7 @@ def _message(message: CallMessage) -> Message:
     return Message(role=message.role, content="".join(str(part.get("text", "")) for part in message.content))
 
 
-def _text(choice: Choice) -> str | None:
+def _text(choice: CallReplyChoice) -> str | None:
     if choice.message is None:
         return choice.text
     if choice.message.tool_calls:

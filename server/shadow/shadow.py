@@ -13,7 +13,7 @@ from server.scoring.scored import Scored
 from server.scoring.service import Service
 from server.shadow.metrics import NOT_SAMPLED, QUEUE_FULL, QUEUED, STOPPED, ShadowMetrics
 from server.shadow.queue import Entry, ShadowQueue
-from server.shadow.records import Answer, Call, NotScorable, to_score
+from server.shadow.records import Call, CallReply, NotScorable, to_score
 from server.shadow.sampling import SampledKeys
 
 logger = logging.getLogger(__name__)
@@ -44,13 +44,15 @@ class Shadow:
         self._observers = observers
         self._working = 0
 
-    def take(self, route: str, source: str, key: str | None, call: Call, answer: Answer | None, size: int) -> str:
+    def take(self, route: str, source: str, key: str | None, call: Call, answer: CallReply | None, size: int) -> str:
         """Queue a call of ``size`` bytes if its key is sampled; return at once what became of it."""
         outcome = self._outcome(route, source, key, call, answer, size)
         self._metrics.calls.labels(route, outcome).inc()
         return outcome
 
-    def _outcome(self, route: str, source: str, key: str | None, call: Call, answer: Answer | None, size: int) -> str:
+    def _outcome(
+        self, route: str, source: str, key: str | None, call: Call, answer: CallReply | None, size: int
+    ) -> str:
         if not self._sampling.takes(route, key or call.key):
             return NOT_SAMPLED
         try:
