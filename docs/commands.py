@@ -11,6 +11,7 @@ from pydantic_settings import CliApp
 from typer.core import TyperGroup
 
 from client.bench.command import app as bench
+from client.compare.command import app as compare
 from client.results.command import app as results
 from client.trace.command import app as trace
 from eval.command import app as evaluation
@@ -25,6 +26,7 @@ def command_helps() -> Iterator[tuple[str, str]]:
     yield "qconf-server", _argparse_help(lambda: CliApp.run(Settings, cli_args=["--help"]))
     yield from _typer_helps(quantize, "qconf-quantize")
     yield from _typer_helps(bench, "python -m client.bench")
+    yield from _typer_helps(compare, "python -m client.compare")
     yield from _typer_helps(trace, "python -m client.trace")
     yield from _typer_helps(results, "python -m client.results")
     yield from _typer_helps(evaluation, "python -m eval")

@@ -15,6 +15,7 @@ from pydantic_settings import CliApp
 from typer.core import TyperGroup
 
 from client.bench.command import app as bench
+from client.compare.command import app as compare
 from client.results.command import app as results
 from client.trace.command import app as trace
 from demo.real.command import app as real
@@ -38,6 +39,7 @@ INLINE = re.compile(r"`((?:python -m|qconf-\w+|make) [^`]+)`")
 COMMENT = re.compile(r"(^|\s)#\s.*$", re.MULTILINE)
 TYPER = {
     "client.bench": bench,
+    "client.compare": compare,
     "client.results": results,
     "client.trace": trace,
     "demo.real": real,

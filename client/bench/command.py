@@ -1,59 +1,28 @@
 """The command line of the bench: options, exit codes, one sentence per error."""
 
-import math
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from client.api import DEFAULT_URL
 from client.bench.items import TaskError
 from client.bench.session import Interrupted, RuleFailed, Stopped, run_bench
 from client.bench.sources.corpus import DEFAULT_WINDOW
 from client.bench.sources.load import BenchOptions
+from client.command_line import INTERRUPTED, REFUSED, SOME_FAILED, Retries, Timeout, exit_with, output
 from client.errors import QconfError
 from qconf.run.folder import RunError
 from qconf.tracing import tracing
 
-SOME_FAILED = 1
-REFUSED = 2
 RULE_FAILED = 3
-INTERRUPTED = 130
-
-# Tables in a file need not fit a terminal.
-FILE_WIDTH = 160
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def split_names(tasks: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
-
-
-def positive(seconds: float) -> float:
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise typer.BadParameter(f"expected more than 0 seconds, got {seconds}")
-    return seconds
-
-
-Retries = Annotated[
-    int,
-    typer.Option(
-        help="Retries of a request while the server is down, restarting or busy, with pauses that grow to 30 seconds.",
-        min=0,
-    ),
-]
-Timeout = Annotated[
-    float,
-    typer.Option(
-        help="Seconds to wait for a reply, including time in a queue; a pause that a busy server asks for may be "
-        "as long.",
-        callback=positive,
-    ),
-]
 
 
 @app.command()
@@ -189,23 +158,17 @@ def bench(
         variant=variant,
         expected_counts=expected_counts,
     )
-    console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
     try:
         with tracing("qconf-bench"):
-            failed = run_bench(options, console)
+            failed = run_bench(options, output())
     except (QconfError, TaskError, RunError) as exc:
-        raise _exit(f"error: {exc}", REFUSED) from exc
+        raise exit_with(f"error: {exc}", REFUSED) from exc
     except RuleFailed as exc:
-        raise _exit(str(exc), RULE_FAILED) from exc
+        raise exit_with(str(exc), RULE_FAILED) from exc
     except Interrupted as exc:
-        raise _exit(str(exc), INTERRUPTED) from exc
+        raise exit_with(str(exc), INTERRUPTED) from exc
     except Stopped as exc:
-        raise _exit(f"error: {exc}", SOME_FAILED) from exc
+        raise exit_with(f"error: {exc}", SOME_FAILED) from exc
     except KeyboardInterrupt as exc:
-        raise _exit("interrupted before anything was sent", INTERRUPTED) from exc
+        raise exit_with("interrupted before anything was sent", INTERRUPTED) from exc
     raise typer.Exit(SOME_FAILED if failed else 0)
-
-
-def _exit(message: str, code: int) -> typer.Exit:
-    print(message, file=sys.stderr)
-    return typer.Exit(code)

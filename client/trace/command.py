@@ -1,14 +1,13 @@
 """The command line of the trace: options, exit codes, one sentence per error."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from client.api import DEFAULT_URL
-from client.bench.command import INTERRUPTED, REFUSED, SOME_FAILED, Retries, Timeout
 from client.bench.items import TaskError
+from client.command_line import INTERRUPTED, REFUSED, SOME_FAILED, Retries, Timeout, exit_with
 from client.errors import QconfError
 from client.trace.writing import Interrupted, Stopped, TraceOptions, write_trace
 from qconf.run.folder import RunError
@@ -59,15 +58,10 @@ def trace(
         with tracing("qconf-trace"):
             write_trace(options, lambda line: print(line, flush=True))
     except (QconfError, TaskError, RunError) as exc:
-        raise _exit(f"error: {exc}", REFUSED) from exc
+        raise exit_with(f"error: {exc}", REFUSED) from exc
     except Interrupted as exc:
-        raise _exit(str(exc), INTERRUPTED) from exc
+        raise exit_with(str(exc), INTERRUPTED) from exc
     except Stopped as exc:
-        raise _exit(f"error: {exc}", SOME_FAILED) from exc
+        raise exit_with(f"error: {exc}", SOME_FAILED) from exc
     except KeyboardInterrupt as exc:
-        raise _exit("interrupted before anything was sent", INTERRUPTED) from exc
-
-
-def _exit(message: str, code: int) -> typer.Exit:
-    print(message, file=sys.stderr)
-    return typer.Exit(code)
+        raise exit_with("interrupted before anything was sent", INTERRUPTED) from exc

@@ -84,6 +84,12 @@ class PairScores(Reply):
     summary: Summary
     generation: Generations | None = None
 
+    def _repr_html_(self) -> str:
+        """Return the scores as HTML, which notebooks display."""
+        from qconf.show.html import comparison_html  # imports this module
+
+        return comparison_html(self)
+
 
 class Comparison(PairScores):
     """Reply of ``/compare``: the scores under the base and the first quantized variant, and under ``variants``, by

@@ -13,6 +13,7 @@ from client.bench.evaluation import Evaluation
 from client.bench.standing import Standing, rules_table
 from qconf.run.columns import OF_CORPORA, ItemResult
 from qconf.run.folder import Drawn, Subject, Timing
+from qconf.show.text import described
 
 
 def print_heading(console: Console, url: str, subjects: Sequence[Subject], done: int) -> None:
@@ -22,7 +23,7 @@ def print_heading(console: Console, url: str, subjects: Sequence[Subject], done:
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
     for model in (subject.models.base, *(each.models.quantized for each in subjects)):
-        grid.add_row(model.id, f"{model.root} ({model.quantization or 'not quantized'}, {model.dtype})")
+        grid.add_row(model.id, described(model))
     server = subject.server
     grid.add_row("server", f"{url} (qconf {server.version}, vLLM {server.vllm}, {server.device})")
     before = f", {done} of them done before" if done else ""

@@ -1,0 +1,1 @@
+"""One comparison in the terminal: tokens, choices and answers."""

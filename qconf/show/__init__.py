@@ -1,0 +1,1 @@
+"""Comparisons for people: colours of quantities, sentences, and HTML for notebooks."""
