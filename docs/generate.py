@@ -24,6 +24,7 @@ from qconf.run.columns import COUNT_SCHEMA, ITEM_SCHEMA, TOKEN_SCHEMA
 from qconf.statistics.intervals import Interval
 from qconf.wire import Timing
 from server.shadow.metrics import ShadowMetrics
+from server.shadow.recorder import Recorder
 from server.shadow.sampling import OBSERVE
 from tests.synthetic_run import again, items, later, tokens, window, write
 from tests.test_monitor import monitor, observations
@@ -167,6 +168,7 @@ def _families() -> Iterator[Metric]:
         watched.add([each for _ in VARIANTS])
         watched.add_mirrored([each for _ in VARIANTS])
     ShadowMetrics({OBSERVE: 1}, 1, watched.registry)
+    Recorder(FOLDER, VARIANTS, watched.registry, days=1, tokens=False)
     service = watched.metrics
     service.requests.labels("/compare", "200")
     service.duration.labels("/compare")

@@ -23,15 +23,16 @@ from server.engine.digest import model_digest
 from server.engine.interface import EngineInfo
 from server.engine.size import model_sizes
 from server.errors import StartError
-from server.monitoring.monitor import Monitor, load_reference, make_state_folder
+from server.monitoring.monitor import Monitor, load_reference, make_folder
 from server.scoring.admission import Admission, Limits
 from server.scoring.canary import check_canary
 from server.scoring.quotas import Quotas
 from server.scoring.service import Service
 from server.settings import Settings, shadow_rates
 from server.shadow.metrics import ShadowMetrics
+from server.shadow.recorder import Recorder
 from server.shadow.sampling import SampledKeys
-from server.shadow.shadow import Shadow
+from server.shadow.shadow import Observer, Shadow
 
 if TYPE_CHECKING:
     from server.engine.engine import TwinEngine
@@ -110,7 +111,9 @@ async def _serving(settings: Settings, quotas: Quotas) -> AsyncIterator[tuple["T
     checkpoints = read_checkpoints(Source(settings.model, settings.revision), variants, settings.allow_unquantized)
     reference = None if settings.reference is None else load_reference(settings.reference)
     if settings.state_dir is not None:
-        make_state_folder(settings.state_dir)
+        make_folder(settings.state_dir, "--state-dir")
+    if settings.shadow_record is not None:
+        make_folder(settings.shadow_record, "--shadow-record")
 
     from server.engine.engine import parse_engine_args, running_engine  # vLLM takes longer than all checks
 
@@ -136,15 +139,44 @@ async def _serving(settings: Settings, quotas: Quotas) -> AsyncIterator[tuple["T
         observers = [monitor]
         service = Service(engine, checkpoints.tokenizer, models, monitor.metrics, quotas, observers)
         admission = Admission(limits, monitor.metrics, quotas)
-        shadow = _shadow(settings, service, monitor) if settings.shadow_on else None
-        yield engine, Serving(service, admission, monitor, settings.request_seconds, shadow)
+        recorder = _recorder(settings, models, monitor)
+        shadow = _shadow(settings, service, monitor, recorder) if settings.shadow_on else None
+        async with _kept(recorder):
+            yield engine, Serving(service, admission, monitor, settings.request_seconds, shadow)
 
 
-def _shadow(settings: Settings, service: Service, monitor: Monitor) -> Shadow:
+def _recorder(settings: Settings, models: ModelList, monitor: Monitor) -> Recorder | None:
+    """Make what records mirrored calls."""
+    if settings.shadow_record is None:
+        return None
+    return Recorder(
+        settings.shadow_record,
+        [model.id for model in models.data[1:]],
+        monitor.registry,
+        days=settings.shadow_record_days,
+        tokens=settings.shadow_record_tokens,
+    )
+
+
+def _shadow(settings: Settings, service: Service, monitor: Monitor, recorder: Recorder | None) -> Shadow:
     """Make what takes mirrored calls."""
     rates = shadow_rates(settings.shadow_rate)
     metrics = ShadowMetrics(rates, settings.shadow_queue, monitor.registry)
-    return Shadow(SampledKeys(settings.shadow_salt, rates), settings.shadow_queue, service, metrics, [monitor])
+    observers: list[Observer] = [lambda _, scored: monitor.observe_mirrored(scored)]
+    if recorder is not None:
+        observers.append(recorder.record)
+    return Shadow(SampledKeys(settings.shadow_salt, rates), settings.shadow_queue, service, metrics, observers)
+
+
+@contextlib.asynccontextmanager
+async def _kept(recorder: Recorder | None) -> AsyncIterator[None]:
+    """Delete old records meanwhile."""
+    task = None if recorder is None else asyncio.create_task(recorder.keep())
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
 
 
 def model_list(checkpoints: Checkpoints, info: EngineInfo) -> ModelList:

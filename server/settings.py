@@ -91,6 +91,13 @@ class Settings(BaseSettings):
     )
     shadow_queue: int = Field(1000, ge=1, description="Mirrored calls that wait at most; others are dropped.")
     shadow_salt: str = Field("", description="Another text makes other keys those whose mirrored calls are scored.")
+    shadow_record: Path | None = Field(
+        None, description="Folder that gets a line for each mirrored call that was scored, in a file a day."
+    )
+    shadow_record_tokens: bool = Field(
+        False, description="Record the token ids of mirrored calls, for replays, and not only what was measured."
+    )
+    shadow_record_days: int = Field(7, ge=1, description="Days after which recorded files are deleted.")
     state_dir: Path | None = Field(
         None, description="Folder that keeps the window over restarts, and rows that every start must repeat."
     )
@@ -126,6 +133,12 @@ class Settings(BaseSettings):
     def _are_rates(cls, given: list[str]) -> list[str]:
         shadow_rates(given)
         return given
+
+    @model_validator(mode="after")
+    def _recording(self) -> Self:
+        if self.shadow_record is not None and not self.shadow_on:
+            raise ValueError("--shadow-record needs --shadow-rate: without it no call is scored")
+        return self
 
     @model_validator(mode="after")
     def _tls(self) -> Self:

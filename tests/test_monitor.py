@@ -23,7 +23,7 @@ from qconf.wire import ModelInfo, ModelList, ServerInfo
 from server.engine.twin.rows import STATISTICS, WIDTH, Rows
 from server.errors import StartError
 from server.monitoring.histogram import ArrayHistogram
-from server.monitoring.monitor import Monitor, load_reference, make_state_folder
+from server.monitoring.monitor import Monitor, load_reference, make_folder
 from server.monitoring.observation import UNLABELLED, Item, Observation, Observations
 from server.monitoring.sliding import PARTS, Damaged, SlidingSums
 from tests.synthetic_run import items, tokens, window, write
@@ -256,7 +256,7 @@ def test_the_window_survives_a_restart(run: Run, tmp_path: Path) -> None:
         return {key: number for key, number in values(watched).items() if "_window" in key[0] or "_drift" in key[0]}
 
     state = tmp_path / "state"
-    make_state_folder(state)
+    make_folder(state, "--state-dir")
     first = monitor(run.path, state)
     seen = observations(run, np.random.default_rng(4))
     for observation in seen:
@@ -376,7 +376,7 @@ def test_settings_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(StartError, match=f"--state-dir {file} cannot be written to: File exists"):
-        make_state_folder(file)
+        make_folder(file, "--state-dir")
     state = tmp_path / "state"
     state.mkdir()
     watched = monitor(folder=state)

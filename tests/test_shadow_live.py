@@ -1,6 +1,9 @@
 """Mirrored calls on a real server behind a real proxy: the primary's traffic stays as it is, every call is counted."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -18,13 +22,20 @@ from tests.mirror import nginx, primary, proxy
 PROMPT = "Question: What is a cup made of?\nAnswer:"
 ANSWER = b'{"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":" clay"}]}\n'
 SECONDS = 60
+DAILY = Path(__file__).parent.parent / "deploy" / "shadow" / "report.sh"
 JSON = {"content-type": "application/json"}
 needs_nginx = pytest.mark.skipif(nginx() is None, reason="nginx (package nginx-light) is missing")
 
 
 @pytest.fixture(scope="module")
-def shadow() -> Iterator[LocalServer]:
-    with running_server("--demo", "--shadow-rate", "1", "--shadow-queue", "10") as live:
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("record")
+
+
+@pytest.fixture(scope="module")
+def shadow(record: Path) -> Iterator[LocalServer]:
+    recording = ("--shadow-record", str(record), "--shadow-record-tokens")
+    with running_server("--demo", "--shadow-rate", "1", "--shadow-queue", "10", *recording) as live:
         yield live
 
 
@@ -136,6 +147,26 @@ def test_a_call_that_cannot_be_scored_is_counted_by_its_error(shadow: LocalServe
     assert httpx.post(f"{shadow.url}{OBSERVE}", json=observed([10**9])).status_code == 202
     settle(shadow.url)
     assert total(shadow.url, "qconf_shadow_failed_total", reason="invalid_request_error") == before + 1
+
+
+def test_what_was_recorded_is_replayed_with_the_same_numbers(shadow: LocalServer, record: Path, tmp_path: Path) -> None:
+    settle(shadow.url)
+    for thing in ("cup", "coat", "lamp"):
+        body = observed(f"Question: What is a {thing} made of?\nAnswer:", text=" clay")
+        assert httpx.post(f"{shadow.url}{OBSERVE}", json=body).status_code == 202
+    settle(shadow.url)
+    lines = "".join(file.read_text(encoding="utf-8") for file in sorted(record.iterdir())).splitlines()[-3:]
+    (tmp_path / "calls-2026-01-01.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    out = tmp_path / "out"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command: list[str | Path] = [DAILY, shadow.url, tmp_path, "2026-01-01", out]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PATH": path})
+    assert (out / "report.html").exists()
+    seen = [json.loads(line)["mirrored"]["variants"]["quantized"] for line in lines]
+    kl = pq.read_table(out / "run" / "tokens.parquet")["kl"].to_numpy()
+    assert len(kl) == sum(each["tokens"] for each in seen)
+    # In a batch of another shape 16-bit arithmetic rounds otherwise.
+    assert kl.sum() == pytest.approx(sum(each["mean_kl"] * each["tokens"] for each in seen), abs=0.05)
 
 
 @pytest.mark.parametrize("route", ROUTES)

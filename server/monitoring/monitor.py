@@ -47,14 +47,14 @@ def load_reference(path: Path) -> "ReferenceRun":
         raise StartError(f"--reference: {error}") from error
 
 
-def make_state_folder(folder: Path) -> None:
-    """Make the folder that keeps the window. StartError if it cannot be written to."""
+def make_folder(folder: Path, option: str) -> None:
+    """Make the folder that an option names. StartError if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise StartError(f"--state-dir {folder} cannot be written to: {error.strerror}") from error
+        raise StartError(f"{option} {folder} cannot be written to: {error.strerror}") from error
 
 
 class Monitor:

@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from qconf import error_types
 from server.errors import RequestError
@@ -19,11 +18,8 @@ from server.shadow.sampling import SampledKeys
 logger = logging.getLogger(__name__)
 
 
-class ShadowObserver(Protocol):
-    """Is given every comparison of a mirrored call. ``observe_mirrored`` is called on any thread, and on several."""
-
-    def observe_mirrored(self, scored: Sequence[Scored]) -> None:
-        """Process one comparison, scored under the base and each variant."""
+Observer = Callable[[Entry, Sequence[Scored]], None]
+"""Is given every comparison of a mirrored call, under the base and each variant, on any thread and on several."""
 
 
 class Shadow:
@@ -35,7 +31,7 @@ class Shadow:
         most: int,
         service: Service,
         metrics: ShadowMetrics,
-        observers: Sequence[ShadowObserver],
+        observers: Sequence[Observer],
     ) -> None:
         self._sampling = sampling
         self._queue = ShadowQueue(most)
@@ -89,7 +85,7 @@ class Shadow:
         try:
             for request in entry.to_score.requests:
                 scored = await self._service.scored_in_background(request)
-                await asyncio.to_thread(self._observe, scored)
+                await asyncio.to_thread(self._observe, entry, scored)
         except RequestError as error:
             self._metrics.failed.labels(error.type).inc()
         except Exception as error:
@@ -100,9 +96,9 @@ class Shadow:
             self._metrics.wait.observe(time.monotonic() - entry.arrived)
         self._working -= 1
 
-    def _observe(self, scored: Sequence[Scored]) -> None:
-        for observer in self._observers:
-            observer.observe_mirrored(scored)
+    def _observe(self, entry: Entry, scored: Sequence[Scored]) -> None:
+        for observe in self._observers:
+            observe(entry, scored)
 
     def _stop(self) -> None:
         left = len(self._queue) + self._working
