@@ -6,7 +6,10 @@ connections. All of it runs on this machine and shares its cores; scoring, where
 """
 
 import argparse
+import itertools
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -15,12 +18,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from benchmarks.load import request
 from demo.local_server import running_server
 from tests.mirror import primary, proxy
 
 ANSWER = b'{"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":" clay"}]}\n'
 PROXIES = {"plain": False, "plain again": False, "mirrored": True}
 WARM_UP = 50
+START_SECONDS = 10
+PAUSE_SECONDS = 0.05
 
 
 def main() -> None:
@@ -28,7 +34,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What mirroring costs the traffic that is mirrored.")
     parser.add_argument("--requests", type=int, default=1000, help="through each of the three proxies, of each primary")
     parser.add_argument("--primary-ms", type=float, default=20, help="time that the slower primary takes")
+    parser.add_argument("--mirror-to", help=argparse.SUPPRESS)
     options, engine = parser.parse_known_args()
+    if options.mirror_to:
+        return keep_sending(options.mirror_to)
     print(f"{'calls scored':14}{'primary':>9}   {'proxy':14}{'p50':>8}{'p99':>11}")
     for scored, rate in (("none", "/observe=1"), ("all", "1")):
         with running_server("--demo", "--shadow-rate", rate, *engine) as server:
@@ -37,6 +46,42 @@ def main() -> None:
                     p50, p99 = 1e3 * np.quantile(seconds, [0.5, 0.99])
                     print(f"{scored:14}{wait:6g} ms   {each:14}{p50:5.2f} ms{p99:8.2f} ms", flush=True)
             print(f"{scored:14}{outcomes(server.url)}")
+            if scored == "all":
+                print_comparisons(server.url, options.requests // 3)
+
+
+def print_comparisons(qconf: str, requests: int) -> None:
+    """Print the latencies of comparisons that clients wait for, without and with mirrored calls always waiting."""
+    numbers = itertools.count()
+
+    def compared(client: httpx.Client) -> list[float]:
+        seconds = []
+        for _ in range(requests):
+            started = time.perf_counter()
+            client.post("/compare", json=request(next(numbers))).raise_for_status()
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    with httpx.Client(base_url=qconf, timeout=60) as client:
+        compared(client)
+        alone = compared(client)
+        with subprocess.Popen([sys.executable, "-m", "benchmarks.shadow", "--mirror-to", qconf]) as sender:
+            time.sleep(START_SECONDS)
+            beside = compared(client)
+            sender.terminate()
+    for name, seconds in (("alone", alone), ("mirrored calls wait", beside)):
+        p50, p99 = 1e3 * np.quantile(seconds, [0.5, 0.99])
+        print(f"/compare, {name:30}{p50:5.2f} ms{p99:8.2f} ms")
+
+
+def keep_sending(qconf: str) -> None:
+    """Keep mirrored calls waiting, until terminated."""
+    with httpx.Client(base_url=qconf) as client:
+        for number in itertools.count():
+            prompt = f"Question {number}: What is a cup made of?\nAnswer:" * 4
+            reply = client.post("/mirror/v1/completions", json={"prompt": prompt})
+            if reply.json()["outcome"] == "queue_full":
+                time.sleep(PAUSE_SECONDS)
 
 
 def measured(qconf: str, requests: int, wait: float) -> dict[str, list[float]]:
