@@ -5,6 +5,7 @@ import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -161,7 +162,11 @@ class Client(_Base):
 
 
 class AsyncClient(_Base):
-    """Asynchronous client; see ``Client``."""
+    """Asynchronous client; see ``Client``.
+
+    ``attempt_context`` returns a context that each attempt of a request runs in: it sees the error, and can make
+    attempts wait for each other.
+    """
 
     def __init__(
         self,
@@ -173,12 +178,13 @@ class AsyncClient(_Base):
         verify: ssl.SSLContext | bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        attempt_context: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
     ) -> None:
         super().__init__(base_url, timeout, retries, api_key)
         self._http = httpx.AsyncClient(
             timeout=self._timeout, headers=self._headers, limits=LIMITS, verify=verify, transport=transport
         )
-        self._sleep = sleep
+        self._sleep, self._attempt_context = sleep, attempt_context
 
     async def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
         """Score a prompt, or its continuations, under the base and each quantized variant: see ``Comparison.of``."""
@@ -228,7 +234,8 @@ class AsyncClient(_Base):
         attempt = 0
         while True:
             try:
-                return await self._attempt(call)
+                async with self._attempt_context():
+                    return await self._attempt(call)
             except QconfError as error:
                 if (delay := self._policy.delay(attempt, error)) is None:
                     raise

@@ -1,7 +1,10 @@
-"""The six tasks: items whose candidates are chosen before the label is drawn, so that the true probabilities hold."""
+"""The six tasks of choices: candidates are drawn before the label, so that the true probabilities hold. And one task
+whose answers are generated.
+"""
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -19,6 +22,10 @@ CHOICES = {
 GROUPED = ("demo_hellaswag", "demo_storycloze")
 # Elsewhere they are drawn by probability**FLATTENING: mostly plausible ones, so that choosing is not too easy.
 FLATTENING = 0.55
+GENERATING = "demo_piqa_generate"
+"""The task whose answers are generated: its goals are those of demo_piqa, without candidates."""
+PROMPTS = 60
+"""Items of that task: an answer takes far longer than a choice."""
 
 
 class Item(TypedDict):
@@ -74,9 +81,29 @@ def make_items(world: World, task: str, count: int) -> list[Item]:
     return items
 
 
+class Prompt(TypedDict):
+    """An item to generate an answer to; the answer is the tool, with which the text begins."""
+
+    prompt: str
+    answer: str
+
+
+def make_prompts(world: World, count: int) -> list[Prompt]:
+    rng = random.Random(f"{world.seed}/{GENERATING}")
+    found: dict[str, Prompt] = {}
+    while len(found) < count:
+        question = world.sources["demo_piqa"](rng)
+        tool, _, _ = draw(rng, question.answers).partition(" and ")
+        found.setdefault(question.prompt, Prompt(prompt=question.prompt, answer=tool))
+    return list(found.values())
+
+
 def write_tasks(world: World, folder: Path, count: int) -> None:
     for task in CHOICES:
-        file = folder / task / "items.jsonl"
-        file.parent.mkdir(parents=True)
-        lines = [json.dumps(item) + "\n" for item in make_items(world, task, count)]
-        file.write_text("".join(lines), encoding="utf-8")
+        write_items(folder / task, make_items(world, task, count))
+    write_items(folder / GENERATING, make_prompts(world, PROMPTS))
+
+
+def write_items(folder: Path, items: Sequence[Item | Prompt]) -> None:
+    folder.mkdir(parents=True)
+    (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")

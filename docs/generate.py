@@ -20,7 +20,7 @@ from qconf.item_rules import item_statistic
 from qconf.rules import Rule
 from qconf.run import folder
 from qconf.run.choices import EvalError
-from qconf.run.columns import COUNT_SCHEMA, ITEM_SCHEMA, TOKEN_SCHEMA
+from qconf.run.columns import ANSWER_SCHEMA, COUNT_SCHEMA, ITEM_SCHEMA, TOKEN_SCHEMA
 from qconf.statistics.intervals import Interval
 from qconf.wire import Timing
 from server.shadow.metrics import ShadowMetrics
@@ -56,6 +56,7 @@ def run_folder() -> str:
         journal,
         f"## `{folder.ITEMS}`\n\n" + table(columns, map(_column, ITEM_SCHEMA)),
         f"## `{folder.TOKENS}`\n\n" + table(columns, map(_column, TOKEN_SCHEMA)),
+        f"## `{folder.ANSWERS}`\n\n" + table(columns, map(_column, ANSWER_SCHEMA)),
         f"## `{folder.COUNTS}`\n\n" + table(columns, map(_column, COUNT_SCHEMA)),
     )
 

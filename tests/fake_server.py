@@ -158,6 +158,28 @@ def _scores(request: CompareRequest, variant: str) -> dict[str, Any]:
         ]
         or None,
         "summary": _summary(len(texts), 0.02),
+        "generation": _generations(request, variant) if request.max_tokens else None,
+    }
+
+
+def _generations(request: CompareRequest, variant: str) -> dict[str, Any]:
+    """Return made-up answers: the base's, and one that in half of the cases parts from it after the first letter."""
+    base = "abcdefgh"[: 2 + int(6 * noise(f"{request.prompt}"))]
+    quantized = base if noise(f"{request.prompt}|{variant}") < 0.5 else f"{base[0]}z"
+
+    def answer(text: str, model: str) -> dict[str, Any]:
+        kl = 0.01 * noise(f"{text}|{model}")
+        ids = tokens(text)[: request.max_tokens]
+        return {"text": text, "token_ids": ids, "finish_reason": "stop", "summary": _summary(len(ids), kl)}
+
+    return {
+        "base": answer(base, f"base beside {variant}"),
+        "quantized": answer(quantized, variant),
+        "fork": None,
+        "common_prefix": len(base) if quantized == base else 1,
+        "length_ratio": len(quantized) / len(base),
+        "acceptance": 1 - noise(f"acceptance of {quantized}") / 10,
+        "seed": request.seed,
     }
 
 

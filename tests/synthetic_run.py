@@ -1,13 +1,14 @@
 """Run folders with made-up log-likelihoods, for tests of what is computed from runs."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from qconf.run.columns import TOKEN_SCHEMA, ItemResult, Kind
-from qconf.run.folder import Manifest, write_run, write_tokens
+from qconf.run.columns import TOKEN_SCHEMA, AnswerResult, ItemResult, Kind
+from qconf.run.folder import Manifest, write_answers, write_run, write_tokens
 from tests.test_results import RESULT, manifest
 
 
@@ -63,6 +64,55 @@ def window(task: str, number: int, kind: Kind = "window") -> ItemResult:
     )
 
 
+def generated(
+    task: str, count: int, seed: int, *, clusters: int | None = None
+) -> tuple[list[ItemResult], list[AnswerResult]]:
+    """Return items with generated answers; the quantized model's answer is another one in a third of the cases, and in
+    half of these right or wrong where the base model's is not."""
+    rng, rows, answers = np.random.default_rng(seed), [], []
+    for i in range(count):
+        right, parts, flips = rng.random(3) < (0.6, 1 / 3, 0.5)
+        tokens = int(rng.integers(4, 20))
+        verdicts = {"base": bool(right), "quantized": bool(right ^ (parts & flips))}
+        metrics = {
+            model: json.dumps({"none": {"exact_match": float(hit), "score": 0.5}, "loose": {"exact_match": hit}})
+            for model, hit in verdicts.items()
+        }
+        filtered = {model: json.dumps({"none": f"{hit}", "loose": f"{hit}"}) for model, hit in verdicts.items()}
+        rows.append(
+            replace(
+                window(task, i),
+                kind="generate_until",
+                n_choices=0,
+                choices=[],
+                base_logprob=[],
+                quantized_logprob=[],
+                cluster=None if clusters is None else f"c{i % clusters}",
+                base_metrics=metrics["base"],
+                quantized_metrics=metrics["quantized"],
+            )
+        )
+        answers.append(
+            AnswerResult(
+                task=task,
+                doc_id=i,
+                base_text=f"text {i}",
+                quantized_text=f"text {i}{' and more' if parts else ''}",
+                base_tokens=tokens,
+                quantized_tokens=tokens + (int(rng.integers(1, 9)) if parts else 0),
+                base_finish_reason="stop",
+                quantized_finish_reason="stop",
+                common_prefix=int(rng.integers(tokens)) if parts else tokens,
+                acceptance=float(rng.uniform(0.8, 1)),
+                base_mean_kl=float(rng.exponential(0.02)),
+                quantized_mean_kl=float(rng.exponential(0.03)),
+                base_filtered=filtered["base"],
+                quantized_filtered=filtered["quantized"],
+            )
+        )
+    return rows, answers
+
+
 def tokens(task: str, windows: int, each: int, seed: int) -> pa.Table:
     """Return the tokens of a corpus; the quantized model is a little worse."""
     rng, count = np.random.default_rng(seed), windows * each
@@ -85,11 +135,18 @@ def tokens(task: str, windows: int, each: int, seed: int) -> pa.Table:
 
 
 def write(
-    folder: Path, rows: list[ItemResult], corpus: pa.Table | None = None, *, about: Manifest | None = None
+    folder: Path,
+    rows: list[ItemResult],
+    corpus: pa.Table | None = None,
+    answers: list[AnswerResult] | None = None,
+    *,
+    about: Manifest | None = None,
 ) -> Path:
     """Write the run and return its folder."""
     if corpus is not None:
         write_tokens(folder, [corpus])
+    if answers is not None:
+        write_answers(folder, answers)
     write_run(folder, about or manifest(), rows, RESULT)
     return folder
 

@@ -94,12 +94,6 @@ def test_a_task_whose_template_is_broken_is_named(make_task: MakeTask) -> None:
         load(folder, "sky")
 
 
-def test_a_task_that_generates_is_refused(make_task: MakeTask) -> None:
-    folder = make_task("odd", output_type="generate_until")
-    with pytest.raises(TaskError, match=r"^task 'odd' generates text: only tasks that score by log-likelihood"):
-        load(folder, "odd")
-
-
 def test_choices_in_the_context_have_contexts_of_their_own(make_task: MakeTask) -> None:
     (task,) = load(make_task("pronouns", WINOGRANDE["docs"], **WINOGRANDE["config"]), "pronouns")
     item = task.items[0]

@@ -19,8 +19,8 @@ from client.bench.display.live import LiveDisplay
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.evaluation import part_of
 from client.bench.items import Item, TaskError
+from client.bench.outcome import blank
 from client.bench.pace import Pace
-from client.bench.replay import blank
 from client.bench.session import RuleFailed, Stopped, run_bench
 from client.bench.sources.data import load_data
 from client.bench.sources.lm_eval_tasks import LoadedTasks

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from client.bench.command import app
 from client.bench.items import TaskError
-from client.bench.replay import blank
+from client.bench.outcome import blank
 from client.bench.sources.data import load_data
 from client.bench.sources.lm_eval_tasks import load_tasks
 from eval.analysis.items import Analysis, analyse

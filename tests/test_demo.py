@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.random_pair import dequantize
 from demo import words
-from demo.items import CHOICES, Item, make_items
+from demo.items import CHOICES, GENERATING, PROMPTS, Item, make_items, make_prompts
 from demo.train import FULL, TOY, new_model, spread_channels
 from demo.world import World
 from qconf.demo import PAIR, TASKS
@@ -32,7 +32,7 @@ def run(*command: object, cwd: Path) -> str:
     return done.stdout
 
 
-def read_items(folder: Path, task: str) -> list[Item]:
+def read_items(folder: Path, task: str) -> list[Any]:
     return [json.loads(line) for line in (folder / task / "items.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
@@ -131,6 +131,14 @@ class TestItems:
             for item, mean in zip(items, entropy, strict=True)
         )
         assert abs(sum(surprise) - sum(entropy)) < 4 * math.sqrt(square)
+
+
+def test_committed_prompts_are_what_the_seed_makes() -> None:
+    prompts = read_items(TASKS, GENERATING)
+    assert prompts == make_prompts(World(0), PROMPTS)
+    assert len({each["prompt"] for each in prompts}) == PROMPTS == len(prompts)
+    usual = {tool for tools in words.GOALS.values() for tool in tools.split(", ")}
+    assert {each["answer"] for each in prompts} <= usual
 
 
 def test_the_seed_decides() -> None:

@@ -214,7 +214,7 @@ def test_what_cannot_be_analysed_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(EvalError, match="has no tokens of a corpus named 'other'"):
         analyse_tokens(folder, "other")
     unlabelled = [dataclasses.replace(row, label=None) for row in items("piqa", 10, 0)]
-    with pytest.raises(EvalError, match="has no labelled multiple-choice items and no corpus"):
+    with pytest.raises(EvalError, match="has no labelled multiple-choice items, no generated answers and no corpus"):
         analyse_run(write(tmp_path / "a", unlabelled))
     with pytest.raises(EvalError, match=r"'piqa' of .* has 2 labelled items, expected 3 or more"):
         analyse_run(write(tmp_path / "b", items("piqa", 2, 0)))

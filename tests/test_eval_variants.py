@@ -122,7 +122,7 @@ def test_a_row_for_each_variant_has_what_its_own_report_says(pairs: Pairs, varia
         assert overall
         accuracy, ece = overall.compared["accuracy"], overall.compared["ece"]
         assert cells["KL per token, prose"] == with_interval(corpus.means["kl"], False)
-        assert cells["KL of the items"] == with_interval(overall.pair["kl"], False)
+        assert cells["KL of choices"] == with_interval(overall.pair["kl"], False)
         ends = f"{100 * accuracy.base.point:.1f} → {100 * accuracy.quantized.point:.1f}"
         assert cells["accuracy, Δ"].startswith(f"{ends}, {signed(accuracy.delta.point, True)} [")
         assert cells["flips"] == with_interval(overall.pair["flips"], True)

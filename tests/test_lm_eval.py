@@ -104,8 +104,8 @@ def harness(
     return json.loads(results.read_text())["results"], samples
 
 
-def bench(url: str, tasks: Path, out: Path, *options: str) -> Run:
-    command = ["client.bench", "--url", url, "--tasks", ",".join(NAMES), "--include-path", str(tasks)]
+def bench(url: str, tasks: Path, out: Path, *options: str, names: Sequence[str] = NAMES) -> Run:
+    command = ["client.bench", "--url", url, "--tasks", ",".join(names), "--include-path", str(tasks)]
     done = subprocess.run(
         [sys.executable, "-m", *command, "--out", str(out), *options],
         capture_output=True,

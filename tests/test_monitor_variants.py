@@ -132,7 +132,7 @@ def test_the_reference_is_compared_with_the_variant_it_was_recorded_with(
     seen: list[list[Observation]], reference: Path
 ) -> None:
     found = values(watching(seen, reference))
-    assert value(found, "qconf_reference_info", run=str(reference), same_pair="true") == 1
+    assert value(found, "qconf_reference_info", run=str(reference), same_pair="true", variant="w8") == 1
     drift = {dict(labels)["variant"] for name, labels in found if name.startswith("qconf_drift_")}
     assert drift == {"w8"}
 
@@ -143,7 +143,7 @@ def test_the_reference_of_another_pair_is_compared_with_the_first_variant(
     base, quantized = models("other").data
     reference = recorded_with(base, quantized, tmp_path / "run")
     found = values(watching(seen, reference))
-    assert value(found, "qconf_reference_info", run=str(reference), same_pair="false") == 1
+    assert value(found, "qconf_reference_info", run=str(reference), same_pair="false", variant="w4") == 1
     drift = {dict(labels)["variant"] for name, labels in found if name.startswith("qconf_drift_")}
     assert drift == {"w4"}
 

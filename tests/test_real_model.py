@@ -41,6 +41,11 @@ def test_every_task_and_the_corpus_are_in_the_report(work: Path) -> None:
     assert all(name in page for name in [*NAMES, "corpus"])
 
 
+def test_the_weights_can_be_read_by_whoever_can_read_the_configuration(work: Path) -> None:
+    for folder in (work / "base", work / "quantized"):
+        assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
+
+
 def test_the_second_time_everything_is_kept(work: Path) -> None:
     done = real(work)
     assert done.returncode == 0, done.stderr

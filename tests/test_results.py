@@ -11,6 +11,7 @@ import pytest
 from qconf import __version__
 from qconf.run.columns import ITEM_SCHEMA, SCORES, TOKEN_SCHEMA, ItemResult
 from qconf.run.folder import (
+    ANSWERS,
     ITEMS,
     MANIFEST,
     RESULTS,
@@ -24,6 +25,7 @@ from qconf.run.folder import (
     Timing,
     check_target,
     read_run,
+    write_answers,
     write_run,
     write_tokens,
 )
@@ -113,6 +115,22 @@ ITEM_COLUMNS = [
     ("quantized_metrics", "string", True),
     ("error", "string", True),
 ]
+ANSWER_COLUMNS = [
+    ("task", "string", False),
+    ("doc_id", "int64", False),
+    ("base_text", "string", False),
+    ("quantized_text", "string", False),
+    ("base_tokens", "int64", False),
+    ("quantized_tokens", "int64", False),
+    ("base_finish_reason", "string", False),
+    ("quantized_finish_reason", "string", False),
+    ("common_prefix", "int64", False),
+    ("acceptance", "double", False),
+    ("base_mean_kl", "double", False),
+    ("quantized_mean_kl", "double", False),
+    ("base_filtered", "string", True),
+    ("quantized_filtered", "string", True),
+]
 TOKEN_COLUMNS = [
     ("task", "string", False),
     ("doc_id", "int64", False),
@@ -184,9 +202,10 @@ def test_what_is_written_is_read(run: Path) -> None:
 def test_the_columns_on_disk_are_these(tmp_path: Path) -> None:
     tokens = TOKEN_SCHEMA.empty_table()
     write_tokens(tmp_path, [tokens])
+    write_answers(tmp_path, [])
     write_run(tmp_path, manifest(), [SCORED], RESULT)
     assert read_run(tmp_path).tokens == tokens
-    for file, columns in ((ITEMS, ITEM_COLUMNS), (TOKENS, TOKEN_COLUMNS)):
+    for file, columns in ((ITEMS, ITEM_COLUMNS), (TOKENS, TOKEN_COLUMNS), (ANSWERS, ANSWER_COLUMNS)):
         stored = pq.read_schema(tmp_path / file)
         assert [(field.name, str(field.type), field.nullable) for field in stored] == columns
 

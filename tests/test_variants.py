@@ -207,3 +207,35 @@ def test_a_variant_that_does_not_fit_is_refused_by_name(pairs: dict[str, TinyPai
     wrong = [*arguments(pairs, ["int4"]), "--quantized", f"other={other.quantized}"]
     with pytest.raises(ServerDidNotStart, match=f"{other.quantized} is OPTForCausalLM"), running_server(*wrong):
         pass
+
+
+@torch.no_grad()
+def test_every_model_answers_as_transformers_does_and_answers_part_where_they_differ(
+    server: LocalServer, pairs: dict[str, TinyPair]
+) -> None:
+    """In float32, where the two likeliest tokens of models with random weights are never as good as tied."""
+    prompt, length = [7, 300, 21], 12
+    expected_ids = {"base": greedy(pairs["int4"].base_model, prompt, length)}
+    expected_ids |= {name: greedy(pair.quantized_model, prompt, length) for name, pair in pairs.items()}
+    with Client(server.url) as client:
+        reply = client.compare(prompt=prompt, max_tokens=length, ignore_eos=True)
+        alone = client.compare(prompt=prompt, max_tokens=length, ignore_eos=True, generate_from="packed")
+    distinct = {tuple(ids[: i + 1]) for ids in expected_ids.values() for i in range(length)}
+    assert reply.usage.generated_tokens == len(distinct)
+    for name in FORMATS:
+        generation: Any = reply.of(name).generation
+        assert generation.base.token_ids == expected_ids["base"]
+        assert generation.quantized.token_ids == expected_ids[name]
+        assert generation.quantized.scores.quantized.argmax == expected_ids[name]
+    assert len(distinct) > length  # some part
+    assert alone.generation is None
+    only: Any = alone.of("packed").generation
+    assert only.base is None
+    assert only.quantized.token_ids == expected_ids["packed"]
+
+
+def greedy(model: Any, prompt: list[int], length: int) -> list[int]:
+    ids = list(prompt)
+    for _ in range(length):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]

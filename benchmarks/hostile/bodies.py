@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.hostile.cases import JUDGED, REFUSED, VALID, Case, post
 from qconf.wire import BatchRequest, CompareRequest, DetokenizeRequest, Message, Request, TokenizeRequest
+from server.api.chat import ChatRequest
 from server.api.completions import CompletionRequest
 
 MEGABYTE = 2**20
@@ -16,6 +17,7 @@ MODELS: dict[str, type[Request]] = {
     "/compare": CompareRequest,
     "/compare/batch": BatchRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/chat/completions": ChatRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }

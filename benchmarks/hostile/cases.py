@@ -14,6 +14,11 @@ VALID: Mapping[str, Any] = {
     "/compare": {"prompt": "the stone", "continuations": [" is", " was"], "label": 0, "detail": "summary"},
     "/compare/batch": {"requests": [{"prompt": "the stone", "detail": "summary"}]},
     "/v1/completions": {"model": "base", "prompt": "the stone", "max_tokens": 1, "logprobs": 1},
+    "/v1/chat/completions": {
+        "model": "base",
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_completion_tokens": 2,
+    },
     "/tokenize": {"prompt": "the stone"},
     "/detokenize": {"tokens": [5, 6]},
 }

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from client.bench.items import TaskError
-from client.bench.journal import KEPT, Journal
+from client.bench.journal import Journal
+from client.bench.outcome import KEPT
 from client.bench.sources.data import load_data
 from client.bench.sources.records import load_records
 from client.lines import Lines
@@ -119,7 +120,7 @@ def _journals(folder: Path) -> list[bytes]:
         journal.begin([subject()], "then")
         begun = path.read_bytes()
         for number in range(2):
-            journal.add("boolq", number, 0.5, {"quantized": dict.fromkeys(KEPT, 1)})
+            journal.add("boolq", number, 0.5, {"quantized": dict.fromkeys(KEPT, 1) | {"answer": None}})
     return [begun, path.read_bytes()]
 
 

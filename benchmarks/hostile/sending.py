@@ -111,6 +111,10 @@ def parse(found: bytes, *, bodies: bool = True) -> list[Reply]:
         status, headers = _head(start) if end else (0, {})
         if not status:
             raise Malformed("not a reply")
+        if bodies and headers.get("transfer-encoding") == "chunked":
+            body, found = _joined(rest)
+            replies.append(Reply(status, headers, body))
+            continue
         length = int(headers.get("content-length", "0")) if bodies and status >= 200 else 0
         if len(rest) < length:
             raise Malformed(f"a reply of {len(rest)} bytes instead of {length}")
@@ -119,11 +123,24 @@ def parse(found: bytes, *, bodies: bool = True) -> list[Reply]:
     return replies
 
 
+def _joined(chunks: bytes) -> tuple[bytes, bytes]:
+    """Join the chunks of a reply's body; return it and what comes after it."""
+    body = b""
+    while True:
+        size, _, rest = chunks.partition(b"\r\n")
+        length = int(size or b"0", 16)
+        if len(rest) < length + 2:
+            raise Malformed("a reply without its last chunk")
+        if not length:
+            return body, rest[2:]
+        body, chunks = body + rest[:length], rest[length + 2 :]
+
+
 def _head(start: bytes) -> tuple[int, dict[str, str]]:
     first, *lines = start.decode("latin-1").split("\r\n")
     match = re.fullmatch(r"HTTP/1\.1 (\d{3}) [^\r\n]*", first)
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    if match is None or "transfer-encoding" in headers:
+    if match is None or headers.get("transfer-encoding", "chunked") != "chunked":
         return 0, {}
     return int(match[1]), headers
 

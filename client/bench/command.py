@@ -82,7 +82,9 @@ def bench(
             "became likelier or rarer.",
         ),
     ] = False,
-    concurrency: Annotated[int, typer.Option(help="Requests in flight at once.", min=1)] = 32,
+    concurrency: Annotated[
+        int, typer.Option(help="Requests in flight at once; fewer while the server is overloaded.", min=1)
+    ] = 32,
     special_tokens: Annotated[
         bool,
         typer.Option(help="Let the tokenizer add its special tokens, such as a leading BOS, to contexts."),

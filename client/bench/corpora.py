@@ -8,7 +8,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from client.bench.display.corpus_summary import COLUMNS, CorpusSummary, summarize, with_traces
 from client.bench.items import Item
 from client.bench.journal import Journal
-from client.bench.replay import Tokens
+from client.bench.outcome import Tokens
 from qconf.run.columns import TOKEN_SCHEMA, Kind
 from qconf.run.folder import TOKENS, write_tokens
 from qconf.run.tokens import read_columns

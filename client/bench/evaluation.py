@@ -5,12 +5,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from client.bench.display.answers import summarize_answers
 from client.bench.display.corpus_summary import CorpusSummary
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.items import LoadedTask
 from client.bench.lm_eval_metrics import MODELS, Metrics, MetricsFailed, group_metrics, with_metrics
+from client.bench.outcome import Outcome
 from client.bench.sources.lm_eval_tasks import LoadedTasks
-from qconf.run.columns import ItemResult
+from qconf.run.columns import AnswerResult, ItemResult
 from qconf.run.folder import SCHEMA_VERSION, Counts, Run
 from qconf.run.token_changes import TokenChanges, token_changes_of
 
@@ -19,9 +21,10 @@ ByModel = dict[str, Metrics]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results of all items: rows in the order of the tasks, and lm-eval's metrics of each task and group."""
+    """Results of all items: rows and answers in the order of the tasks, lm-eval's metrics of each task and group."""
 
     rows: list[ItemResult]
+    answers: list[AnswerResult]
     scoreboard: Scoreboard
     metrics: dict[str, ByModel]
     groups: dict[str, ByModel]
@@ -38,10 +41,12 @@ class Evaluation:
 
     def results(self) -> dict[str, Any]:
         """Return the content of ``results.json``. JSON has no NaN: null stands for a mean over nothing."""
+        answers = summarize_answers(self.answers)
         tasks = {
             name: {"summary": _without_nan(asdict(tally.summary()))}
             | ({"metrics": self.metrics[name]} if name in self.metrics else {})
             | ({"metrics_error": self.without_metrics[name]} if name in self.without_metrics else {})
+            | ({"answers": asdict(answers[name])} if name in answers else {})
             | ({"corpus": asdict(self.corpora[name])} if name in self.corpora else {})
             | ({"expected_counts": self.token_changes[name].model_dump()} if name in self.token_changes else {})
             for name, tally in self.scoreboard.tasks.items()
@@ -61,26 +66,28 @@ def part_of(loaded: LoadedTasks, kept: Collection[tuple[str, int]]) -> LoadedTas
 
 def evaluate(
     loaded: LoadedTasks,
-    row_of: Callable[[LoadedTask, int], ItemResult],
+    outcome_of: Callable[[LoadedTask, int], Outcome],
     corpora: dict[str, CorpusSummary],
     token_changes: dict[str, TokenChanges],
 ) -> Evaluation:
-    """Evaluate the tasks; ``row_of`` returns the row of an item by its place in its task."""
-    rows: list[ItemResult] = []
+    """Evaluate the tasks; ``outcome_of`` returns what came of an item by its place in its task."""
+    outcomes: list[Outcome] = []
     metrics: dict[str, ByModel] = {}
     without_metrics: dict[str, str] = {}
     for task in loaded.tasks:
-        of_task = [row_of(task, index) for index in range(len(task.items))]
+        of_task = [outcome_of(task, index) for index in range(len(task.items))]
         if task.definition is not None:
             try:
                 of_task, metrics[task.name] = with_metrics(task, of_task)
             except MetricsFailed as exc:  # hours of scoring are not given up for it
                 without_metrics[task.name] = str(exc)
-        rows += of_task
+        outcomes += of_task
+    rows = [each.row for each in outcomes]
     scoreboard = _scoreboard([task.name for task in loaded.tasks], rows)
     sizes = {name: scoreboard.tasks[name].scored for name in metrics}
     return Evaluation(
         rows=rows,
+        answers=[each.answer for each in outcomes if each.answer],
         scoreboard=scoreboard,
         metrics=metrics,
         groups=_groups(loaded.groups, metrics, sizes),
@@ -95,6 +102,7 @@ def evaluation_of(run: Run) -> Evaluation:
     rows, tasks = run.items(), run.results["tasks"]
     return Evaluation(
         rows=rows,
+        answers=[AnswerResult(**row) for row in run.answers.to_pylist()],
         scoreboard=_scoreboard(list(tasks), rows),
         metrics={name: each["metrics"] for name, each in tasks.items() if "metrics" in each},
         groups=run.results["groups"],

@@ -36,11 +36,22 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Generating:
+    """How answers are generated: most tokens, texts that end them, how tokens are drawn. Temperature 0 is greedy."""
+
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """One document of a task.
 
     ``choices`` are the continuations exactly as they are scored, choice ``i`` after ``contexts[choice_context[i]]``:
-    several for multiple choice, one for "loglikelihood", a whole text without context for "loglikelihood_rolling".
+    several for multiple choice, one for "loglikelihood", a whole text without context for "loglikelihood_rolling", none
+    for "generate_until", whose only context gets an answer as ``generating`` says.
     ``choice_chars`` and ``choice_bytes`` are their lengths without the delimiter before them, by which lm-eval's
     acc_norm and acc_bytes divide. ``label`` is the index of the true choice, None where there is none. With
     ``unconditional``, choices are scored without their context as well. ``doc`` (JSON) and ``target`` are the document
@@ -64,6 +75,7 @@ class Item:
     target: str | None = None
     cluster: str | None = None
     window: Window | None = None
+    generating: Generating | None = None
 
     @property
     def length(self) -> float:
@@ -72,7 +84,8 @@ class Item:
             return len(self.window.context) + len(self.window.scored)
         choices = self.choices * (2 if self.unconditional else 1)
         characters = sum(map(len, (*self.contexts, *choices)))
-        return characters / CHARACTERS_PER_TOKEN + TOKENS_PER_CHOICE * len(choices)
+        generated = self.generating.max_tokens if self.generating else 0
+        return characters / CHARACTERS_PER_TOKEN + TOKENS_PER_CHOICE * len(choices) + generated
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,8 @@ class LoadedTask:
         total = hashlib.sha256()
         for item in self.items:
             total.update(repr((item.doc_hash, item.contexts, item.choices, item.choice_context, item.window)).encode())
+            if item.generating:
+                total.update(repr(item.generating).encode())
         return total.hexdigest()
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from client.bench.replay import Tokens
+from client.bench.outcome import KEPT, Tokens
 from client.lines import Lines, Place
 from qconf import __version__
-from qconf.run.columns import SCORES
+from qconf.run.columns import ANSWER_SCORES
 from qconf.run.folder import RunError, Subject
 
 Key = tuple[str, int]
@@ -26,7 +26,6 @@ Key = tuple[str, int]
 JOURNAL = "journal.jsonl"
 # The last version whose journals do not name it.
 UNNAMED = "0.1.0"
-KEPT = {*SCORES, "tokens", "expected_counts"}
 # The server's start time does not affect what it serves; the size is the digest's, as another zlib may measure it.
 IGNORED = {"created", "size"}
 
@@ -132,6 +131,9 @@ class Journal:
             scores, key = line["scores"], (line["task"], line["doc_id"])
             if scores.keys() != variants or any(each.keys() != KEPT for each in scores.values()):
                 raise ValueError(f"scores are of {sorted(scores)}, expected {sorted(KEPT)} of {sorted(variants)}")
+            answers = [each["answer"] for each in scores.values() if each["answer"] is not None]
+            if any(answer.keys() != set(ANSWER_SCORES) for answer in answers):
+                raise ValueError(f"an answer lacks one of {', '.join(ANSWER_SCORES)}, or has another field")
             if any([each.pop("tokens") is not None for each in scores.values()]):
                 self._tokens[key] = place
             for each in scores.values():

@@ -1,4 +1,4 @@
-"""lm-eval's own metrics of both models, from one replay: its filters, scoring and aggregation, run on the rows."""
+"""lm-eval's own metrics of both models, from one replay: its filters, scoring and aggregation, run on the answers."""
 
 import importlib
 import json
@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from client.bench.items import LoadedTask
+from client.bench.outcome import Outcome
 from client.bench.sources.lm_eval_tasks import one_line, quiet
-from qconf.run.columns import ItemResult
 
 MODELS = ("base", "quantized")
 
@@ -19,31 +19,45 @@ Metrics = dict[str, float | None]
 """By "metric,filter", as lm-eval names them; null where a metric is not finite, which JSON cannot represent."""
 
 
+class _Judged(NamedTuple):
+    """An item's metrics by filter, and what the filters leave of its first answer, as JSON."""
+
+    metrics: str
+    filtered: str
+
+
 class MetricsFailed(Exception):
     """A task's metrics cannot be computed. The scores are not affected."""
 
 
-def with_metrics(task: LoadedTask, rows: Sequence[ItemResult]) -> tuple[list[ItemResult], dict[str, Metrics]]:
-    """Return the rows with each item's metrics, and the task's metrics by model. Failed items take no part.
+def with_metrics(task: LoadedTask, outcomes: Sequence[Outcome]) -> tuple[list[Outcome], dict[str, Metrics]]:
+    """Return the outcomes with each item's metrics, and generated answers as filtered, and the task's metrics by model.
 
-    MetricsFailed where the task's own code raises.
+    Failed items take no part. MetricsFailed where the task's own code raises.
     """
     with quiet():
-        scored = [row for row in rows if row.error is None]
-        columns, metrics = {}, {}
+        scored = {each.row.doc_id: each for each in outcomes if each.row.error is None}
+        judged, metrics = {}, {}
         for model in MODELS:
             try:
-                per_item, metrics[model] = _evaluate(task.definition, model, scored)
+                judged[model], metrics[model] = _evaluate(task.definition, model, scored)
             except Exception as exc:  # the task's own code
                 raise MetricsFailed(one_line(exc)) from exc
-            columns[model] = dict(zip((row.doc_id for row in scored), per_item, strict=True))
-    filled = [
-        replace(
-            row, base_metrics=columns["base"].get(row.doc_id), quantized_metrics=columns["quantized"].get(row.doc_id)
-        )
-        for row in rows
-    ]
-    return filled, metrics
+    return [
+        _filled(each, judged["base"][each.row.doc_id], judged["quantized"][each.row.doc_id])
+        if each.row.doc_id in scored
+        else each
+        for each in outcomes
+    ], metrics
+
+
+def _filled(outcome: Outcome, base: _Judged, quantized: _Judged) -> Outcome:
+    answer = outcome.answer
+    return replace(
+        outcome,
+        row=replace(outcome.row, base_metrics=base.metrics, quantized_metrics=quantized.metrics),
+        answer=answer and replace(answer, base_filtered=base.filtered, quantized_filtered=quantized.filtered),
+    )
 
 
 def group_metrics(
@@ -64,25 +78,23 @@ def _is_metric(key: str) -> bool:
     return "," in key and "_stderr" not in key
 
 
-def _evaluate(definition: Any, model: str, rows: Sequence[ItemResult]) -> tuple[list[str], Metrics]:
-    """Return each item's metrics as JSON, and the metrics of the task."""
-    utils = importlib.import_module("lm_eval.utils")
-    by_doc = {row.doc_id: row for row in rows}
+def _evaluate(definition: Any, model: str, scored: Mapping[int, Outcome]) -> tuple[dict[int, _Judged], Metrics]:
+    """Return each item's metrics by document, and the metrics of the task."""
     documents = [
         sorted(group, key=lambda instance: instance.idx)
         for doc_id, group in groupby(definition.instances, key=lambda instance: instance.doc_id)
     ]
     for instances in documents:
-        row = by_doc.get(instances[0].doc_id)
+        outcome = scored.get(instances[0].doc_id)
         # Filters run over all instances; their results for failed items are ignored.
-        answers = list(_answers(row, model)) if row else [(0.0, False)] * len(instances)
+        answers = list(_answers(outcome, model)) if outcome else [_nothing(instances[0])] * len(instances)
         for instance, answer in zip(instances, answers, strict=True):
             instance.resps = [answer] * instance.repeats
     definition.apply_filters()
     values = defaultdict(list)
-    per_item = []
+    judged = {}
     for instances in documents:
-        if instances[0].doc_id not in by_doc:
+        if instances[0].doc_id not in scored:
             continue
         of_item = {}
         for key in instances[0].filtered_resps:
@@ -90,12 +102,26 @@ def _evaluate(definition: Any, model: str, rows: Sequence[ItemResult]) -> tuple[
             of_item[key] = definition.process_results(instances[0].doc, results)
             for metric, value in of_item[key].items():
                 values[metric, key].append(value)
-        per_item.append(json.dumps(of_item, default=utils.handle_non_serializable, ensure_ascii=False))
-    return per_item, _aggregated(definition, values)
+        judged[instances[0].doc_id] = _Judged(_as_json(of_item), _as_json(instances[0].filtered_resps))
+    return judged, _aggregated(definition, values)
 
 
-def _answers(row: ItemResult, model: str) -> Iterator[Any]:
+def _as_json(by_filter: Mapping[str, Any]) -> str:
+    utils = importlib.import_module("lm_eval.utils")
+    return json.dumps(by_filter, default=utils.handle_non_serializable, ensure_ascii=False)
+
+
+def _nothing(instance: Any) -> Any:
+    """Return an answer in the form of those to a request."""
+    return "" if instance.request_type == "generate_until" else (0.0, False)
+
+
+def _answers(outcome: Outcome, model: str) -> Iterator[Any]:
     """Yield the value that lm-eval's models return for each request of an item."""
+    row, answer = outcome.row, outcome.answer
+    if answer:
+        yield answer.base_text if model == "base" else answer.quantized_text
+        return
     logprobs = row.base_logprob if model == "base" else row.quantized_logprob
     greedy = row.base_is_greedy if model == "base" else row.quantized_is_greedy
     if row.kind == "loglikelihood_rolling":

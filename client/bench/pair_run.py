@@ -9,12 +9,12 @@ from pathlib import Path
 from client.bench.corpora import write_corpora
 from client.bench.evaluation import Evaluation, evaluate
 from client.bench.journal import Journal, Key
+from client.bench.outcome import Outcome
 from client.bench.sources.lm_eval_tasks import LoadedTasks
 from client.bench.sources.load import BenchOptions
 from client.bench.standing import Standing
 from qconf import __version__
-from qconf.run.columns import ItemResult
-from qconf.run.folder import Drawn, Manifest, Subject, Timing, write_run
+from qconf.run.folder import Drawn, Manifest, Subject, Timing, write_answers, write_run
 
 PACKAGES = ("httpx", "lm_eval", "pyarrow", "pydantic")
 
@@ -30,17 +30,18 @@ class Replayed:
 
 
 class PairRun:
-    """Rows of the base and one variant, which become the files of ``folder``."""
+    """Rows and answers of the base and one variant, which become the files of ``folder``."""
 
     def __init__(self, subject: Subject, folder: Path) -> None:
         self.subject = subject
         self.folder = folder
         self.variant = subject.models.quantized.id
-        self._rows: dict[Key, ItemResult] = {}
+        self._outcomes: dict[Key, Outcome] = {}
 
-    def add(self, row: ItemResult) -> None:
-        """Add an item's row, or replace it."""
-        self._rows[row.task, row.doc_id] = row
+    def add(self, outcome: Outcome) -> None:
+        """Add what came of an item, or replace it. Tokens and counts, which may be many, stay in the journal."""
+        row = outcome.row
+        self._outcomes[row.task, row.doc_id] = Outcome(row, answer=outcome.answer)
 
     def write(
         self, loaded: LoadedTasks, journal: Journal, replayed: Replayed, text: Callable[[list[int]], str]
@@ -57,7 +58,9 @@ class PairRun:
             from client.bench.expected_counts import write_expected_counts
 
             changes = write_expected_counts(self.folder, items, journal, self.variant, text)
-        evaluation = evaluate(loaded, lambda task, i: self._rows[task.name, task.items[i].doc_id], corpora, changes)
+        evaluation = evaluate(loaded, lambda task, i: self._outcomes[task.name, task.items[i].doc_id], corpora, changes)
+        if evaluation.answers:
+            write_answers(self.folder, evaluation.answers)
         results = evaluation.results()
         if replayed.drawn:
             rules = [each.model_dump() for each in replayed.standings]

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from client.api import AsyncClient
-from client.bench.items import Item, Window
+from client.bench.answers import answered, fields_of
+from client.bench.items import Generating, Item, Window
+from client.bench.outcome import Outcome, Outcomes, Tokens, blank, pooled_kl
 from client.bench.sources.corpus import cut
 from client.bench.sources.rolling import RollingWindows
 from client.errors import BadReply, ConnectionFailed, QconfError, TimedOut, Unavailable
@@ -19,13 +21,8 @@ from qconf.wire import Both, Comparison, Continuation, ModelInfo, ModelTokens, P
 
 # Errors that say nothing about the item.
 ABSENT = (ConnectionFailed, TimedOut, Unavailable)
-_COMMON = {each.name for each in fields(Item)} & {each.name for each in fields(ItemResult)}
 
 T = TypeVar("T")
-Tokens = dict[str, list[Any]]
-"""Columns of ``tokens.parquet`` without task and document."""
-
-
 Reply = dict[str, list[Continuation]]
 """Continuations of one request under the base and each variant, by the variant's name."""
 
@@ -36,7 +33,7 @@ class ServerGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """How to send: requests in flight at once, special tokens of contexts, and tokens per window of whole texts.
+    """How to send: items in progress at once, special tokens of contexts, and tokens per window of whole texts.
 
     ``stride`` is the number of tokens that windows of a long record score, by default half of them. With
     ``expected_counts``, windows are asked for them.
@@ -47,25 +44,6 @@ class ReplayOptions:
     max_length: int
     stride: int | None
     expected_counts: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of an item under a pair: its row, and for a window of a corpus the columns of its tokens, and the
-    expected counts in base64, base and quantized, where they were asked for."""
-
-    row: ItemResult
-    tokens: Tokens | None = None
-    expected_counts: list[str] | None = None
-
-
-Outcomes = dict[str, Outcome]
-"""What came of an item under the base and each variant, by the variant's name."""
-
-
-def blank(item: Item) -> ItemResult:
-    """Return the row of an item without its scores: the fields that items and rows have in common."""
-    return ItemResult(n_choices=len(item.choices), **{name: getattr(item, name) for name in _COMMON})
 
 
 def longest_first(items: Iterable[Item]) -> list[Item]:
@@ -116,6 +94,9 @@ async def _work(sender: "_Sender", queue: Iterator[Item], on_outcomes: Callable[
 
 
 async def _score(sender: "_Sender", item: Item) -> Outcomes:
+    if item.generating:
+        answers = await sender.answers(item.contexts[0], item.generating)
+        return {name: answered(item, answers[name]) for name in sender.variants}
     windows: list[Window] = []
     if item.window:
         windows = sender.cut(item.window)
@@ -147,7 +128,7 @@ def _outcome(item: Item, replies: Sequence[list[Continuation]], windows: Sequenc
 
 
 class _Sender:
-    """Sends a bounded number of requests at once, and checks that each reply fits its request and has its models."""
+    """Sends requests, and checks that each reply fits its request and has its models."""
 
     def __init__(self, client: AsyncClient, pairs: Mapping[str, Both[ModelInfo]], options: ReplayOptions) -> None:
         self.variants = list(pairs)
@@ -155,7 +136,6 @@ class _Sender:
         self._client = client
         self._identities = {name: _identity(models) for name, models in pairs.items()}
         self._options = options
-        self._slots = asyncio.Semaphore(options.concurrency)
         self._rolling: asyncio.Task[RollingWindows] | None = None
 
     async def ready(self) -> bool:
@@ -187,6 +167,15 @@ class _Sender:
             add_special_tokens=self._options.add_special_tokens,
         )
 
+    async def answers(self, context: str, how: Generating) -> dict[str, PairScores]:
+        """Let both models, and each variant, answer to a context."""
+        return await self._ask(
+            prompt=context,
+            detail="summary",
+            add_special_tokens=self._options.add_special_tokens,
+            **fields_of(how),
+        )
+
     def cut(self, window: Window) -> list[Window]:
         """Cut a window that is longer than one may be."""
         return cut(window, self._options.max_length, self._options.stride)
@@ -213,10 +202,13 @@ class _Sender:
         return await together(self.window(window, detail="summary") for window in windows)
 
     async def _compare(self, expected: int, **fields: Any) -> Reply:
-        async with self._slots:
-            reply = await self._client.compare(**fields)
+        scores = await self._ask(**fields)
+        return {name: _checked(each, expected) for name, each in scores.items()}
+
+    async def _ask(self, **fields: Any) -> dict[str, PairScores]:
+        reply = await self._client.compare(**fields)
         self.answered += 1
-        return {name: _checked(self._scores(reply, name), expected) for name in self.variants}
+        return {name: self._scores(reply, name) for name in self.variants}
 
     def _scores(self, reply: Comparison, name: str) -> PairScores:
         try:
@@ -285,12 +277,7 @@ class _Scores:
 
 def _kl(scores: Sequence[_Scores]) -> tuple[float | None, float | None]:
     """Mean over tokens, and largest."""
-    known = [(part.choice_mean_kl, part.choice_max_kl, part.choice_tokens) for part in scores if part.choice_tokens]
-    total = sum(tokens for _, _, tokens in known)
-    if not total:
-        return None, None
-    mean = math.fsum(mean * tokens for mean, _, tokens in known if mean is not None) / total
-    return mean, max(largest for _, largest, _ in known if largest is not None)
+    return pooled_kl((part.choice_mean_kl, part.choice_max_kl, part.choice_tokens) for part in scores)
 
 
 def _row(item: Item, choices: Sequence[_Scores]) -> ItemResult:

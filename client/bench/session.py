@@ -2,12 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 from rich.console import Console
@@ -17,18 +16,19 @@ from client.bench.display.final import print_complete, print_end, print_evaluati
 from client.bench.display.live import make_display
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.evaluation import Evaluation, evaluation_of, part_of
+from client.bench.in_flight import InFlight
 from client.bench.items import Item, TaskError
 from client.bench.journal import JOURNAL, Journal, Key, Past, changes
+from client.bench.outcome import Outcomes, kept, restored
 from client.bench.pace import Pace
 from client.bench.pair_run import PairRun, Replayed
-from client.bench.replay import Outcome, Outcomes, ReplayOptions, ServerGone, blank, longest_first, replay
+from client.bench.replay import ReplayOptions, ServerGone, longest_first, replay
 from client.bench.served import pairs_of
 from client.bench.sources.lm_eval_tasks import LoadedTasks
 from client.bench.sources.load import BenchOptions, load, subject_of
 from client.bench.standing import Outcome as RuleOutcome
 from client.bench.standing import Standing, standings_of
 from client.errors import QconfError
-from qconf.run.columns import SCORES, ItemResult
 from qconf.run.folder import MANIFEST, Drawn, RunError, Timing, check_target, read_run
 
 if TYPE_CHECKING:
@@ -202,12 +202,12 @@ class _Session:
             if any(scores["error"] is not None for scores in by_variant.values()):
                 self._failed_before.add((item.task, item.doc_id))
                 continue
-            self._add({variant: replace(blank(item), **scores) for variant, scores in by_variant.items()})
+            self._add({variant: restored(item, scores) for variant, scores in by_variant.items()})
 
-    def _add(self, rows: Mapping[str, ItemResult]) -> None:
+    def _add(self, outcomes: Outcomes) -> None:
         for run in self._runs:
-            run.add(rows[run.variant])
-        shown = rows[self._runs[0].variant]
+            run.add(outcomes[run.variant])
+        shown = outcomes[self._runs[0].variant].row
         self._scored.add((shown.task, shown.doc_id))
         self._scoreboard.add(shown)
         if self._until:
@@ -228,9 +228,9 @@ class _Session:
 
         def take(outcomes: Outcomes) -> None:
             row = outcomes[self._runs[0].variant].row
-            scores = {variant: _kept(outcome) for variant, outcome in outcomes.items()}
+            scores = {variant: kept(outcome) for variant, outcome in outcomes.items()}
             self._journal.add(row.task, row.doc_id, time.monotonic() - begin, scores)
-            self._add({variant: outcome.row for variant, outcome in outcomes.items()})
+            self._add(outcomes)
             pace.finish((row.task, row.doc_id))
             display.advance()
             if self._until and self._until.settled:
@@ -238,7 +238,11 @@ class _Session:
 
         async def main() -> None:
             async with AsyncClient(
-                options.url, timeout=options.timeout, retries=options.retries, transport=transport
+                options.url,
+                timeout=options.timeout,
+                retries=options.retries,
+                transport=transport,
+                attempt_context=InFlight(options.concurrency).attempt,
             ) as client:
                 pairs = {run.variant: run.subject.models for run in self._runs}
                 max_length = options.window or self._runs[0].subject.models.base.max_model_len
@@ -280,11 +284,3 @@ class _Session:
             sessions=len(past.started),
             items_per_second=round(items / total, 3) if total else 0.0,
         )
-
-
-def _kept(outcome: Outcome) -> dict[str, Any]:
-    """Return what the journal keeps of an outcome."""
-    return {name: getattr(outcome.row, name) for name in SCORES} | {
-        "tokens": outcome.tokens,
-        "expected_counts": outcome.expected_counts,
-    }

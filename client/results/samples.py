@@ -25,7 +25,8 @@ _ROW = TypeAdapter(ItemResult)
 
 
 def export_samples(run: Run, out: Path) -> list[Path]:
-    """Write ``OUT/base/samples_TASK_TIME.jsonl`` and its twin for each task; failed items are left out.
+    """Write ``OUT/base/samples_TASK_TIME.jsonl`` and its twin for each task; items that failed, and tasks whose answers
+    are generated, are left out.
 
     Log-likelihoods are as lm-eval's models return them, so both "resps" and "filtered_resps" hold them.
     """
@@ -33,10 +34,10 @@ def export_samples(run: Run, out: Path) -> list[Path]:
     time = run.manifest.created.partition("+")[0].replace(":", "-")
     tasks: dict[str, list[ItemResult]] = {}
     for row in run.items():
-        if row.error is None and row.doc is not None:
+        if row.error is None and row.doc is not None and row.kind != "generate_until":
             tasks.setdefault(row.task, []).append(row)
     if not tasks:
-        raise RunError(f"{run.path} has no items of tasks to export")
+        raise RunError(f"{run.path} has no items of tasks to export, which score by log-likelihood")
     written = []
     for model in MODELS:
         for task, rows in tasks.items():

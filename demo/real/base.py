@@ -3,6 +3,7 @@
 A process of its own, so that the memory is free before the server starts.
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,8 @@ def restore(gguf: Path, out: Path) -> None:
         partial = Path(folder) / out.name
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        # safetensors' own mode shuts out a server of another user.
+        shutil.copymode(partial / "config.json", partial / "model.safetensors")
         partial.rename(out)
 
 

@@ -70,7 +70,7 @@ class Pair:
                 "restoring the base model from its GGUF file",
                 lambda: call("the base model could not be restored", "demo.real.base", self._gguf, self._base),
                 [self._base],
-                seconds=30,
+                seconds=25,
                 inputs=[self._gguf],
             )
         yield Stage(
@@ -91,10 +91,10 @@ class Pair:
         """
         calibration: list[object] = []
         if text is None:
-            what, seconds, options = "rounded", 15, {"method": "rtn"} | options
+            what, seconds, options = "rounded", 15.0, {"method": "rtn"} | options
         else:
             samples = self._options.samples
-            what, seconds, options = "GPTQ", 30 + 5 * samples, {"samples": samples} | options
+            what, seconds, options = "GPTQ", 45 + 2.5 * samples, {"samples": samples} | options
             calibration += ["--calibration", text, "--sequence-length", SEQUENCE_LENGTH]
         given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
 
@@ -119,7 +119,7 @@ class Pair:
             f"serving {served} and replaying tasks and corpus",
             lambda: self._replay(variants, out),
             [out],
-            seconds=(1 + len(variants)) * (30 + 0.3 * self._options.limit * len(NAMES)),
+            seconds=(1 + len(variants)) * (20 + 0.16 * self._options.limit * len(NAMES)),
             inputs=[*self._model_inputs(), *variants.values(), self._tasks, self._corpus],
             options={"model": self._options.model, "dtype": self._options.dtype},
             resumable=True,

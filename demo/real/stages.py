@@ -13,6 +13,7 @@ from pathlib import Path
 from client.bench.display.table import duration
 
 ELAPSED_EVERY = 10.0
+MACHINE = "two idle cores with AVX512-BF16"
 
 
 class StageError(Exception):
@@ -21,7 +22,7 @@ class StageError(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the chain. ``make`` writes ``outputs``; ``seconds`` is a rough estimate for two cores.
+    """One step of the chain. ``make`` writes ``outputs``; ``seconds`` is a rough estimate for MACHINE.
 
     What an interrupted stage left is removed before the stage runs again, unless it is ``resumable``.
     """
@@ -50,6 +51,8 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> None:
     """Run the stages that are not up to date, in order; ``folder`` gets a stamp for each."""
     folder.mkdir(parents=True, exist_ok=True)
     outdated = {stage.name for stage in stages if not _is_kept(stage, folder)}
+    if outdated:
+        print(f"Estimates are rough, and for {MACHINE}.", flush=True)
     for number, stage in enumerate(stages, 1):
         begin = f"[{number}/{len(stages)}] {stage.name}: "
         if _is_kept(stage, folder):

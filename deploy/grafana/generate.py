@@ -254,8 +254,9 @@ ROWS: dict[str, list[Panel]] = {
             "Sizes of the reference and the sliding window; a small window finds only large changes.",
             {"{{unit}} {{side}} {{variant}}": f"max by (unit, side, variant) (qconf_drift_samples{VARIANT})"}),
         Panel("table", 6, "Reference",
-            "The reference run; where same_pair is false, the models differ and drift is expected.",
-            {"": f"max by (instance, run, same_pair) (qconf_reference_info{ALL})"}),
+            "The reference run and the variant compared with it; where same_pair is false, the models differ and drift "
+            "is expected.",
+            {"": f"max by (instance, variant, run, same_pair) (qconf_reference_info{VARIANT})"}),
     ],
     "Mirrored calls (only where the server takes any)": [
         Panel("lines", 8, "Mirrored calls per second by outcome",

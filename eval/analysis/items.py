@@ -143,10 +143,20 @@ def analyse(choices: Choices, rng: np.random.Generator, resamples: int = RESAMPL
     )
 
 
+def mcnemar(
+    base: Booleans, quantized: Booleans, clusters: Ints | None, rng: np.random.Generator
+) -> significance.McNemarTest:
+    """Test whether both models are right equally often: exactly, or where items have clusters by flipping signs."""
+    found = significance.mcnemar(base, quantized)
+    if clusters is None:
+        return found
+    return replace(found, p_value=significance.sign_flip(quantized.astype(np.float64) - base, clusters, rng))
+
+
 def _tests(choices: Choices, clusters: Ints | None, rng: np.random.Generator) -> Tests:
     base, quantized = choices.base, choices.quantized
     tests = Tests(
-        mcnemar=significance.mcnemar(base.correct, quantized.correct),
+        mcnemar=mcnemar(base.correct, quantized.correct, clusters, rng),
         paired_t=significance.paired_t(base.true_share, quantized.true_share),
         wilcoxon=significance.wilcoxon(base.true_share, quantized.true_share),
     )
@@ -158,7 +168,7 @@ def _tests(choices: Choices, clusters: Ints | None, rng: np.random.Generator) ->
         return significance.sign_flip(values, clusters, rng)
 
     return Tests(
-        mcnemar=replace(tests.mcnemar, p_value=p_value(quantized.correct.astype(np.float64) - base.correct)),
+        mcnemar=tests.mcnemar,
         paired_t=replace(tests.paired_t, p_value=p_value(changes)),
         wilcoxon=replace(tests.wilcoxon, p_value=p_value(significance.signed_ranks(changes))),
     )

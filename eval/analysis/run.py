@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.analysis.floor import Floor, measure_floor
+from eval.analysis.generated import GeneratedAnalysis, analyse_generated
 from eval.analysis.items import Analysis, adjusted, analyse
 from eval.analysis.tokens import TokenAnalysis, analyse_tokens
 from eval.analysis.traces import TraceAnalysis, analyse_traces
@@ -22,9 +23,10 @@ FEWEST = 3
 class RunAnalysis:
     """``overall`` pools the items of all tasks; None without labelled items. ``unlabelled`` items take no part.
 
-    ``adjusted`` has the tasks' p-values after Holm's adjustment, by test and task; ``traces`` the corpora that are the
-    base model's own greedy texts; ``token_changes`` the tokens that became likelier or rarer in corpora whose expected
-    counts were asked for; ``settings`` what must be the same to get the same numbers.
+    ``adjusted`` has the tasks' p-values after Holm's adjustment, by test and task; ``generated`` the tasks whose
+    answers are generated; ``traces`` the corpora that are the base model's own greedy texts; ``token_changes`` the
+    tokens that became likelier or rarer in corpora whose expected counts were asked for; ``settings`` what must be the
+    same to get the same numbers.
     """
 
     path: str
@@ -32,6 +34,7 @@ class RunAnalysis:
     tasks: dict[str, Analysis]
     adjusted: dict[str, dict[str, float]]
     unlabelled: int
+    generated: dict[str, GeneratedAnalysis]
     corpora: dict[str, TokenAnalysis]
     traces: dict[str, TraceAnalysis]
     token_changes: dict[str, TokenChanges]
@@ -58,14 +61,20 @@ def analyse_run(
             raise EvalError(f"'{name}' of {run.path} has {len(items)} labelled items, expected {FEWEST} or more")
     measured = measure_floor(run, floor) if floor else None  # first, so that a wrong floor is reported at once
     analyses = {name: analyse(items, rng, resamples) for name, items in tasks.items() if len(items)}
-    if not analyses and not run.corpora:
-        raise EvalError(f"{run.path} has no labelled multiple-choice items and no corpus: there is nothing to analyse")
+    overall = _overall(labelled, analyses, rng, resamples)
+    generated = analyse_generated(run, rng, resamples)
+    if not analyses and not run.corpora and not generated:
+        raise EvalError(
+            f"{run.path} has no labelled multiple-choice items, no generated answers and no corpus: there is nothing "
+            "to analyse"
+        )
     return RunAnalysis(
         path=str(run.path),
-        overall=_overall(labelled, analyses, rng, resamples),
+        overall=overall,
         tasks=analyses,
         adjusted=adjusted({name: each.tests for name, each in analyses.items()}),
         unlabelled=len(choices) - len(labelled),
+        generated=generated,
         corpora={name: analyse_tokens(run.path, name) for name in run.corpora},
         traces={name: analyse_traces(run.path, name) for name in run.corpora if run.is_trace(name)},
         token_changes=token_changes_of(run),

@@ -10,8 +10,8 @@ FLOOR_HEAD = ("base twice", "quantized twice", "base to quantized, over the floo
 ITEM_FLOOR = (
     ("flips", "flips", True),
     ("confidence_shift", "confidence in the true choice, |Δ|", True),
-    ("kl", "KL, nats", False),
-    ("js", "JS, nats", False),
+    ("kl", "KL of choices, nats", False),
+    ("js", "JS of choices, nats", False),
     ("accuracy", "accuracy, Δ", True),
     ("true_confidence", "in the true choice, Δ", True),
     ("confidence", "confidence, Δ", True),

@@ -11,6 +11,7 @@ from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
 from eval.report.floor import floor_tables
 from eval.report.format import number, signed
+from eval.report.generated import generated_table
 from eval.report.grid import Grid, as_markdown, broken, escaped
 from eval.report.plots.buckets import bucket_flips_plot, bucket_shift_plot
 from eval.report.plots.divergence import histogram_plot
@@ -72,7 +73,7 @@ class ItemsView:
 
 @dataclass(frozen=True)
 class RunView:
-    """The parts of the page about a run; ``items`` is None where it has only corpora."""
+    """The parts of the page about a run; ``items`` is None where no item has choices."""
 
     anchor: str
     title: str
@@ -80,6 +81,7 @@ class RunView:
     headline: str
     sentences: list[str]
     items: ItemsView | None
+    generated: list[Grid]
     corpora: list[Grid]
     floor: list[Grid]
     floor_note: str
@@ -138,6 +140,7 @@ def render_markdown(runs: Sequence[tuple[Run, RunAnalysis]], variants: Variants 
             parts.append(as_markdown(main_table(analysis.overall)))
         if len(analysis.tasks) > 1:
             parts.append(as_markdown(task_table(analysis)))
+        parts += [as_markdown(generated_table(*each)) for each in analysis.generated.items()]
         parts.append(_note(analysis))
     return "\n\n".join(parts) + "\n"
 
@@ -159,6 +162,7 @@ def _run_view(place: int, name: str, run: Run, analysis: RunAnalysis) -> RunView
         headline=headline(analysis),
         sentences=_reasons(run, analysis),
         items=_items_view(run, analysis, analysis.overall) if analysis.overall else None,
+        generated=[generated_table(name, each) for name, each in analysis.generated.items()],
         corpora=[
             *(
                 each
@@ -214,6 +218,7 @@ def _subtitle(manifest: Manifest, analysis: RunAnalysis) -> str:
     if analysis.overall:
         tasks = len(analysis.tasks)
         parts.append(f"{items(analysis.overall)} of {tasks} {'task' if tasks == 1 else 'tasks'}")
+    parts += [f"{generated.items} generated answers of {name}" for name, generated in analysis.generated.items()]
     parts += [f"{corpus.tokens} tokens of {name}" for name, corpus in analysis.corpora.items()]
     return ", ".join(parts)
 

@@ -1,6 +1,7 @@
 """Findings on a set of items in sentences, which the page and the terminal share."""
 
 from eval.analysis.floor import Floor
+from eval.analysis.generated import GeneratedAnalysis
 from eval.analysis.items import Analysis
 from eval.analysis.null import NullTest
 from eval.analysis.run import RunAnalysis
@@ -113,7 +114,7 @@ def brackets(run: RunAnalysis) -> str:
     drawn = f"{run.settings['resamples']} resamples, seed {run.settings['seed']}"
     return (
         f"[ ]: 95 % confidence intervals; * excludes 0. ~( ): where 95 % of resamples lie ({drawn}), which is not a "
-        "confidence interval: these statistics are larger by chance alone."
+        "confidence interval: errors of calibration are larger by chance alone."
     )
 
 
@@ -122,7 +123,7 @@ def items(overall: Analysis) -> str:
     return f"{overall.items} items" + (f" in {overall.clusters} clusters" if overall.clusters else "")
 
 
-def mcnemar_name(overall: Analysis) -> str:
+def mcnemar_name(overall: Analysis | GeneratedAnalysis) -> str:
     """Return the name of the test of accuracy that was made."""
     return "sign-flip test by cluster" if overall.clusters else "exact McNemar test"
 

@@ -43,19 +43,19 @@ BY_CONFIDENCE = (
     ("true_confidence_change", "in truth Δ", True),
     ("flips", "flips", True),
     ("log_odds_spread", "Δ log-odds, sd", False),
-    ("kl", "KL", False),
-    ("js", "JS", False),
+    ("kl", "KL of choices", False),
+    ("js", "JS of choices", False),
 )
 PAIR = (
     ("flips", "flips", True),
     ("right_to_wrong", "right to wrong", True),
     ("wrong_to_right", "wrong to right", True),
     ("wrong_to_other_wrong", "wrong to other wrong", True),
-    ("kl", "KL(base ‖ quantized), nats", False),
-    ("reverse_kl", "KL(quantized ‖ base), nats", False),
-    ("js", "JS, nats", False),
-    ("js_distance", "JS distance", False),
-    ("total_variation", "total variation", False),
+    ("kl", "KL(base ‖ quantized) of choices, nats", False),
+    ("reverse_kl", "KL(quantized ‖ base) of choices, nats", False),
+    ("js", "JS of choices, nats", False),
+    ("js_distance", "JS distance of choices", False),
+    ("total_variation", "total variation of choices", False),
 )
 MAIN = ("accuracy", "true_confidence", "confidence", "overconfidence", "brier", "nll")
 FOREST = (
@@ -104,7 +104,12 @@ def pair_table(overall: Analysis) -> Grid:
         [heading, number(overall.pair[name].point, share), bracket(overall.pair[name], share)]
         for name, heading, share in PAIR
     ]
-    return Grid("Both models together, shares in percent.", ["", "mean", "95 %"], rows)
+    return Grid(
+        "Both models together, shares in percent. Divergences of choices are between the models' confidences "
+        "in an item's choices, not per token.",
+        ["", "mean", "95 %"],
+        rows,
+    )
 
 
 def bucket_table(overall: Analysis) -> Grid:

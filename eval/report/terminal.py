@@ -5,6 +5,7 @@ from rich.console import Console
 from eval.analysis.items import Analysis
 from eval.analysis.run import RunAnalysis
 from eval.report.floor import floor_tables
+from eval.report.generated import generated_table
 from eval.report.grid import Grid, print_grid
 from eval.report.sentences import (
     brackets,
@@ -20,11 +21,12 @@ from qconf.run.folder import Run
 
 
 def print_run(console: Console, run: Run, analysis: RunAnalysis) -> None:
-    """Print all tables of a run: all items, tasks, corpora, noise floor, sizes."""
+    """Print all tables of a run: all items, tasks, generated answers, corpora, noise floor, sizes."""
     if analysis.overall:
         _print_items(console, analysis.overall)
     if len(analysis.tasks) > 1:
         _print_grids(console, [task_table(analysis)])
+    _print_grids(console, [generated_table(*each) for each in analysis.generated.items()])
     for name, corpus in analysis.corpora.items():
         _print_grids(console, corpus_tables(name, corpus, analysis.traces.get(name)))
     _print_grids(console, [token_changes_table(name, changes) for name, changes in analysis.token_changes.items()])

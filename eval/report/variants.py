@@ -8,6 +8,7 @@ from eval.analysis.run import RunAnalysis
 from eval.analysis.variants import Difference, differences, subject_of, undominated
 from eval.gate import Outcome, Verdict, judge, overall
 from eval.report.format import change, number, with_interval
+from eval.report.generated import metric_name
 from eval.report.grid import Grid
 from eval.report.sentences import items
 from eval.report.size import in_bytes, sizes
@@ -17,7 +18,7 @@ from qconf.statistics.intervals import Interval
 from qconf.wire import ModelInfo, ModelSize
 
 # Statistic, heading, and whether it is a share, shown in percent.
-DIFFERENCES = (("kl", "KL, nats", False), ("accuracy", "accuracy", True), ("flips", "flips", True))
+DIFFERENCES = (("kl", "KL of choices, nats", False), ("accuracy", "accuracy", True), ("flips", "flips", True))
 
 
 @dataclass(frozen=True)
@@ -171,10 +172,18 @@ def _losses(variants: Sequence[Variant]) -> list[Loss]:
         loss(f"kl of {name}", f"KL per token of {name}", [each.analysis.corpora[name].means["kl"] for each in variants])
         for name in variants[0].analysis.corpora
     ]
+    found += [
+        loss(
+            f"kl of the answers of {name}",
+            f"KL of the answers of {name}",
+            [each.analysis.generated[name].base_kl for each in variants],
+        )
+        for name in variants[0].analysis.generated
+    ]
     if of_items := [each.analysis.overall for each in variants if each.analysis.overall]:
         changes = [each.compared["accuracy"].delta for each in of_items]
         found += [
-            loss("kl of overall", "KL of the items", [each.pair["kl"] for each in of_items]),
+            loss("kl of overall", "KL of choices", [each.pair["kl"] for each in of_items]),
             loss("delta accuracy of overall", "change of accuracy", changes, share=True, sign=-1),
         ]
     return found
@@ -218,12 +227,22 @@ def _row(each: Variant) -> dict[str, str]:
         accuracy, ece = of_items.compared["accuracy"], of_items.compared["ece"]
         shares = [number(each.point, True) for each in (accuracy.base, accuracy.quantized)]
         row |= {
-            "KL of the items": with_interval(of_items.pair["kl"], False),
+            "KL of choices": with_interval(of_items.pair["kl"], False),
             "accuracy, Δ": f"{' → '.join(shares)}, {' '.join(change(accuracy.delta, True))}",
             "flips": with_interval(of_items.pair["flips"], True),
             "ECE": with_interval(ece.quantized, True),
             "ECE Δ": " ".join(change(ece.delta, True)),
             "confidence Δ": " ".join(change(of_items.compared["confidence"].delta, True)),
+        }
+    for name, generated in each.analysis.generated.items():
+        accuracies = [
+            f"{metric_name(metric)} {' '.join(change(accuracy.compared.delta, True))}"
+            for metric, accuracy in generated.accuracy.items()
+        ]
+        row |= {
+            f"KL of the answers of {name}": with_interval(generated.base_kl, False),
+            f"accuracy of {name}, Δ": "; ".join(accuracies) or "-",
+            f"same text, {name}": with_interval(generated.equal, True),
         }
     return row | {
         f"perplexity ratio, {name}": with_interval(corpus.perplexity_ratio, False) for name, corpus in corpora.items()

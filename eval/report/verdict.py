@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 from eval.analysis.floor import Floor
+from eval.analysis.generated import GeneratedAnalysis
 from eval.analysis.items import BUCKETS, Analysis
 from eval.analysis.run import RunAnalysis
 from eval.analysis.tokens import TokenAnalysis
 from eval.report.format import bracket, excludes, number, p_equals, signed
-from eval.report.sentences import log_odds_sentence, routing_sentence, temperature_sentence
+from eval.report.generated import metric_name
+from eval.report.sentences import log_odds_sentence, mcnemar_name, routing_sentence, temperature_sentence
 from qconf.run.folder import Manifest
 from qconf.statistics.intervals import Interval
 
@@ -17,7 +19,12 @@ TESTS = {"mcnemar": "McNemar's test of accuracy", "paired_t": "t-test of confide
 def headline(run: RunAnalysis) -> str:
     """Write the verdict in a sentence."""
     if not run.overall:
-        found = [f"perplexity of {name} {_outcome(each.perplexity_ratio, 1.0)}" for name, each in run.corpora.items()]
+        found = [
+            f"accuracy of {name} ({metric_name(metric)}) {_outcome(each.compared.delta)}"
+            for name, generated in run.generated.items()
+            for metric, each in generated.accuracy.items()
+        ]
+        found += [f"perplexity of {name} {_outcome(each.perplexity_ratio, 1.0)}" for name, each in run.corpora.items()]
     else:
         compared = run.overall.compared
         found = [
@@ -45,6 +52,7 @@ def sentences(run: RunAnalysis) -> list[str]:
     found = _item_sentences(run.overall) if run.overall else []
     if len(run.tasks) > 1:
         found.append(_task_sentence(run.adjusted))
+    found += [_generated_sentence(name, each) for name, each in run.generated.items()]
     found += [_corpus_sentence(name, each) for name, each in run.corpora.items()]
     if run.floor:
         found += _floor_sentences(run.floor, run.overall)
@@ -105,6 +113,19 @@ def _task_sentence(adjusted: Mapping[str, Mapping[str, float]]) -> str:
     smallest = {name: min(values.items(), key=lambda each: each[1]) for name, values in adjusted.items()}
     parts = [f"{TESTS[name]}, p {p_equals(smallest[name][1])} ({smallest[name][0]})" for name in TESTS]
     return f"Strongest changes of a single task, p-values after Holm's adjustment: {'; '.join(parts)}."
+
+
+def _generated_sentence(name: str, generated: GeneratedAnalysis) -> str:
+    """Write how accuracy moved by each metric, and how many answers are still the same."""
+    found = []
+    for metric, each in generated.accuracy.items():
+        compared, subject = each.compared, f"Accuracy of {name} ({metric_name(metric)})"
+        moved = _moved(subject, compared.delta, compared.base, compared.quantized)
+        found.append(f"{moved} In the {mcnemar_name(generated)}, p {p_equals(each.mcnemar.p_value)}.")
+    agree = generated.agree
+    filtered = f", {number(agree.point, True)} % {bracket(agree, True)} after the task's filters" if agree else ""
+    same = f"{number(generated.equal.point, True)} % {bracket(generated.equal, True)}"
+    return " ".join([*found, f"Generated answers of {name} that are the same text: {same}{filtered}."])
 
 
 def _corpus_sentence(name: str, corpus: TokenAnalysis) -> str:

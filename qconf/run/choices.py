@@ -132,10 +132,7 @@ class Choices:
     @property
     def cluster_numbers(self) -> Ints | None:
         """The items' clusters as numbers from 0 on without gaps; None where each is on its own."""
-        if self.cluster is None:
-            return None
-        found, numbers = np.unique(self.cluster, return_inverse=True)
-        return None if len(found) == len(self) else np.asarray(numbers)
+        return None if self.cluster is None else without_gaps(self.cluster)
 
     def normalized_correct(self, answers: Answers) -> Booleans:
         """Return whether lm-eval's acc_norm counts the answer as right: log-likelihoods are divided by lengths."""
@@ -202,12 +199,18 @@ def read_choices(run: Run) -> Choices:
         base_logprobs=_padded(run, table, "base_logprob", count, -np.inf),
         quantized_logprobs=_padded(run, table, "quantized_logprob", count, -np.inf),
         chars=_padded(run, table, "choice_chars", count, 1).astype(np.int64),
-        cluster=_clusters(table),
+        cluster=read_clusters(table),
     )
 
 
-def _clusters(table: pa.Table) -> Ints | None:
-    """Number each task's clusters; items without one have numbers of their own."""
+def without_gaps(clusters: Ints) -> Ints | None:
+    """Return the same clusters as numbers from 0 on without gaps; None where each item is on its own."""
+    found, numbers = np.unique(clusters, return_inverse=True)
+    return None if len(found) == len(clusters) else np.asarray(numbers)
+
+
+def read_clusters(table: pa.Table) -> Ints | None:
+    """Number each task's clusters; items without one have numbers of their own. None where no item has any."""
     names = table["cluster"]
     if names.null_count == len(names):
         return None

@@ -1,11 +1,11 @@
 """Columns of a run's tables: the only place that lists them.
 
 The fields of ``ItemResult`` are the columns of ``items.parquet`` in their order, ``TOKEN_COLUMNS`` are the columns of
-``tokens.parquet``, ``COUNT_COLUMNS`` those of ``expected_counts.parquet``; schemas, the files' documentation and what a
-replay's journal keeps are derived from them. "Per choice" means a list with one entry per choice, in the order of the
-task. Log-probabilities and divergences are in nats. Confidences of choices are not stored: they are the softmax of an
-item's log-probabilities. Where an item failed, ``error`` has the reason, its lists of scores are empty and its
-divergences null.
+``tokens.parquet``, ``COUNT_COLUMNS`` those of ``expected_counts.parquet``, the fields of ``AnswerResult`` those of
+``answers.parquet``; schemas, the files' documentation and what a replay's journal keeps are derived from them. "Per
+choice" means a list with one entry per choice, in the order of the task. Log-probabilities and divergences are in nats.
+Confidences of choices are not stored: they are the softmax of an item's log-probabilities. Where an item failed,
+``error`` has the reason, its lists of scores are empty and its divergences null.
 
 A new column is nullable: older runs have no values for it, and are read with nulls.
 """
@@ -16,7 +16,9 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-Kind = Literal["multiple_choice", "loglikelihood", "loglikelihood_rolling", "window", "record", "trace"]
+Kind = Literal[
+    "multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until", "window", "record", "trace"
+]
 """Kind of an item's requests."""
 OF_CORPORA: tuple[Kind, ...] = ("window", "record", "trace")
 """Kinds of items whose tokens are in ``tokens.parquet``."""
@@ -50,6 +52,7 @@ class ItemResult:
         Column(
             TEXT,
             "multiple_choice; loglikelihood: one continuation; loglikelihood_rolling: a whole text; "
+            "generate_until: an answer of each model, in answers.parquet; "
             "window: of a text; record: of token ids; trace: a record that is the base model's own greedy text",
         ),
     ]
@@ -58,7 +61,7 @@ class ItemResult:
     label: Annotated[
         int | None, Column(INTEGER, "index of the true choice; null where the task names none, or several")
     ]
-    n_choices: Annotated[int, Column(INTEGER, "number of choices; 1 except for multiple_choice")]
+    n_choices: Annotated[int, Column(INTEGER, "number of choices; 1 except for multiple_choice, 0 for generate_until")]
     contexts: Annotated[Sequence[str], Column(TEXTS, "the distinct contexts of the choices, mostly only one")]
     choices: Annotated[Sequence[str], Column(TEXTS, "per choice: the text that was scored after its context")]
     choice_context: Annotated[Sequence[int], Column(INTEGERS, "per choice: index of its context")]
@@ -104,11 +107,11 @@ class ItemResult:
         Sequence[float], Column(FLOATS, "per choice: the same, quantized model", score=True)
     ] = ()
     mean_kl: Annotated[
-        float | None, Column(FLOAT, "mean KL(base || quantized) over the tokens of all choices", score=True)
+        float | None, Column(FLOAT, "mean KL(base || quantized) over the tokens of all choices, or answers", score=True)
     ] = None
-    max_kl: Annotated[
-        float | None, Column(FLOAT, "largest KL(base || quantized) over the tokens of all choices", score=True)
-    ] = None
+    max_kl: Annotated[float | None, Column(FLOAT, "largest KL(base || quantized) over the same tokens", score=True)] = (
+        None
+    )
     doc: Annotated[str | None, Column(TEXT, "the document as the task has it, JSON; null for corpora")] = None
     target: Annotated[str | None, Column(TEXT, "its answer as the task has it")] = None
     cluster: Annotated[
@@ -120,6 +123,49 @@ class ItemResult:
     ] = None
     quantized_metrics: Annotated[str | None, Column(TEXT, "the same, quantized model")] = None
     error: Annotated[str | None, Column(TEXT, "why the item failed; null where it did not", score=True)] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerResult:
+    """One row of ``answers.parquet``: the answers of both models to the prompt of an item."""
+
+    task: Annotated[str, Column(TEXT, "name of the task")]
+    doc_id: Annotated[int, Column(INTEGER, "position of the document in the task's split")]
+    base_text: Annotated[str, Column(TEXT, "the base model's answer, without the text that ended it", score=True)]
+    quantized_text: Annotated[str, Column(TEXT, "the quantized model's answer", score=True)]
+    base_tokens: Annotated[int, Column(INTEGER, "tokens that the base model generated", score=True)]
+    quantized_tokens: Annotated[int, Column(INTEGER, "the same, quantized model", score=True)]
+    base_finish_reason: Annotated[
+        str, Column(TEXT, "stop: a text of the task's or the model's end of text; length: most tokens", score=True)
+    ]
+    quantized_finish_reason: Annotated[str, Column(TEXT, "the same, quantized model", score=True)]
+    common_prefix: Annotated[
+        int, Column(INTEGER, "equal tokens before the answers part; all of them where they are equal", score=True)
+    ]
+    acceptance: Annotated[
+        float,
+        Column(FLOAT, "mean of 1 - total variation over the tokens of the quantized model's answer", score=True),
+    ]
+    base_mean_kl: Annotated[
+        float, Column(FLOAT, "mean KL(base || quantized) over the tokens of the base model's answer", score=True)
+    ]
+    quantized_mean_kl: Annotated[
+        float, Column(FLOAT, "the same over the tokens of the quantized model's answer", score=True)
+    ]
+    base_filtered: Annotated[
+        str | None, Column(TEXT, "the base model's answer after each of lm-eval's filters, JSON; null if they failed")
+    ] = None
+    quantized_filtered: Annotated[str | None, Column(TEXT, "the same, quantized model")] = None
+
+    @property
+    def equal(self) -> bool:
+        """Whether the answers are the same text."""
+        return self.base_text == self.quantized_text
+
+    @property
+    def agree(self) -> bool | None:
+        """Whether the answers are the same after each of lm-eval's filters; None where these failed."""
+        return None if self.base_filtered is None else self.base_filtered == self.quantized_filtered
 
 
 TOKEN_COLUMNS = {
@@ -149,8 +195,13 @@ COUNT_COLUMNS = {
     "standard_error": Column(FLOAT, "of quantized minus base, over windows or records; null if there is only one"),
 }
 
-_ITEM_COLUMNS: dict[str, Column] = {each.name: get_args(each.type)[1] for each in fields(ItemResult)}
-_NULLABLE = {each.name for each in fields(ItemResult) if type(None) in get_args(get_args(each.type)[0])}
+
+def _columns(row: type) -> dict[str, Column]:
+    return {each.name: get_args(each.type)[1] for each in fields(row)}
+
+
+def _nullable(row: type) -> set[str]:
+    return {each.name for each in fields(row) if type(None) in get_args(get_args(each.type)[0])}
 
 
 def _schema(columns: Mapping[str, Column], nullable: set[str]) -> pa.Schema:
@@ -159,8 +210,13 @@ def _schema(columns: Mapping[str, Column], nullable: set[str]) -> pa.Schema:
     )
 
 
-ITEM_SCHEMA = _schema(_ITEM_COLUMNS, _NULLABLE)
+def _scores(row: type) -> tuple[str, ...]:
+    return tuple(name for name, each in _columns(row).items() if each.score)
+
+
+ITEM_SCHEMA = _schema(_columns(ItemResult), _nullable(ItemResult))
+ANSWER_SCHEMA = _schema(_columns(AnswerResult), _nullable(AnswerResult))
 TOKEN_SCHEMA = _schema(TOKEN_COLUMNS, {"total_variation"})
 COUNT_SCHEMA = _schema(COUNT_COLUMNS, {"standard_error"})
-SCORES = tuple(name for name, each in _ITEM_COLUMNS.items() if each.score)
+SCORES, ANSWER_SCORES = _scores(ItemResult), _scores(AnswerResult)
 """Columns that a replay measures and its journal keeps. The others come from the task."""

@@ -1,8 +1,9 @@
 """The run folder: description and results of a replay.
 
 ``manifest.json`` describes the run; ``items.parquet`` has one row per item, ``tokens.parquet`` one row per scored token
-of corpora (only where there were any), ``expected_counts.parquet`` one row per corpus and token of the vocabulary (only
-where they were asked for), ``results.json`` the metrics of each task under both models.
+of corpora (only where there were any), ``answers.parquet`` one row per item whose answers were generated (only where
+there were any), ``expected_counts.parquet`` one row per corpus and token of the vocabulary (only where they were asked
+for), ``results.json`` the metrics of each task under both models.
 
 ``qconf.run.columns`` documents the columns, and the files have its descriptions as metadata.
 """
@@ -22,13 +23,22 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qconf import __version__
-from qconf.run.columns import COUNT_SCHEMA, ITEM_SCHEMA, OF_CORPORA, TOKEN_SCHEMA, ItemResult
+from qconf.run.columns import (
+    ANSWER_SCHEMA,
+    COUNT_SCHEMA,
+    ITEM_SCHEMA,
+    OF_CORPORA,
+    TOKEN_SCHEMA,
+    AnswerResult,
+    ItemResult,
+)
 from qconf.wire import Both, ModelInfo, ServerInfo, problem
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 ITEMS = "items.parquet"
 TOKENS = "tokens.parquet"
+ANSWERS = "answers.parquet"
 COUNTS = "expected_counts.parquet"
 RESULTS = "results.json"
 TOKENS_AT_ONCE = 100_000
@@ -159,6 +169,12 @@ class Run:
         return _read_table(path, TOKEN_SCHEMA) if path.exists() else None
 
     @cached_property
+    def answers(self) -> pa.Table:
+        """All rows of ``answers.parquet``, read on first access; none where there is no such file."""
+        path = self.path / ANSWERS
+        return _read_table(path, ANSWER_SCHEMA) if path.exists() else ANSWER_SCHEMA.empty_table()
+
+    @cached_property
     def corpora(self) -> list[str]:
         """Names of the corpora, sorted."""
         rows = self.table.filter(pc.is_in(self.table["kind"], pa.array(OF_CORPORA)))
@@ -190,9 +206,8 @@ def write_run(
     results: Mapping[str, Any],
 ) -> None:
     """Write a run's files, after its tokens. The manifest is last: a folder without one is not a complete run."""
-    columns = {name: [getattr(item, name) for item in items] for name in ITEM_SCHEMA.names}
     with _writing(folder):
-        _write_tables(folder / ITEMS, ITEM_SCHEMA, [pa.Table.from_pydict(columns, schema=ITEM_SCHEMA)])
+        _write_tables(folder / ITEMS, ITEM_SCHEMA, [_table(ITEM_SCHEMA, items)])
         _write_text(folder / RESULTS, json.dumps(results, indent=2, allow_nan=False))
         _write_text(folder / MANIFEST, manifest.model_dump_json(indent=2))
 
@@ -201,6 +216,12 @@ def write_tokens(folder: Path, tables: Iterable[pa.Table]) -> None:
     """Write the tokens of corpora, from tables of any size, which are not all in memory at once."""
     with _writing(folder):
         _write_tables(folder / TOKENS, TOKEN_SCHEMA, _in_groups(tables))
+
+
+def write_answers(folder: Path, answers: Sequence[AnswerResult]) -> None:
+    """Write the answers that the models generated."""
+    with _writing(folder):
+        _write_tables(folder / ANSWERS, ANSWER_SCHEMA, [_table(ANSWER_SCHEMA, answers)])
 
 
 def write_counts(folder: Path, tables: Iterable[pa.Table]) -> None:
@@ -216,6 +237,10 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         raise RunError(f"cannot write the run to {folder}: {exc.strerror or exc}") from exc
+
+
+def _table(schema: pa.Schema, rows: Sequence[ItemResult | AnswerResult]) -> pa.Table:
+    return pa.Table.from_pydict({name: [getattr(row, name) for row in rows] for name in schema.names}, schema=schema)
 
 
 def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from qconf.statistics.drift import Reference
 from qconf.wire import ModelList
@@ -26,18 +26,6 @@ class WindowOptions:
     folder: Path | None = None
 
 
-def pairs(models: ModelList) -> list[tuple[str, str]]:
-    """Return the digests of the base and each variant."""
-    base, *variants = models.data
-    return [(base.digest, variant.digest) for variant in variants]
-
-
-def referred(models: ModelList, reference: "ReferenceRun | None") -> int:
-    """Return the variant that a reference is compared with: the first one if the reference is of another pair."""
-    digests = pairs(models)
-    return digests.index(reference.digests) if reference and reference.digests in digests else 0
-
-
 class Comparisons:
     """Metrics of comparisons in a registry. With several variants they have the label ``variant``.
 
@@ -56,7 +44,12 @@ class Comparisons:
         _, *variants = models.data
         registries = [registry] if len(variants) == 1 else [CollectorRegistry() for _ in variants]
         self._confidence = [ConfidenceMetrics(each) for each in registries]
-        compared = referred(models, reference)
+        pairs = _pairs(models)
+        # A reference of another pair is compared with the first variant.
+        compared = pairs.index(reference.digests) if reference and reference.digests in pairs else 0
+        if reference is not None:
+            same_pair = pairs[compared] == reference.digests
+            _describe_reference(registries[compared], str(reference.path), same_pair=same_pair)
         self._windows = [
             LiveWindow(
                 options.comparisons,
@@ -66,7 +59,7 @@ class Comparisons:
                 each,
                 options.folder,
             )
-            for number, (digests, each) in enumerate(zip(pairs(models), registries, strict=True))
+            for number, (digests, each) in enumerate(zip(pairs, registries, strict=True))
         ]
         if len(variants) > 1:
             registry.register(ByVariant(dict(zip((each.id for each in variants), registries, strict=True))))
@@ -91,3 +84,17 @@ class Comparisons:
         """Write the windows to their folder, if there is one. Raises OSError."""
         for window in self._windows:
             window.save()
+
+
+def _pairs(models: ModelList) -> list[tuple[str, str]]:
+    """Return the digests of the base and each variant."""
+    base, *variants = models.data
+    return [(base.digest, variant.digest) for variant in variants]
+
+
+def _describe_reference(registry: CollectorRegistry, run: str, *, same_pair: bool) -> None:
+    """Name the run that drift is computed from, and whether it is of the pair that is served."""
+    about = "The run that live traffic is compared with."
+    Gauge("qconf_reference_info", about, ["run", "same_pair"], registry=registry).labels(
+        run, str(same_pair).lower()
+    ).set(1)

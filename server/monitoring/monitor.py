@@ -14,7 +14,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from qconf.wire import ModelList
 from server.errors import StartError
-from server.monitoring.comparisons import Comparisons, WindowOptions, pairs, referred
+from server.monitoring.comparisons import Comparisons, WindowOptions
 from server.monitoring.observation import Observation
 from server.monitoring.renamed import Renamed
 from server.monitoring.service_metrics import ServiceMetrics
@@ -78,9 +78,6 @@ class Monitor:
         self.registry.register(REGISTRY)  # vLLM's own, and those of the process
         self.metrics = ServiceMetrics(self.registry)
         self.metrics.describe(models)
-        if reference is not None:
-            same_pair = pairs(models)[referred(models, reference)] == reference.digests
-            self.metrics.compared_with(str(reference.path), same_pair=same_pair)
         self._lock = threading.Lock()
         options = WindowOptions(window_comparisons, window_seconds, folder)
         self._asked = Comparisons(models, reference, options, self.registry)

@@ -75,12 +75,6 @@ class ServiceMetrics:
             ["model", "root", "revision", "digest", "architecture", "dtype", "quantization"],
             registry=registry,
         )
-        self._reference = Gauge(
-            "qconf_reference_info",
-            "The run that live traffic is compared with.",
-            ["run", "same_pair"],
-            registry=registry,
-        )
         self._build = Gauge("qconf_build_info", "Versions.", ["version", "vllm", "device"], registry=registry)
 
     def describe(self, models: ModelList) -> None:
@@ -89,10 +83,6 @@ class ServiceMetrics:
             facts = (model.root, model.revision, model.digest, model.architecture, model.dtype, model.quantization)
             self._model.labels(model.id, *(fact or "" for fact in facts)).set(1)
         self._build.labels(__version__, models.server.vllm, models.server.device).set(1)
-
-    def compared_with(self, run: str, *, same_pair: bool) -> None:
-        """Name the run that drift is computed from, and whether it is of the pair that is served."""
-        self._reference.labels(run, str(same_pair).lower()).set(1)
 
     def timed(self, route: str, timing: Timing) -> None:
         """Add the parts of a comparison's time."""

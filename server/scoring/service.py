@@ -28,7 +28,7 @@ from server.scoring.quotas import Quotas
 from server.scoring.reply import FORK_TOP, comparison
 from server.scoring.scored import MODELS, Observer, Scored, ScoredContinuation
 from server.scoring.tokenization import PairTokenizer, Sequences
-from server.scoring.turns import Origin, Turns
+from server.scoring.turns import SHARED_SECONDS, Origin, Turns
 
 T = TypeVar("T")
 _tracer = trace.get_tracer("qconf.server", __version__)
@@ -211,6 +211,11 @@ class Service:
             return answer.model_dump_json().encode()
 
         return await self.replied(reply), scored[0].timing
+
+    @property
+    def background_tokens(self) -> int:
+        """Tokens to begin with at once in the background: a step, but little where clients were seen lately."""
+        return self.engine.info.step_tokens if self._scoring.idle_seconds > SHARED_SECONDS else 1
 
     async def scored_in_background(self, request: CompareRequest) -> list[Scored]:
         """Score what nobody waits for, sequence by sequence while the engine has no other work. No observer sees it."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
@@ -16,6 +17,8 @@ T = TypeVar("T")
 SHARED_SECONDS = 30.0
 """After the latest single request that came in beside another client's work."""
 SHORT_SECONDS = 0.03
+QUIET_SECONDS = 0.1
+"""Without other work, before work in the background begins: a client that asks again at once does not meet it."""
 MOST_KEYS = 10_000
 """Clients whose use is remembered while a line lasts, before those that owe nothing are forgotten."""
 
@@ -87,6 +90,7 @@ class Turns:
         self._requests: dict[str, _Line[_Waiting]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
+        self._idle_since = -math.inf
 
     @property
     def _share(self) -> float | None:
@@ -98,11 +102,12 @@ class Turns:
     async def turn(self, origin: Origin, cost: int) -> AsyncIterator[None]:
         """Wait for a turn and hold ``cost`` units during it.
 
-        In the background, wait until nobody else has a turn or waits for one, and hold nothing: others do not wait.
+        In the background, wait until nobody else has had or wanted a turn for a moment, and hold nothing: others do
+        not wait.
         """
         if origin.background:
-            while not self._idle.is_set():
-                await self._idle.wait()
+            while (left := QUIET_SECONDS - self.idle_seconds) > 0:
+                await (asyncio.sleep(left) if self._idle.is_set() else self._idle.wait())
             yield
             return
         if self._used and not self._held[origin.client] and origin.client not in self._requests:
@@ -118,6 +123,11 @@ class Turns:
                 # Short turns are less efficient. Measured, they would make themselves shorter and shorter.
                 self._rate.pause()
             self._grant()
+
+    @property
+    def idle_seconds(self) -> float:
+        """The time for which nobody has had or wanted a turn, other than in the background."""
+        return self._clock() - self._idle_since if self._idle.is_set() else 0.0
 
     def _take(self, client: str, cost: int) -> None:
         self._idle.clear()
@@ -175,5 +185,6 @@ class Turns:
                 del self._requests[client]
         if not self._requests:
             self._clients = _Line()
-            if not self._used:
+            if not self._used and not self._idle.is_set():
                 self._idle.set()
+                self._idle_since = self._clock()

@@ -62,13 +62,12 @@ class Shadow:
 
     async def work(self) -> None:
         """Score calls one after another until cancelled; those that are left then are counted."""
-        step = self._service.engine.info.step_tokens
         try:
             while True:
                 batch = [await self._next()]
                 tokens = _tokens(batch[0])
-                # As much as the engine computes at once: a request that comes meanwhile waits for a single step.
-                while len(self._queue) and tokens < step:
+                # A request that comes meanwhile waits for the step in which the batch is computed.
+                while len(self._queue) and tokens < self._service.background_tokens:
                     batch.append(await self._next())
                     tokens += _tokens(batch[-1])
                 await asyncio.gather(*map(self._score, batch))

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from client.bench.display.answers import answers_table, summarize_answers
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.display.table import corpus_table, metrics_table, summary_table, token_changes_table
 from client.bench.evaluation import Evaluation
@@ -44,8 +45,8 @@ def print_evaluations(console: Console, evaluations: Mapping[str, Evaluation]) -
 
 
 def _print_tables(console: Console, evaluation: Evaluation) -> None:
-    # Corpora have no choices, but a table of their own.
-    of_tasks = [row for row in evaluation.rows if row.kind not in OF_CORPORA]
+    # Corpora and generated answers have no choices, but tables of their own.
+    of_tasks = [row for row in evaluation.rows if row.kind not in (*OF_CORPORA, "generate_until")]
     if of_tasks:
         scoreboard = Scoreboard(dict.fromkeys(row.task for row in of_tasks))
         for row in of_tasks:
@@ -53,6 +54,8 @@ def _print_tables(console: Console, evaluation: Evaluation) -> None:
         console.print(summary_table(scoreboard, console), "")
     if metrics := evaluation.metrics | evaluation.groups:
         console.print(metrics_table(metrics), "")
+    if evaluation.answers:
+        console.print(answers_table(summarize_answers(evaluation.answers)), "")
     for name, why in evaluation.without_metrics.items():
         console.print(f"lm-eval's metrics of {name} cannot be computed: {why}", highlight=False, soft_wrap=True)
     if evaluation.corpora:

@@ -155,7 +155,7 @@ def _frame(caption: str) -> Table:
         padding=(0, 1),
         pad_edge=False,
         header_style="bold",
-        caption=f"{caption}Shares in percent, KL in nats. "
+        caption=f"{caption}Shares in percent, KL in nats per token. "
         "Confidence is in the choice made; in truth, in the true choice.",
         caption_justify="left",
     )

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from client.bench.items import Item, LoadedTask, TaskError, distinct
+from client.bench.sources.generation import generating_of
 from qconf.run.columns import Kind
 
 # lm-eval's own default for drawing few-shot examples.
 FEWSHOT_SEED = 1234
+REPLAYED = {"loglikelihood", "loglikelihood_rolling", "generate_until"}
+"""Kinds of lm-eval's requests that can be replayed."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,6 @@ def _find(manager: Any, name: str, include_path: Path | None) -> Any:
 
 
 def _load(name: str, task: Any, num_fewshot: int | None, limit: int | None, cluster: str | None) -> LoadedTask:
-    if task.OUTPUT_TYPE == "generate_until":
-        raise TaskError(
-            f"task '{name}' generates text: only tasks that score by log-likelihood can be replayed, so far"
-        )
     if task.config.num_fewshot is None:
         task.set_config(key="num_fewshot", value=0 if num_fewshot is None else num_fewshot)
     elif num_fewshot is not None and task.config.num_fewshot != 0:
@@ -113,9 +112,14 @@ def _items(name: str, task: Any, cluster: str | None) -> Iterator[Item]:
         kind = _kind(name, task, instances)
         if kind == "loglikelihood_rolling":
             arguments = [("", instances[0].args[0])]
+        elif kind == "generate_until":
+            arguments = [(instances[0].args[0], "")]
         else:
             arguments = [instance.args for instance in instances]
         item = _item(name, task, doc_id, kind, instances[0].doc, arguments)
+        if kind == "generate_until":
+            how = generating_of(name, instances)
+            item = replace(item, choices=(), choice_context=(), choice_chars=(), choice_bytes=(), generating=how)
         yield replace(item, cluster=_cluster(name, instances[0].doc, cluster)) if cluster else item
 
 
@@ -129,10 +133,15 @@ def _cluster(name: str, doc: Any, field: str) -> str | None:
 
 def _kind(name: str, task: Any, instances: Sequence[Any]) -> Kind:
     types = {instance.request_type for instance in instances}
-    texts = all(isinstance(text, str) for instance in instances for text in instance.args)
-    if not texts or len(types) > 1 or not types <= {"loglikelihood", "loglikelihood_rolling"}:
+    generates = types == {"generate_until"}
+    # A request to generate also has its options; of a task with images, these as well.
+    arguments = [text for instance in instances for text in (instance.args[::2] if generates else instance.args)]
+    texts = all(isinstance(text, str) for text in arguments)
+    if not texts or len(types) > 1 or not types <= REPLAYED:
         what = " and ".join(sorted(types)) if texts else "with arguments that are not text"
-        raise TaskError(f"task '{name}' has requests {what}: only log-likelihoods of texts can be replayed, so far")
+        raise TaskError(f"task '{name}' has requests {what}: expected one of {', '.join(sorted(REPLAYED))}, of texts")
+    if generates:
+        return "generate_until"
     if types == {"loglikelihood_rolling"}:
         return "loglikelihood_rolling"
     return "multiple_choice" if task.OUTPUT_TYPE == "multiple_choice" else "loglikelihood"
