@@ -138,3 +138,24 @@ def test_a_text_is_guessed_and_ids_are_counted() -> None:
     assert about([1, 2, 3]) == 3
     assert about("") == 1
     assert about("x" * 300) == 101
+
+
+def test_an_answer_gives_back_its_room_as_it_grows_and_what_it_never_needed_at_its_end(
+    admission: Admission, clock: Clock
+) -> None:
+    work(admission, clock, tokens=2000, seconds=20)  # 100 tokens a second, so 1,000 may be in flight
+    with admission.room("a", Cost(0, 0, answers=1, generating=700)) as room:
+        with pytest.raises(Overloaded, match="about 700 tokens of the server are in flight"):
+            admission.check("b", Cost(1, 400))
+        clock.now += 3
+        room.generated(300)
+        assert room.left == Cost(0, 0, 1, 400)
+        admission.check("b", Cost(1, 400))
+    # What was not drawn was never work: the rate is still 100 tokens a second.
+    with admission.room("a", Cost(1, 700)), pytest.raises(Overloaded, match="7 s of work"):
+        admission.check("b", Cost(1, 400))
+
+
+def test_answers_count_as_sequences(admission: Admission) -> None:
+    with pytest.raises(InvalidRequest, match="the request has 101 sequences"):
+        admission.room("a", Cost(1, 1, answers=100)).__enter__()

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,10 +25,10 @@ from eval.report.worst import worst_items
 from qconf.run.choices import read_choices
 from qconf.run.columns import TOKEN_SCHEMA, ItemResult
 from qconf.run.folder import ITEMS, Import, Manifest, Run, read_run
+from tests.browser import CHROMIUM, needs_chromium
 from tests.synthetic_run import again, later, write
 from tests.test_results import SCORED, manifest
 
-CHROMIUM = shutil.which("chromium")
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -404,7 +403,7 @@ def browse(page: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize(("scheme", "hover"), [(0, 2), (1, 1)], ids=["dark, with a mouse", "light, without"])
 def test_a_browser_draws_the_plots(tmp_path: Path, html: str, scheme: int, hover: int) -> None:
     path = tmp_path / "report.html"
@@ -444,7 +443,7 @@ def fits(folder: Path, html: str, width: int) -> int:
     return len(right_edges)
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("width", [1200, 390])
 def test_the_page_fits_its_window(tmp_path: Path, html: str, width: int) -> None:
     assert fits(tmp_path, html, width) >= PLOTS

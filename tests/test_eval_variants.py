@@ -25,10 +25,11 @@ from eval.report.variants import Variants, compare_variants, reasons, run_names,
 from qconf.rules import Rule
 from qconf.run.choices import EvalError, read_choices
 from qconf.run.folder import Import, Manifest, Run, read_run
+from tests.browser import needs_chromium
 from tests.fake_server import MODELS, SERVER, FakeServer, compare
 from tests.replays import run
 from tests.synthetic_run import window, write
-from tests.test_eval_report import CHROMIUM, Page, browse, fits
+from tests.test_eval_report import Page, browse, fits
 from tests.test_results import manifest
 from tests.variants import NOISE, SIZES, corpus, described, rows, write_variant
 
@@ -369,7 +370,7 @@ def test_markdown_says_the_same(pairs: Pairs, variants: Variants) -> None:
             assert f"| {' | '.join(cell.strip() for cell in row)} |" in plain
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("width", [1200, 390])
 def test_a_browser_draws_the_page_within_its_window(tmp_path: Path, html: str, width: int) -> None:
     assert fits(tmp_path, html, width) >= html.count('class="plot"')

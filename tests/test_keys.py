@@ -10,6 +10,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from server.api.keys import RELOAD_SECONDS, Keys, KeysMiddleware, read_keys
+from server.api.operations_port import PROBES
 from server.errors import StartError
 from server.monitoring.service_metrics import PRINCIPAL
 from server.scoring.quotas import Quotas
@@ -40,7 +41,7 @@ async def whoami(scope: Scope, _: Receive, send: Send) -> None:
 
 @pytest.fixture
 async def http(file: Path) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(KeysMiddleware(whoami, Keys(file, Quotas())))
+    transport = httpx.ASGITransport(KeysMiddleware(whoami, Keys(file, Quotas()), PROBES))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 

@@ -17,9 +17,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from playwright.sync_api import expect
 
 from client import Client, Comparison, QuotaExceeded
 from demo.local_server import LocalServer, running_server
+from tests.browser import browsing, needs_chromium
 
 KEY, FEW, SHORT = "sk-0123456789abcdef", "sk-few-requests-0123", "sk-short-texts-0123"
 SECRET = "xyzzy plugh"
@@ -228,3 +230,34 @@ def test_quotas_of_requests_and_tokens(server: LocalServer) -> None:
     assert 'qconf_principal_requests_total{principal="few",status="200"} 2.0' in metrics
     (counted,) = [line for line in metrics if line.startswith('qconf_principal_tokens_total{principal="short"}')]
     assert float(counted.split()[-1]) == used
+
+
+@needs_chromium
+def test_the_page_asks_for_a_key_and_keeps_it_in_its_tab(server: LocalServer) -> None:
+    for path in ("/v1/models", "/page/recent"):
+        assert httpx.get(server.url + path, timeout=60).status_code == 401
+    with browsing() as browser:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.fill("#key", "a wrong key of mine")
+        page.click("#key-form button")
+        expect(page.locator("#key-error")).to_have_text("The server does not accept this key.")
+        page.fill("#key", KEY)
+        page.click("#key-form button")
+        expect(page.locator("#base-model")).to_contain_text("pair/base")
+        page.fill("#prompt", "Question: What is a cup made of?")
+        page.click("#compare")
+        expect(page.locator("#prompt-tokens .token").first).to_be_visible()
+        expect(page.locator("#recent")).to_contain_text("mean KL")
+        assert '-H "authorization: Bearer $QCONF_API_KEY"' in (page.text_content("#curl") or "")
+        assert KEY not in page.content() + page.url
+        page.reload()
+        expect(page.locator("#prompt-tokens .token").first).to_be_visible()
+        other = browser.new_page()
+        other.goto(server.url)
+        expect(other.locator("#key-dialog")).to_be_visible()
+
+
+def test_the_page_is_not_on_the_operators_port(server: LocalServer) -> None:
+    assert httpx.get(server.url, timeout=60).status_code == 200
+    assert httpx.get(operations(server), timeout=60).status_code == 404

@@ -11,11 +11,13 @@ import httpx
 import pytest
 import torch
 from openai import OpenAI
+from playwright.sync_api import expect
 
 from client import Client
 from demo.local_server import LocalServer, ServerDidNotStart, running_server
 from qconf.float32 import from_base64
 from qconf.run.folder import read_run
+from tests.browser import browsing, needs_chromium, watched
 from tests.oracle import LOGPROB_TOLERANCE, expected
 from tests.pairs import VOCABULARY, TinyPair, make_pair
 from tests.test_oracle import TOP, check_prompt
@@ -207,6 +209,39 @@ def test_a_variant_that_does_not_fit_is_refused_by_name(pairs: dict[str, TinyPai
     wrong = [*arguments(pairs, ["int4"]), "--quantized", f"other={other.quantized}"]
     with pytest.raises(ServerDidNotStart, match=f"{other.quantized} is OPTForCausalLM"), running_server(*wrong):
         pass
+
+
+@needs_chromium
+def test_the_page_shows_the_variant_that_is_selected(server: LocalServer) -> None:
+    with Client(server.url) as client:
+        reply = client.compare(prompt="Any text of a few words", top_logprobs=10)
+    with browsing() as browser:
+        page = browser.new_page()
+        problems = watched(page)
+        page.goto(server.url)
+        expect(page.locator("#variant option")).to_have_count(len(FORMATS))
+        page.fill("#prompt", "Any text of a few words")
+        page.click("#compare")
+        expect(page.locator("#prompt-tokens .token").first).to_be_visible()
+        for name in FORMATS:
+            page.select_option("#variant", name)
+            scores = reply.of(name).prompt
+            assert scores is not None
+            # The strongest colour of the default quantity, KL, is at the largest.
+            levels = page.locator("#prompt-tokens .token").evaluate_all(
+                "all => all.map((each) => Number(each.style.getPropertyValue('--level')))"
+            )
+            kl = [value or 0 for value in scores.kl]
+            assert levels[kl.index(max(kl))] == max(levels)
+            page.locator("#prompt-tokens .token").nth(kl.index(max(kl))).hover()
+            drawn = page.locator(".pairs dd").first.inner_text().replace("\N{MINUS SIGN}", "-")
+            assert float(drawn) == pytest.approx(max(kl), rel=0.05)
+        address = page.url
+        page.goto("about:blank")
+        page.goto(address)
+        expect(page.locator("#prompt-tokens .token").first).to_be_visible()
+        assert page.input_value("#variant") == name
+        assert problems == []
 
 
 @torch.no_grad()

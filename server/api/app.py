@@ -11,10 +11,11 @@ from server.api.body_limit import BodyLimitMiddleware
 from server.api.errors import add_error_handlers
 from server.api.headers import HeadersMiddleware
 from server.api.keys import Keys, KeysMiddleware
-from server.api.operations_port import OperationsPortMiddleware
+from server.api.operations_port import PROBES, OperationsPortMiddleware
 from server.api.overload import OverloadMiddleware
 from server.api.work import Serving
 from server.monitoring.service_metrics import MetricsMiddleware
+from server.page import routes as page
 
 UNTRACED = "/health$,/ready$,/metrics$"
 """Routes that are asked every few seconds and say nothing of the work."""
@@ -34,13 +35,13 @@ def create_app(
         summary="Compare a full-precision language model with its quantized twin.",
     )
     app.state.serving = serving
-    for part in (compare, completions, chat, tools, shadow, operations):
+    for part in (compare, completions, chat, tools, shadow, operations, page):
         app.include_router(part.router)
     add_error_handlers(app)
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
     app.add_middleware(OverloadMiddleware, admission=serving.admission)
     if keys is not None:
-        app.add_middleware(KeysMiddleware, keys=keys)
+        app.add_middleware(KeysMiddleware, keys=keys, open_paths={*PROBES, *page.FILES})
     if operations_port is not None:
         app.add_middleware(OperationsPortMiddleware, port=operations_port)
     routes = {route.path for route in app.routes if isinstance(route, Route)}

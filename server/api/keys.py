@@ -5,14 +5,14 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.api.operations_port import PROBES, TRUSTED
+from server.api.operations_port import TRUSTED
 from server.api.refusal import refusal
 from server.errors import StartError, Unauthorized
 from server.monitoring.service_metrics import PRINCIPAL
@@ -113,15 +113,16 @@ class Keys:
 
 
 class KeysMiddleware:
-    """Answers 401 without a valid ``Authorization: Bearer KEY``; notes whose key it was."""
+    """Answers 401 without a valid ``Authorization: Bearer KEY``, except on open paths; notes whose key it was."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, open_paths: Collection[str]) -> None:
         self._app = app
         self._keys = keys
+        self._open = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in PROBES or scope.get(TRUSTED):
+        if scope["type"] != "http" or scope["path"] in self._open or scope.get(TRUSTED):
             return await self._app(scope, receive, send)
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         principal = self._keys.principal(key.strip()) if scheme.lower() == "bearer" else None

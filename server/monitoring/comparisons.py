@@ -12,6 +12,7 @@ from server.monitoring.by_variant import ByVariant
 from server.monitoring.confidence_metrics import ConfidenceMetrics
 from server.monitoring.live_window import LiveWindow
 from server.monitoring.observation import Observation, Observations
+from server.monitoring.recent import RecentComparisons, RecentVariant
 
 if TYPE_CHECKING:
     from qconf.run.reference import ReferenceRun
@@ -44,6 +45,7 @@ class Comparisons:
         _, *variants = models.data
         registries = [registry] if len(variants) == 1 else [CollectorRegistry() for _ in variants]
         self._confidence = [ConfidenceMetrics(each) for each in registries]
+        self._recent = {variant.id: RecentComparisons() for variant in variants}
         pairs = _pairs(models)
         # A reference of another pair is compared with the first variant.
         compared = pairs.index(reference.digests) if reference and reference.digests in pairs else 0
@@ -75,10 +77,15 @@ class Comparisons:
         if self._waiting:
             by_variant = zip(*self._waiting, strict=True)
             self._waiting = []
-            for each, confidence, window in zip(by_variant, self._confidence, self._windows, strict=True):
+            observers = zip(self._confidence, self._windows, self._recent.values(), strict=True)
+            for each, of_variant in zip(by_variant, observers, strict=True):
                 observations = Observations(each)
-                confidence.observe(observations)
-                window.observe(observations)
+                for observer in of_variant:
+                    observer.observe(observations)
+
+    def recent(self) -> dict[str, RecentVariant]:
+        """Return what the last minutes were like, by variant."""
+        return {name: comparisons.reply() for name, comparisons in self._recent.items()}
 
     def save(self) -> None:
         """Write the windows to their folder, if there is one. Raises OSError."""

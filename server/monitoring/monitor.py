@@ -16,6 +16,7 @@ from qconf.wire import ModelList
 from server.errors import StartError
 from server.monitoring.comparisons import Comparisons, WindowOptions
 from server.monitoring.observation import Observation
+from server.monitoring.recent import RecentReply
 from server.monitoring.renamed import Renamed
 from server.monitoring.service_metrics import ServiceMetrics
 from server.scoring.scored import Scored
@@ -109,6 +110,13 @@ class Monitor:
     def _count(self) -> None:
         for stream in self._streams:
             stream.count()
+
+    def recent(self) -> RecentReply:
+        """Return what the last minutes were like, without mirrored calls."""
+        with self._lock:
+            self._count()
+            variants = self._asked.recent()
+        return self.metrics.recent.reply(variants)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the format that an Accept header asks for, and its content type."""

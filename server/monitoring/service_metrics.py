@@ -14,6 +14,7 @@ from qconf.error_types import STATUS
 from qconf.wire import ModelList, Timing
 from server.engine.twin.rows import Rows
 from server.logs import ACCESS
+from server.monitoring.recent import RecentRequests
 
 access = logging.getLogger(ACCESS)
 LATENCY_BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
@@ -32,6 +33,7 @@ class ServiceMetrics:
     """The metrics of the service. Labels take values from lists that clients cannot add to."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.recent = RecentRequests()
         self.requests = Counter(
             "qconf_requests", "Requests by route and status.", ["route", "status"], registry=registry
         )
@@ -157,6 +159,7 @@ class MetricsMiddleware:
         metrics = self._metrics
         metrics.requests.labels(route, str(status)).inc()
         metrics.duration.labels(route).observe(seconds)
+        metrics.recent.add(route, status, seconds)
         if (principal := scope.get(PRINCIPAL)) is not None:
             metrics.principal_requests.labels(principal, str(status)).inc()
         error = scope.get(ERROR)
