@@ -29,7 +29,7 @@ lint: $(VENV)/.dev  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck --external-sources .ci/run .ci/image requirements/system.sh
+	$(BIN)/shellcheck --external-sources .ci/run .ci/image requirements/system.sh deploy/ci/*.sh deploy/shadow/*.sh
 
 audit: $(VENV)/.dev  ## Look the locked packages up among known vulnerabilities (asks PyPI)
 	for lock in cpu dev image server; do \

@@ -23,6 +23,9 @@ from qconf.run.choices import EvalError
 from qconf.run.columns import ANSWER_SCHEMA, COUNT_SCHEMA, ITEM_SCHEMA, TOKEN_SCHEMA
 from qconf.statistics.intervals import Interval
 from qconf.wire import Timing
+from server.shadow.metrics import ShadowMetrics
+from server.shadow.recorder import Recorder
+from server.shadow.sampling import OBSERVE
 from tests.synthetic_run import again, items, later, tokens, window, write
 from tests.test_monitor import monitor, observations
 
@@ -160,10 +163,13 @@ def _families() -> Iterator[Metric]:
     """Yield the metrics of a monitor after some traffic: families without series do not show their labels."""
     with tempfile.TemporaryDirectory() as place:
         run = write(Path(place) / "run", items("task", 60, 1))
-        watched = monitor(run, variants=VARIANTS)
+        watched = monitor(run, variants=VARIANTS, mirrored=True)
         seen = observations(folder.read_run(run), np.random.default_rng(1))
     for each in seen:
         watched.add([each for _ in VARIANTS])
+        watched.add_mirrored([each for _ in VARIANTS])
+    ShadowMetrics({OBSERVE: 1}, 1, watched.registry)
+    Recorder(FOLDER, VARIANTS, watched.registry, days=1, tokens=False)
     service = watched.metrics
     service.requests.labels("/compare", "200")
     service.duration.labels("/compare")

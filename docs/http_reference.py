@@ -1,6 +1,7 @@
 """The reference page of the HTTP interface, from the application's OpenAPI document."""
 
 import json
+import re
 from collections.abc import Iterator
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -56,9 +57,10 @@ def _route(name: str, route: Schema, schemas: dict[str, Schema]) -> str:
     if "requestBody" in route:
         body = schemas[_referred(route["requestBody"]["content"]["application/json"]["schema"])]
         parts += [f"Request: {markdown(body['description'])}", table(REQUEST, _request_fields(body))]
-    (media, content), *_ = route["responses"]["200"]["content"].items()
+    success = next(status for status in route["responses"] if status.startswith("2"))
+    (media, content), *_ = route["responses"][success]["content"].items()
     reply = type_in_words(content["schema"], schemas) if media == "application/json" else f"`{media}`"
-    failed = [f"{status}" for status in sorted(route["responses"]) if status not in ("200", NEVER_SENT)]
+    failed = [f"{status}" for status in sorted(route["responses"]) if status not in (success, NEVER_SENT)]
     parts.append(f"Reply: {reply}." + (f" [Errors](#errors): {', '.join(failed)}." if failed else ""))
     return "\n\n".join(parts)
 
@@ -87,7 +89,7 @@ def _replied(routes: list[tuple[str, Schema]], schemas: dict[str, Schema]) -> li
         _referred(route["requestBody"]["content"]["application/json"]["schema"])
         for _, route in routes
         if "requestBody" in route
-    }
+    } - _nested(schemas)
 
     def visit(schema: object) -> None:
         if isinstance(schema, list):
@@ -103,6 +105,11 @@ def _replied(routes: list[tuple[str, Schema]], schemas: dict[str, Schema]) -> li
 
     visit([route for _, route in routes])
     return list(found)
+
+
+def _nested(schemas: dict[str, Schema]) -> set[str]:
+    """Return the names of the objects that are part of others."""
+    return set(re.findall(rf'"{PREFIX}(\w+)"', json.dumps(schemas)))
 
 
 def _errors() -> Iterator[tuple[str, str, str]]:

@@ -23,12 +23,16 @@ from server.engine.digest import model_digest
 from server.engine.interface import EngineInfo
 from server.engine.size import model_sizes
 from server.errors import StartError
-from server.monitoring.monitor import Monitor, load_reference, make_state_folder
+from server.monitoring.monitor import Monitor, load_reference, make_folder
 from server.scoring.admission import Admission, Limits
 from server.scoring.canary import check_canary
 from server.scoring.quotas import Quotas
 from server.scoring.service import Service
-from server.settings import Settings
+from server.settings import Settings, shadow_rates
+from server.shadow.metrics import ShadowMetrics
+from server.shadow.recorder import Recorder
+from server.shadow.sampling import SampledKeys
+from server.shadow.shadow import Observer, Shadow
 
 if TYPE_CHECKING:
     from server.engine.engine import TwinEngine
@@ -82,6 +86,8 @@ async def serve(settings: Settings, listeners: Sequence[socket.socket]) -> int:
             asyncio.create_task(_stop(server, serving, settings.grace_seconds)),
             asyncio.create_task(serving.monitor.keep()),
         ]
+        if serving.shadow is not None:
+            tasks.append(asyncio.create_task(serving.shadow.work()))
         try:
             await server.serve(sockets=list(listeners))
         finally:
@@ -105,7 +111,9 @@ async def _serving(settings: Settings, quotas: Quotas) -> AsyncIterator[tuple["T
     checkpoints = read_checkpoints(Source(settings.model, settings.revision), variants, settings.allow_unquantized)
     reference = None if settings.reference is None else load_reference(settings.reference)
     if settings.state_dir is not None:
-        make_state_folder(settings.state_dir)
+        make_folder(settings.state_dir, "--state-dir")
+    if settings.shadow_record is not None:
+        make_folder(settings.shadow_record, "--shadow-record")
 
     from server.engine.engine import parse_engine_args, running_engine  # vLLM takes longer than all checks
 
@@ -124,13 +132,51 @@ async def _serving(settings: Settings, quotas: Quotas) -> AsyncIterator[tuple["T
             window_comparisons=settings.window_comparisons,
             window_seconds=settings.window_seconds,
             folder=settings.state_dir,
+            mirrored=settings.shadow_on,
         )
         limits = Limits(settings.max_requests, settings.max_sequences, settings.queue_seconds)
         # Whatever learns of every comparison is listed here.
         observers = [monitor]
         service = Service(engine, checkpoints.tokenizer, models, monitor.metrics, quotas, observers)
         admission = Admission(limits, monitor.metrics, quotas)
-        yield engine, Serving(service, admission, monitor, settings.request_seconds)
+        recorder = _recorder(settings, models, monitor)
+        shadow = _shadow(settings, service, monitor, recorder) if settings.shadow_on else None
+        async with _kept(recorder):
+            yield engine, Serving(service, admission, monitor, settings.request_seconds, shadow)
+
+
+def _recorder(settings: Settings, models: ModelList, monitor: Monitor) -> Recorder | None:
+    """Make what records mirrored calls."""
+    if settings.shadow_record is None:
+        return None
+    return Recorder(
+        settings.shadow_record,
+        [model.id for model in models.data[1:]],
+        monitor.registry,
+        days=settings.shadow_record_days,
+        tokens=settings.shadow_record_tokens,
+    )
+
+
+def _shadow(settings: Settings, service: Service, monitor: Monitor, recorder: Recorder | None) -> Shadow:
+    """Make what takes mirrored calls."""
+    rates = shadow_rates(settings.shadow_rate)
+    metrics = ShadowMetrics(rates, settings.shadow_queue, monitor.registry)
+    observers: list[Observer] = [lambda _, scored: monitor.observe_mirrored(scored)]
+    if recorder is not None:
+        observers.append(recorder.record)
+    return Shadow(SampledKeys(settings.shadow_salt, rates), settings.shadow_queue, service, metrics, observers)
+
+
+@contextlib.asynccontextmanager
+async def _kept(recorder: Recorder | None) -> AsyncIterator[None]:
+    """Delete old records meanwhile."""
+    task = None if recorder is None else asyncio.create_task(recorder.keep())
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
 
 
 def model_list(checkpoints: Checkpoints, info: EngineInfo) -> ModelList:

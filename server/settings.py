@@ -9,8 +9,10 @@ from pydantic_settings import BaseSettings, CliUnknownArgs, NoDecode, SettingsCo
 
 from qconf.demo import PAIR
 from qconf.wire import VARIANT_NAME
+from server.shadow.sampling import ROUTES
 
 NAMED = re.compile(rf"({VARIANT_NAME.pattern})=(.+)", re.DOTALL)
+RATE = re.compile(r"0|1|0?\.\d+|[01]\.0*")
 Several = Annotated[list[str], NoDecode]
 """Values of an option that may be repeated; in an environment variable, separated by commas."""
 
@@ -82,6 +84,20 @@ class Settings(BaseSettings):
         2000, ge=1, description="Comparisons in the sliding window of calibration and drift."
     )
     window_seconds: float = Field(6 * 3600, gt=0, description="Age at which comparisons leave that window.")
+    shadow_rate: Several = Field(
+        [],
+        description="Share of keys whose mirrored calls are scored, from 0 to 1: of all routes, or ROUTE=SHARE of one "
+        f"({', '.join(ROUTES)}); may be repeated. Without it, or with 0, the routes are off.",
+    )
+    shadow_queue: int = Field(1000, ge=1, description="Mirrored calls that wait at most; others are dropped.")
+    shadow_salt: str = Field("", description="Another text makes other keys those whose mirrored calls are scored.")
+    shadow_record: Path | None = Field(
+        None, description="Folder that gets a line for each mirrored call that was scored, in a file a day."
+    )
+    shadow_record_tokens: bool = Field(
+        False, description="Record the token ids of mirrored calls, for replays, and not only what was measured."
+    )
+    shadow_record_days: int = Field(7, ge=1, description="Days after which recorded files are deleted.")
     state_dir: Path | None = Field(
         None, description="Folder that keeps the window over restarts, and rows that every start must repeat."
     )
@@ -92,10 +108,15 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="Format of log lines.")
     engine_args: CliUnknownArgs
 
-    @field_validator("quantized", "quantized_revision", mode="before")
+    @field_validator("quantized", "quantized_revision", "shadow_rate", mode="before")
     @classmethod
     def _separated(cls, given: object) -> object:
         return [each for each in given.split(",") if each] if isinstance(given, str) else given
+
+    @property
+    def shadow_on(self) -> bool:
+        """Whether mirrored calls of any route are scored."""
+        return any(shadow_rates(self.shadow_rate).values())
 
     @property
     def variants(self) -> dict[str, tuple[str, str | None]]:
@@ -106,6 +127,18 @@ class Settings(BaseSettings):
         revisions: list[str | None] = [*self.quantized_revision] or [None] * len(self.quantized)
         pairs = [_named(each, alone=len(self.quantized) == 1) for each in self.quantized]
         return {name: (model, revision) for (name, model), revision in zip(pairs, revisions, strict=True)}
+
+    @field_validator("shadow_rate")
+    @classmethod
+    def _are_rates(cls, given: list[str]) -> list[str]:
+        shadow_rates(given)
+        return given
+
+    @model_validator(mode="after")
+    def _recording(self) -> Self:
+        if self.shadow_record is not None and not self.shadow_on:
+            raise ValueError("--shadow-record needs --shadow-rate: without it no call is scored")
+        return self
 
     @model_validator(mode="after")
     def _tls(self) -> Self:
@@ -139,6 +172,20 @@ class Settings(BaseSettings):
             if why := _unfit(name, names):
                 raise ValueError(f"--quantized: the name {name!r} {why}: expected NAME=MODEL with names of their own")
         return self
+
+
+def shadow_rates(given: list[str]) -> dict[str, float]:
+    """Return the share of keys by route. ValueError says what is wrong."""
+    rates = dict.fromkeys(ROUTES, 0.0)
+    # What is said of all routes comes first, wherever it stands.
+    for each in sorted(given, key=lambda each: "=" in each):
+        route, _, share = each.rpartition("=")
+        if route and route not in rates:
+            raise ValueError(f"expected a route that is one of {', '.join(ROUTES)}, got {route!r}")
+        if not RATE.fullmatch(share):
+            raise ValueError(f"expected a share from 0 to 1, or ROUTE=SHARE, got {each!r}")
+        rates |= dict.fromkeys([route] if route else ROUTES, float(share))
+    return rates
 
 
 def _unfit(name: str, names: list[str]) -> str | None:

@@ -12,8 +12,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from deploy.grafana.generate import OUT, dashboard_json
-from tests.test_monitor import values
-from tests.test_monitor_variants import comparisons, recorded_with_w8, watching
+from tests.test_monitor import monitor, values
+from tests.test_monitor_variants import VARIANTS, comparisons, recorded_with_w8, watching
 
 PROVISIONING = OUT.parent.parent / "provisioning"
 DASHBOARD: dict[str, Any] = json.loads(OUT.read_text(encoding="utf-8"))
@@ -64,7 +64,8 @@ def test_expressions_name_our_metrics_of_the_chosen_instances(expression: str) -
 def with_variant(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Return the names of the series that have the label ``variant``."""
     folder = tmp_path_factory.mktemp("variants")
-    found = values(watching(comparisons(folder), recorded_with_w8(folder / "reference")))
+    reference = recorded_with_w8(folder / "reference")
+    found = {**values(watching(comparisons(folder), reference)), **values(monitor(variants=VARIANTS, mirrored=True))}
     return {name for name, labels in found if "variant" in dict(labels)}
 
 

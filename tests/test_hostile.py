@@ -27,7 +27,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     """A server with a key, which nothing here has harmed before."""
     file = tmp_path_factory.mktemp("keys") / "keys"
     file.write_text(f"hostile = {KEY}\n")
-    with running_server("--demo", "--api-key-file", str(file), "--log-level", "WARNING") as live:
+    with running_server("--demo", "--api-key-file", str(file), "--log-level", "WARNING", "--shadow-rate", "1") as live:
         yield live
 
 

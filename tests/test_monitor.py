@@ -23,7 +23,7 @@ from qconf.wire import ModelInfo, ModelList, ServerInfo
 from server.engine.twin.rows import STATISTICS, WIDTH, Rows
 from server.errors import StartError
 from server.monitoring.histogram import ArrayHistogram
-from server.monitoring.monitor import Monitor, load_reference, make_state_folder
+from server.monitoring.monitor import Monitor, load_reference, make_folder
 from server.monitoring.observation import UNLABELLED, Item, Observation, Observations
 from server.monitoring.sliding import PARTS, Damaged, SlidingSums
 from tests.synthetic_run import items, tokens, window, write
@@ -55,9 +55,12 @@ def monitor(
     folder: Path | None = None,
     digest: str = "d",
     variants: Sequence[str] = ("quantized",),
+    *,
+    mirrored: bool = False,
 ) -> Monitor:
     run = None if reference is None else read_reference(reference)
-    return Monitor(models(digest, variants), run, window_comparisons=2000, window_seconds=3600, folder=folder)
+    described = models(digest, variants)
+    return Monitor(described, run, window_comparisons=2000, window_seconds=3600, folder=folder, mirrored=mirrored)
 
 
 def values(watched: Monitor) -> Values:
@@ -253,7 +256,7 @@ def test_the_window_survives_a_restart(run: Run, tmp_path: Path) -> None:
         return {key: number for key, number in values(watched).items() if "_window" in key[0] or "_drift" in key[0]}
 
     state = tmp_path / "state"
-    make_state_folder(state)
+    make_folder(state, "--state-dir")
     first = monitor(run.path, state)
     seen = observations(run, np.random.default_rng(4))
     for observation in seen:
@@ -373,7 +376,7 @@ def test_settings_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(StartError, match=f"--state-dir {file} cannot be written to: File exists"):
-        make_state_folder(file)
+        make_folder(file, "--state-dir")
     state = tmp_path / "state"
     state.mkdir()
     watched = monitor(folder=state)
@@ -420,3 +423,25 @@ def faults(exposed: Monitor) -> tuple[int, str]:
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
 def test_promtool_finds_no_fault_with_names_and_help(exposed: Monitor) -> None:
     assert faults(exposed) == (0, "")
+
+
+def test_mirrored_comparisons_have_metrics_and_windows_of_their_own(tmp_path: Path) -> None:
+    run = read_run(write(tmp_path / "run", items("piqa", 50, 5)))
+    seen = observations(run, np.random.default_rng(1))
+    asked, both = monitor(folder=tmp_path, digest="one"), monitor(folder=tmp_path, mirrored=True)
+    asked.add([seen[0]])
+    both.add([seen[0]])
+    before = values(asked)
+    for _ in range(3):
+        both.add_mirrored([seen[1]])
+    found = values(both)
+    assert {key: number for key, number in found.items() if "qconf_token" in key[0]} == {
+        key: number for key, number in before.items() if "qconf_token" in key[0]
+    }
+    assert value(found, "qconf_comparisons_total") == 1
+    assert value(found, "qconf_shadow_comparisons_total") == value(found, "qconf_shadow_window_comparisons") == 3
+    assert value(found, "qconf_shadow_token_kl_nats_count") == 3 * len(seen[1].tokens.values)
+    both.save()
+    again = values(monitor(folder=tmp_path, mirrored=True))
+    assert value(again, "qconf_window_comparisons") == 1
+    assert value(again, "qconf_shadow_window_comparisons") == 3

@@ -31,13 +31,23 @@ OTHERS = {
     "reference": Path("run"),
     "window_comparisons": 8,
     "window_seconds": 9.5,
+    "shadow_rate": ["0.5", "/observe=1"],
+    "shadow_queue": 10,
+    "shadow_salt": "salt",
+    "shadow_record": Path("record"),
+    "shadow_record_tokens": True,
+    "shadow_record_days": 3,
     "state_dir": Path("state"),
     "grace_seconds": 5,
     "log_level": "INFO",
     "log_format": "json",
 }
 """A value for each that is not its default."""
-TOGETHER = (("model", "quantized", "quantized_revision"), ("ssl_certfile", "ssl_keyfile"))
+TOGETHER = (
+    ("model", "quantized", "quantized_revision"),
+    ("ssl_certfile", "ssl_keyfile"),
+    ("shadow_rate", "shadow_record"),
+)
 
 
 def read(monkeypatch: pytest.MonkeyPatch, *arguments: str, **variables: object) -> Settings:
@@ -108,3 +118,8 @@ def test_half_of_what_tls_needs_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_the_command_line_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read(monkeypatch, "--port", "4321", port=1234).port == 4321
+
+
+def test_a_record_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match="--shadow-record needs --shadow-rate"):
+        read(monkeypatch, "--shadow-record", "calls", "--shadow-rate", "0")

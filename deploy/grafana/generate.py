@@ -34,9 +34,9 @@ ALL = f"{{{SCOPE}}}"
 VARIANT = f'{{{SCOPE},variant=~"$variant"}}'
 MODEL = f'{{{SCOPE},variant=~"$variant",model=~"$model"}}'
 CORRECT = f'{{{SCOPE},variant=~"$variant",model=~"$model",correct="true"}}'
-# Scrapes and probes always succeed and are fast: they would hide what happens to comparisons.
-ASKED = f'{{{SCOPE},route!~"/metrics|/health|/ready"}}'
-FAILED = f'{{{SCOPE},route!~"/metrics|/health|/ready",status=~"5.."}}'
+# Scrapes, probes and mirrored calls always succeed and are fast: they would hide what happens to comparisons.
+ASKED = f'{{{SCOPE},route!~"/metrics|/health|/ready|/observe|/mirror/.*"}}'
+FAILED = f'{{{SCOPE},route!~"/metrics|/health|/ready|/observe|/mirror/.*",status=~"5.."}}'
 ALERTS = 'ALERTS{alertstate="firing",alertname=~"Qconf.*",instance=~"$instance"}'
 NOW = "$__rate_interval"
 
@@ -257,6 +257,30 @@ ROWS: dict[str, list[Panel]] = {
             "The reference run and the variant compared with it; where same_pair is false, the models differ and drift "
             "is expected.",
             {"": f"max by (instance, variant, run, same_pair) (qconf_reference_info{VARIANT})"}),
+    ],
+    "Mirrored calls (only where the server takes any)": [
+        Panel("lines", 8, "Mirrored calls per second by outcome",
+            "What becomes of calls as they come; worry about any other than queued and not_sampled.",
+            {"{{outcome}}": f"sum by (outcome) (rate(qconf_shadow_calls_total{ALL}[{NOW}]))"}, "reqps"),
+        Panel("lines", 8, "Mirrored calls waiting, share of the queue",
+            "Calls that wait for a pause of the engine; at 100 % others are dropped.",
+            {"{{instance}}": f"max by (instance) (qconf_shadow_queue{ALL} / qconf_shadow_queue_limit{ALL})"},
+            "percentunit", {None: "green", 0.8: "orange"}),
+        Panel("lines", 8, "Mirrored calls that could not be scored, per second by reason",
+            "Their error types; invalid_request_error is mostly a primary with another model or a longer context.",
+            {"{{reason}}": f"sum by (reason) (rate(qconf_shadow_failed_total{ALL}[{NOW}]))"}, "reqps"),
+        Panel("lines", 8, "KL(base ‖ quantized) per token of mirrored calls (nats, 1 h)",
+            "Distance of the models on the primary's traffic, on a logarithmic axis; worry when it rises.",
+            {"mean {{variant}}": mean("qconf_shadow_token_kl_nats", "1h", VARIANT, "variant")}, logarithmic=True),
+        Panel("lines", 8, "Mean confidence of tokens of mirrored calls by model (1 h)",
+            "Largest next-token probability; worry when the models move apart, not when they move together.",
+            {"{{model}} {{variant}}": mean("qconf_shadow_token_confidence", "1h")}, "percentunit"),
+        Panel("lines", 8, "Mirrored calls: likeliest token differs (1 h)",
+            "Share of positions where greedy decoding would take another path; worry when it rises.",
+            {"share {{variant}}": share(
+                f"sum by (variant) (increase(qconf_shadow_top_token_disagreements_total{VARIANT}[1h]))",
+                f"sum by (variant) (increase(qconf_shadow_compared_tokens_total{VARIANT}[1h]))")},
+            "percentunit"),
     ],
 }  # fmt: skip
 

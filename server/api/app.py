@@ -6,7 +6,7 @@ from starlette.routing import Route
 
 from qconf import __version__
 from qconf.tracing import tracing_is_on
-from server.api import chat, compare, completions, operations, tools
+from server.api import chat, compare, completions, operations, shadow, tools
 from server.api.body_limit import BodyLimitMiddleware
 from server.api.errors import add_error_handlers
 from server.api.headers import HeadersMiddleware
@@ -35,7 +35,7 @@ def create_app(
         summary="Compare a full-precision language model with its quantized twin.",
     )
     app.state.serving = serving
-    for part in (compare, completions, chat, tools, operations, page):
+    for part in (compare, completions, chat, tools, shadow, operations, page):
         app.include_router(part.router)
     add_error_handlers(app)
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)

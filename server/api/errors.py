@@ -26,6 +26,9 @@ BAD_REQUEST: dict[int | str, dict[str, Any]] = {
     # FastAPI's own 422 would promise another shape of error in the documentation.
     422: {"model": ErrorReply, "description": "Not sent: what is wrong with a request is answered with 400."},
 }
+NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorReply, "description": "The server was started without what answers here."}
+}
 ERRORS = {
     **BAD_REQUEST,
     **UNAUTHORIZED,

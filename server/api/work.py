@@ -15,6 +15,7 @@ from server.monitoring.service_metrics import PRINCIPAL
 from server.scoring.admission import Admission, Cost
 from server.scoring.service import RETRY_AFTER, Service
 from server.scoring.turns import Origin
+from server.shadow.shadow import Shadow
 
 T = TypeVar("T")
 
@@ -25,12 +26,16 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True)
 class Serving:
-    """What routes work with. Setting ``ended`` ends all work: its clients are told to try again."""
+    """What routes work with. Setting ``ended`` ends all work: its clients are told to try again.
+
+    ``shadow`` is there where mirrored calls are taken.
+    """
 
     service: Service
     admission: Admission
     monitor: Monitor
     request_seconds: float
+    shadow: Shadow | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 

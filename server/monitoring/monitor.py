@@ -8,18 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import REGISTRY, CollectorRegistry, Gauge
+from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from qconf.statistics.drift import Reference
 from qconf.wire import ModelList
 from server.errors import StartError
-from server.monitoring.by_variant import ByVariant
-from server.monitoring.confidence_metrics import ConfidenceMetrics
-from server.monitoring.live_window import LiveWindow
-from server.monitoring.observation import Observation, Observations
-from server.monitoring.recent import RecentComparisons, RecentReply
+from server.monitoring.comparisons import Comparisons, WindowOptions
+from server.monitoring.observation import Observation
+from server.monitoring.recent import RecentReply
+from server.monitoring.renamed import Renamed
 from server.monitoring.service_metrics import ServiceMetrics
 from server.scoring.scored import Scored
 
@@ -28,6 +26,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SAVE_SECONDS = 10
+MIRRORED = (
+    "qconf_comparisons",
+    "qconf_compared_tokens",
+    "qconf_top_token_disagreements",
+    "qconf_token_",
+    "qconf_window_comparisons",
+    "qconf_drift_",
+)
+"""Metrics that mirrored calls have too, as qconf_shadow_*; the others are of choices, which they do not have."""
 
 
 def load_reference(path: Path) -> "ReferenceRun":
@@ -41,20 +48,21 @@ def load_reference(path: Path) -> "ReferenceRun":
         raise StartError(f"--reference: {error}") from error
 
 
-def make_state_folder(folder: Path) -> None:
-    """Make the folder that keeps the window. StartError if it cannot be written to."""
+def make_folder(folder: Path, option: str) -> None:
+    """Make the folder that an option names. StartError if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise StartError(f"--state-dir {folder} cannot be written to: {error.strerror}") from error
+        raise StartError(f"{option} {folder} cannot be written to: {error.strerror}") from error
 
 
 class Monitor:
     """What is counted about the served models, and for each variant a window over the latest comparisons.
 
     With several variants their metrics have the label ``variant``. ``folder`` keeps the windows over restarts.
+    Comparisons of mirrored calls, where the server takes any, have metrics of their own.
     """
 
     def __init__(
@@ -65,36 +73,21 @@ class Monitor:
         window_comparisons: int,
         window_seconds: float,
         folder: Path | None = None,
+        mirrored: bool = False,
     ) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(REGISTRY)  # vLLM's own, and those of the process
-        self.metrics = ServiceMetrics(self._registry)
+        self.registry = CollectorRegistry()
+        self.registry.register(REGISTRY)  # vLLM's own, and those of the process
+        self.metrics = ServiceMetrics(self.registry)
         self.metrics.describe(models)
-        base, *variants = models.data
-        pairs = [(base.digest, variant.digest) for variant in variants]
-        # A reference of other models is compared with the first variant.
-        referred = pairs.index(reference.digests) if reference and reference.digests in pairs else 0
         self._lock = threading.Lock()
-        self._waiting: list[list[Observation]] = []
-        registries = [self._registry] if len(variants) == 1 else [CollectorRegistry() for _ in variants]
-        if reference is not None:
-            same_pair = pairs[referred] == reference.digests
-            _describe_reference(registries[referred], str(reference.path), same_pair=same_pair)
-        self._confidence = [ConfidenceMetrics(registry) for registry in registries]
-        self._recent = {variant.id: RecentComparisons() for variant in variants}
-        self._windows = [
-            LiveWindow(
-                window_comparisons,
-                window_seconds,
-                " ".join(digests),
-                reference.reference if reference and number == referred else Reference.of({}),
-                registry,
-                folder,
-            )
-            for number, (digests, registry) in enumerate(zip(pairs, registries, strict=True))
-        ]
-        if len(variants) > 1:
-            self._registry.register(ByVariant(dict(zip((each.id for each in variants), registries, strict=True))))
+        options = WindowOptions(window_comparisons, window_seconds, folder)
+        self._asked = Comparisons(models, reference, options, self.registry)
+        self._streams = [self._asked]
+        if mirrored:
+            theirs = CollectorRegistry()
+            self._mirrored = Comparisons(models, reference, options, theirs, stream="mirrored ")
+            self._streams.append(self._mirrored)
+            self.registry.register(Renamed(theirs, MIRRORED, "qconf_", "qconf_shadow_"))
 
     def observe(self, scored: Sequence[Scored]) -> None:
         """Buffer one comparison; buffered ones are counted together, at the latest when metrics are read."""
@@ -103,25 +96,26 @@ class Monitor:
     def add(self, observation: list[Observation]) -> None:
         """Buffer what was observed of one comparison, of each variant."""
         with self._lock:
-            self._waiting.append(observation)
-            if len(self._waiting) >= self._windows[0].step:
-                self._count()
+            self._asked.add(observation)
+
+    def observe_mirrored(self, scored: Sequence[Scored]) -> None:
+        """Buffer one comparison of a mirrored call."""
+        self.add_mirrored([Observation.of(each) for each in scored])
+
+    def add_mirrored(self, observation: list[Observation]) -> None:
+        """Buffer what was observed of one comparison of a mirrored call, of each variant."""
+        with self._lock:
+            self._mirrored.add(observation)
 
     def _count(self) -> None:
-        if self._waiting:
-            by_variant = zip(*self._waiting, strict=True)
-            self._waiting = []
-            observers = zip(self._confidence, self._windows, self._recent.values(), strict=True)
-            for each, of_variant in zip(by_variant, observers, strict=True):
-                observations = Observations(each)
-                for observer in of_variant:
-                    observer.observe(observations)
+        for stream in self._streams:
+            stream.count()
 
     def recent(self) -> RecentReply:
-        """Return what the last minutes were like."""
+        """Return what the last minutes were like, without mirrored calls."""
         with self._lock:
             self._count()
-            variants = {name: comparisons.reply() for name, comparisons in self._recent.items()}
+            variants = self._asked.recent()
         return self.metrics.recent.reply(variants)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
@@ -135,17 +129,17 @@ class Monitor:
         if content_type.startswith("application/openmetrics-text"):
             # With the escaping that Prometheus asks for by default, prometheus_client (0.26) takes the colon out of
             # the names of vLLM's samples, and leaves it in those of its families. All names are plain: none is escaped.
-            text: bytes = openmetrics.generate_latest(self._registry, openmetrics.ALLOWUTF8)  # type: ignore[no-untyped-call]
+            text: bytes = openmetrics.generate_latest(self.registry, openmetrics.ALLOWUTF8)  # type: ignore[no-untyped-call]
             return text, openmetrics.CONTENT_TYPE_LATEST
-        return encode(self._registry), content_type
+        return encode(self.registry), content_type
 
     def save(self) -> None:
         """Write the windows to their folder, if there is one."""
         with self._lock:
             self._count()
         try:
-            for window in self._windows:
-                window.save()
+            for stream in self._streams:
+                stream.save()
         except OSError as error:  # the next attempt may succeed; keep serving
             logger.warning("--state-dir cannot be written to: %s", error.strerror)
 
@@ -154,11 +148,3 @@ class Monitor:
         while True:
             await asyncio.sleep(SAVE_SECONDS)
             await asyncio.to_thread(self.save)
-
-
-def _describe_reference(registry: CollectorRegistry, run: str, *, same_pair: bool) -> None:
-    """Name the run that drift is computed from, and whether it is of the pair that is served."""
-    about = "The run that live traffic is compared with."
-    Gauge("qconf_reference_info", about, ["run", "same_pair"], registry=registry).labels(
-        run, str(same_pair).lower()
-    ).set(1)

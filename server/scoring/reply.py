@@ -85,7 +85,7 @@ def _pair_scores(scored: Scored, texts: Texts, top: int, *, tokens: bool) -> dic
         "prompt": columns(scored.context, scored.prompt, texts, top) if scored.prompt is not None and tokens else None,
         "continuations": _continuations(scored, texts, top, tokens=tokens) or None,
         "choice": _choice(scored) if len(scored.continuations) > 1 else None,
-        "summary": _summaries(rows, np.zeros(1, np.int64))[0] if len(rows.values) else _empty_summary(),
+        "summary": summary(rows),
     }
 
 
@@ -213,6 +213,11 @@ def _continuations(scored: Scored, texts: Texts, top: int, *, tokens: bool) -> l
 def _encoded(counts: npt.NDArray[Any]) -> Both[str]:
     base, quantized = (to_base64(each) for each in counts)
     return Both[str](base=base, quantized=quantized)
+
+
+def summary(rows: Rows) -> Summary:
+    """Summarize all rows."""
+    return _summaries(rows, np.zeros(1, np.int64))[0] if len(rows.values) else _empty_summary()
 
 
 def _summaries(rows: Rows, starts: npt.NDArray[np.int64]) -> list[Summary]:

@@ -28,12 +28,14 @@ from server.scoring.quotas import Quotas
 from server.scoring.reply import FORK_TOP, comparison
 from server.scoring.scored import MODELS, Observer, Scored, ScoredContinuation
 from server.scoring.tokenization import PairTokenizer, Sequences
-from server.scoring.turns import Origin, Turns
+from server.scoring.turns import SHARED_SECONDS, Origin, Turns
 
 T = TypeVar("T")
 _tracer = trace.get_tracer("qconf.server", __version__)
 RETRY_AFTER = 30
 """Seconds after which a client may try again where the engine has died, or the server is stopping."""
+BACKGROUND = "in the background"
+"""The client of work that no client waits for: no principal or address has spaces."""
 STEPS_AHEAD = 2
 """Steps of work that the engine is given: one that it computes, and one so that it need not wait for the next."""
 COUNTING_PER_STEP = 16
@@ -209,6 +211,18 @@ class Service:
             return answer.model_dump_json().encode()
 
         return await self.replied(reply), scored[0].timing
+
+    @property
+    def background_tokens(self) -> int:
+        """Tokens to begin with at once in the background: a step, but little where clients were seen lately."""
+        return self.engine.info.step_tokens if self._scoring.idle_seconds > SHARED_SECONDS else 1
+
+    async def scored_in_background(self, request: CompareRequest) -> list[Scored]:
+        """Score what nobody waits for, sequence by sequence while the engine has no other work. No observer sees it."""
+        watch, origin = Stopwatch(), Origin(BACKGROUND, next(self._numbers), background=True)
+        sequences: Sequences = await self.tokenized(PairTokenizer.sequences, request, origin=origin)
+        watch.tokenized()
+        return await self._scored(request, sequences, origin, watch)
 
     def answering(self, name: str) -> tuple[int, ...]:
         """Return the models that ``generate_from`` names: 0 is the base."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
@@ -16,18 +17,21 @@ T = TypeVar("T")
 SHARED_SECONDS = 30.0
 """After the latest single request that came in beside another client's work."""
 SHORT_SECONDS = 0.03
+QUIET_SECONDS = 0.1
+"""Without other work, before work in the background begins: a client that asks again at once does not meet it."""
 MOST_KEYS = 10_000
 """Clients whose use is remembered while a line lasts, before those that owe nothing are forgotten."""
 
 
 class Origin(NamedTuple):
     """Where work comes from: a client, and one of the client's requests, which is told of each sequence's end, and of
-    what is generated, in tokens of scoring."""
+    what is generated, in tokens of scoring. ``background`` work begins only while there is no other."""
 
     client: str
     request: int
     scored: Callable[[], None] = lambda: None
     generated: Callable[[int], None] = lambda tokens: None
+    background: bool = False
 
 
 @dataclass
@@ -84,6 +88,9 @@ class Turns:
         self._clients: _Line[str] = _Line()
         self._aside: set[str] = set()
         self._requests: dict[str, _Line[_Waiting]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._idle_since = -math.inf
 
     @property
     def _share(self) -> float | None:
@@ -93,7 +100,16 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, origin: Origin, cost: int) -> AsyncIterator[None]:
-        """Wait for a turn and hold ``cost`` units during it."""
+        """Wait for a turn and hold ``cost`` units during it.
+
+        In the background, wait until nobody else has had or wanted a turn for a moment, and hold nothing: others do
+        not wait.
+        """
+        if origin.background:
+            while (left := QUIET_SECONDS - self.idle_seconds) > 0:
+                await (asyncio.sleep(left) if self._idle.is_set() else self._idle.wait())
+            yield
+            return
         if self._used and not self._held[origin.client] and origin.client not in self._requests:
             self._shared_until = self._clock() + SHARED_SECONDS
         await self._wait(origin, cost)
@@ -108,7 +124,13 @@ class Turns:
                 self._rate.pause()
             self._grant()
 
+    @property
+    def idle_seconds(self) -> float:
+        """The time for which nobody has had or wanted a turn, other than in the background."""
+        return self._clock() - self._idle_since if self._idle.is_set() else 0.0
+
     def _take(self, client: str, cost: int) -> None:
+        self._idle.clear()
         self._used += cost
         self._held[client] += cost
         self._rate.working()
@@ -163,3 +185,6 @@ class Turns:
                 del self._requests[client]
         if not self._requests:
             self._clients = _Line()
+            if not self._used and not self._idle.is_set():
+                self._idle.set()
+                self._idle_since = self._clock()

@@ -4,7 +4,7 @@ The prompt is context, and every token after it is scored, by its id: nothing is
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,13 +21,17 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_leng
 
 
 class Record(BaseModel):
-    """One line. Where the tokens are a model's own greedy text, ``greedy_of`` is the model's digest."""
+    """One line. Where the tokens are a model's own greedy text, ``greedy_of`` is the model's digest.
+
+    ``mirrored`` is what a server has noted of a recorded call; it decides nothing.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt_token_ids: TokenIds
     token_ids: TokenIds
     greedy_of: str | None = None
+    mirrored: dict[str, Any] | None = None
 
 
 def load_records(

@@ -1,0 +1,185 @@
+"""Mirrored calls on a real server behind a real proxy: the primary's traffic stays as it is, every call is counted."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from demo.local_server import LocalServer, free_port, running_server
+from server.shadow.sampling import CHAT, COMPLETIONS, OBSERVE, ROUTES
+from tests.mirror import nginx, primary, proxy
+
+PROMPT = "Question: What is a cup made of?\nAnswer:"
+ANSWER = b'{"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":" clay"}]}\n'
+SECONDS = 60
+DAILY = Path(__file__).parent.parent / "deploy" / "shadow" / "report.sh"
+JSON = {"content-type": "application/json"}
+needs_nginx = pytest.mark.skipif(nginx() is None, reason="nginx (package nginx-light) is missing")
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("record")
+
+
+@pytest.fixture(scope="module")
+def shadow(record: Path) -> Iterator[LocalServer]:
+    recording = ("--shadow-record", str(record), "--shadow-record-tokens")
+    with running_server("--demo", "--shadow-rate", "1", "--shadow-queue", "10", *recording) as live:
+        yield live
+
+
+def total(url: str, name: str, **labels: str) -> float:
+    """Return the sum of a metric's samples that have these labels."""
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def settle(url: str) -> None:
+    """Wait until whatever was queued is scored or has failed."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        done = total(url, "qconf_shadow_scored_total") + total(url, "qconf_shadow_failed_total")
+        if done == total(url, "qconf_shadow_calls_total", outcome="queued"):
+            return
+        time.sleep(0.1)
+    raise AssertionError("mirrored calls are still waiting")
+
+
+def observed(prompt: Any, **choice: Any) -> dict[str, Any]:
+    return {"request": {"prompt": prompt}, "response": {"choices": [choice]}, "source": "test"}
+
+
+@needs_nginx
+def test_a_mirrored_call_changes_no_byte_of_the_primarys_traffic(shadow: LocalServer, tmp_path: Path) -> None:
+    before = total(shadow.url, "qconf_shadow_calls_total", route=COMPLETIONS)
+    bodies = [json.dumps({"model": "m", "prompt": f"{PROMPT} {number}", "stream": True}) for number in range(30)]
+    seen = []
+    for mirror in (False, True):
+        with (
+            primary(ANSWER) as behind,
+            proxy(tmp_path / f"mirror {mirror}".replace(" ", "-"), behind.url, shadow.url, mirror=mirror) as url,
+            httpx.Client(base_url=url) as client,
+        ):
+            replies = [client.post("/v1/completions", content=body, headers=JSON) for body in bodies]
+            heads = [[pair for pair in reply.headers.raw if pair[0].lower() != b"date"] for reply in replies]
+            seen.append(([reply.content for reply in replies], heads, behind.calls))
+    assert seen[0] == seen[1]
+    assert seen[1][0] == [ANSWER] * 30
+    assert seen[1][2] == [("/v1/completions", body.encode()) for body in bodies]
+    assert total(shadow.url, "qconf_shadow_calls_total", route=COMPLETIONS) - before == 30
+
+
+@needs_nginx
+def test_the_primary_is_answered_while_qconf_is_away(tmp_path: Path) -> None:
+    with (
+        primary(ANSWER) as behind,
+        proxy(tmp_path / "proxy", behind.url, f"http://127.0.0.1:{free_port()}") as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        assert [client.post("/v1/completions", content="{}").content for _ in range(10)] == [ANSWER] * 10
+    # The proxy has noted what it could not send.
+    assert (tmp_path / "proxy" / "qconf_mirror.log").read_text().count(" 502 ") == 10
+
+
+@pytest.mark.parametrize(
+    ("answer", "continuation"),
+    [({"text": " clay"}, " clay"), ({"token_ids": [5, 6], "prompt_token_ids": [1, 2, 3]}, [5, 6])],
+    ids=["text", "ids"],
+)
+def test_an_answer_gets_the_numbers_of_compare(shadow: LocalServer, answer: dict[str, Any], continuation: Any) -> None:
+    def seen(name: str) -> float:
+        return total(shadow.url, name)
+
+    settle(shadow.url)
+    asked, mirrored = seen("qconf_comparisons_total"), seen("qconf_shadow_token_kl_nats_sum")
+    tokens = seen("qconf_shadow_compared_tokens_total")
+    assert httpx.post(f"{shadow.url}{OBSERVE}", json=observed(PROMPT, **answer)).json() == {"outcome": "queued"}
+    settle(shadow.url)
+    assert seen("qconf_comparisons_total") == asked
+    prompt = answer.get("prompt_token_ids", PROMPT)
+    compared = httpx.post(f"{shadow.url}/compare", json={"prompt": prompt, "continuations": [continuation]}).json()
+    summary = compared["summary"]
+    assert seen("qconf_shadow_compared_tokens_total") - tokens == summary["tokens"]
+    change = seen("qconf_shadow_token_kl_nats_sum") - mirrored
+    # In a batch of another shape 16-bit arithmetic rounds otherwise.
+    assert change == pytest.approx(summary["mean_kl"] * summary["tokens"], abs=0.02)
+    assert seen("qconf_comparisons_total") == asked + 1
+
+
+def test_a_full_queue_drops_and_counts_and_still_answers_at_once(shadow: LocalServer) -> None:
+    settle(shadow.url)
+    before = total(shadow.url, "qconf_shadow_calls_total", route=CHAT)
+    messages = [{"role": "user", "content": "What is a cup made of? " * 60}]
+
+    def send(number: int) -> tuple[int, str]:
+        reply = client.post(CHAT, json={"messages": messages, "user": str(number)})
+        return reply.status_code, reply.json()["outcome"]
+
+    with httpx.Client(base_url=shadow.url) as client, ThreadPoolExecutor(16) as pool:
+        got = list(pool.map(send, range(100)))
+    assert {status for status, _ in got} == {202}
+    assert {outcome for _, outcome in got} == {"queued", "queue_full"}
+    assert total(shadow.url, "qconf_shadow_calls_total", route=CHAT) - before == 100
+    settle(shadow.url)
+    assert total(shadow.url, "qconf_shadow_queue") == 0
+
+
+def test_a_call_that_cannot_be_scored_is_counted_by_its_error(shadow: LocalServer) -> None:
+    before = total(shadow.url, "qconf_shadow_failed_total", reason="invalid_request_error")
+    assert httpx.post(f"{shadow.url}{OBSERVE}", json=observed([10**9])).status_code == 202
+    settle(shadow.url)
+    assert total(shadow.url, "qconf_shadow_failed_total", reason="invalid_request_error") == before + 1
+
+
+def test_what_was_recorded_is_replayed_with_the_same_numbers(shadow: LocalServer, record: Path, tmp_path: Path) -> None:
+    settle(shadow.url)
+    for thing in ("cup", "coat", "lamp"):
+        body = observed(f"Question: What is a {thing} made of?\nAnswer:", text=" clay")
+        assert httpx.post(f"{shadow.url}{OBSERVE}", json=body).status_code == 202
+    settle(shadow.url)
+    lines = "".join(file.read_text(encoding="utf-8") for file in sorted(record.iterdir())).splitlines()[-3:]
+    (tmp_path / "calls-2026-01-01.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    out = tmp_path / "out"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command: list[str | Path] = [DAILY, shadow.url, tmp_path, "2026-01-01", out]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PATH": path})
+    assert (out / "report.html").exists()
+    seen = [json.loads(line)["mirrored"]["variants"]["quantized"] for line in lines]
+    kl = pq.read_table(out / "run" / "tokens.parquet")["kl"].to_numpy()
+    assert len(kl) == sum(each["tokens"] for each in seen)
+    # In a batch of another shape 16-bit arithmetic rounds otherwise.
+    assert kl.sum() == pytest.approx(sum(each["mean_kl"] * each["tokens"] for each in seen), abs=0.05)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_malformed_call_is_refused_with_a_sentence_and_counted(shadow: LocalServer, route: str) -> None:
+    before = total(shadow.url, "qconf_requests_total", route=route, status="400")
+    malformed: dict[str, Any] = {"prompt": "a", "messages": [{"role": "user", "content": "b"}]}
+    reply = httpx.post(f"{shadow.url}{route}", json={"request": malformed} if route == OBSERVE else malformed)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"] == "expected exactly one of 'prompt' and 'messages'"
+    assert total(shadow.url, "qconf_requests_total", route=route, status="400") == before + 1
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_without_a_rate_the_routes_say_that_they_are_off(server_url: str, route: str) -> None:
+    reply = httpx.post(f"{server_url}{route}", json={"prompt": "a"})
+    assert reply.status_code == 404
+    assert "--shadow-rate" in reply.json()["error"]["message"]
+    assert "qconf_shadow" not in httpx.get(f"{server_url}/metrics").text
