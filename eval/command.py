@@ -106,6 +106,9 @@ def report(
     floor: Annotated[Path | None, typer.Option(help=FLOOR)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     resamples: Annotated[int, typer.Option(help="Resamples of the bootstrap.", min=100)] = RESAMPLES,
+    url: Annotated[
+        str | None, typer.Option(help="Address of a server of these models: the worst items link into its page.")
+    ] = None,
 ) -> None:
     """Write a report: a page that needs no network, a text for pull requests, all numbers for machines.
 
@@ -118,9 +121,11 @@ def report(
                 f"--out is {out}, expected the page's name, which ends in {' or '.join(PAGES)}: "
                 "a text (.md) and the numbers (.json) are written with it"
             )
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise EvalError(f"--url is {url}, expected a URL: http://host:port or https://...")
         analysed, variants = analyse_all(runs, gate=gate, floor=floor, seed=seed, resamples=resamples)
         for suffix, text in (
-            (out.suffix, render(analysed, variants)),
+            (out.suffix, render(analysed, variants, url)),
             (".md", render_markdown(analysed, variants)),
             (".json", json.dumps(numbers(analysed, variants), indent=2, allow_nan=False) + "\n"),
         ):

@@ -1,5 +1,6 @@
 """The report: one page that needs nothing else, says what the numbers say, and is drawn by a real browser."""
 
+import base64
 import dataclasses
 import json
 import re
@@ -18,13 +19,14 @@ from eval.analysis.run import RunAnalysis, analyse_run
 from eval.command import report
 from eval.report.floor import floor_rows
 from eval.report.format import bracket, number, signed
-from eval.report.page import render, render_markdown
+from eval.report.page import WORST, render, render_markdown
 from eval.report.tables import COMPARED, PAIR
 from eval.report.verdict import headline, sentences
 from eval.report.worst import worst_items
 from qconf.run.choices import read_choices
 from qconf.run.columns import TOKEN_SCHEMA, ItemResult
 from qconf.run.folder import ITEMS, Import, Manifest, Run, read_run
+from qconf.wire import CompareRequest
 from tests.browser import CHROMIUM, needs_chromium
 from tests.synthetic_run import again, later, write
 from tests.test_results import SCORED, manifest
@@ -285,6 +287,24 @@ def test_worst_items_are_those_whose_true_choice_lost_most(pair: Pair) -> None:
         true = next(choice for choice in each.choices if choice.true)
         assert true.quantized - true.base == pytest.approx(each.change)
     assert len(worst_items(run, labelled, 1_000)) == (change < 0).sum()
+
+
+def test_worst_items_link_into_the_page_of_a_server(pair: Pair, html: str) -> None:
+    run, _ = pair
+    worst = worst_items(run, read_choices(run).labelled, WORST)
+    page = Page(render([pair], server="http://localhost:8000/"))
+    links = [each for each in page.addresses if each.startswith("http://localhost:8000/#")]
+    assert len(links) == len(worst)
+    for link, item in zip(links, worst, strict=True):
+        fragment = link.partition("#")[2]
+        view = json.loads(base64.urlsafe_b64decode(fragment + "=" * (-len(fragment) % 4)))
+        request = CompareRequest.model_validate(view["request"])
+        assert request.prompt == item.contexts[0]
+        assert request.continuations == [choice.text for choice in item.choices]
+        assert request.label is not None
+        assert item.choices[request.label].true
+        assert view["variant"] == "quantized"
+    assert not [each for each in Page(html).addresses if each.startswith("http")]
 
 
 def test_a_run_with_only_corpora_has_no_items(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from client import Client, Comparison, TokenComparison
+from eval.report.links import page_link
 from tests.browser import browsing, needs_chromium, watched
 
 pytestmark = needs_chromium
@@ -358,3 +359,15 @@ def test_only_the_pages_own_files_may_run(server_url: str) -> None:
         assert policy["frame-ancestors"] == policy["form-action"] == policy["base-uri"] == "'none'"
     for path in ("/page/routes.py", "/page/../routes.py", "/page/%2e%2e/routes.py", "/page/nothing.js"):
         assert httpx.get(server_url + path).status_code == 404
+
+
+def test_a_link_of_a_report_opens_an_item_token_by_token(browser: Browser, server_url: str) -> None:
+    request: Any = {"prompt": FLIPPING, "continuations": FLIPPED, "label": 0}
+    with browser.new_context() as context:
+        page = context.new_page()
+        problems = watched(page)
+        page.goto(page_link(server_url, request, "quantized"))
+        expect(tokens(page).first).to_be_visible()
+        expect(page.locator("#prompt")).to_have_value(FLIPPING)
+        expect(page.locator("#flip")).to_contain_text("The answer flips")
+        assert problems == []

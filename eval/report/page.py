@@ -13,6 +13,7 @@ from eval.report.floor import floor_tables
 from eval.report.format import number, signed
 from eval.report.generated import generated_table
 from eval.report.grid import Grid, as_markdown, broken, escaped
+from eval.report.links import page_link
 from eval.report.plots.buckets import bucket_flips_plot, bucket_shift_plot
 from eval.report.plots.divergence import histogram_plot
 from eval.report.plots.figure import Plot
@@ -76,6 +77,7 @@ class RunView:
     """The parts of the page about a run; ``items`` is None where no item has choices."""
 
     anchor: str
+    variant: str
     title: str
     subtitle: str
     headline: str
@@ -99,8 +101,11 @@ class VariantsView:
     plots: list[Plot]
 
 
-def render(runs: Sequence[tuple[Run, RunAnalysis]], variants: Variants | None = None) -> str:
-    """Return the page: several runs compared as ``variants``, then a section for each."""
+def render(runs: Sequence[tuple[Run, RunAnalysis]], variants: Variants | None = None, server: str | None = None) -> str:
+    """Return the page: several runs compared as ``variants``, then a section for each.
+
+    With the URL of a ``server``, items link into its page.
+    """
     names = run_names([run for run, _ in runs])
     views = [_run_view(place, name, *each) for place, (name, each) in enumerate(zip(names, runs, strict=True), start=1)]
     environment = Environment(
@@ -118,6 +123,9 @@ def render(runs: Sequence[tuple[Run, RunAnalysis]], variants: Variants | None = 
         "stacked": lambda text: Markup("<br>").join(broken(text).split("\n")),
         "prose": lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%"),
     }
+    environment.globals["opened"] = lambda item, variant: (
+        page_link(server, item.request, variant) if server and item.request else None
+    )
     page = environment.get_template("report.html.j2")
     return page.render(
         runs=views,
@@ -157,6 +165,7 @@ def _variants_view(names: Sequence[str], variants: Variants) -> VariantsView:
 def _run_view(place: int, name: str, run: Run, analysis: RunAnalysis) -> RunView:
     return RunView(
         anchor=f"run-{place}",
+        variant=run.manifest.subject.models.quantized.id if run.manifest.subject else "quantized",
         title=name,
         subtitle=_subtitle(run.manifest, analysis),
         headline=headline(analysis),

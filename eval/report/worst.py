@@ -28,7 +28,8 @@ class WorstChoice:
 @dataclass(frozen=True)
 class WorstItem:
     """An item. ``change`` is the change of its true choice's share; ``contexts`` are several where choices differ
-    in theirs, ``tail`` is the end of the true choice's context."""
+    in theirs, ``tail`` is the end of the true choice's context. ``request`` is the body of ``/compare`` that scores it,
+    None where one request cannot."""
 
     task: str
     doc_id: int
@@ -38,6 +39,7 @@ class WorstItem:
     cut: bool
     contexts: list[str]
     choices: list[WorstChoice]
+    request: dict[str, Any] | None
 
 
 def worst_items(run: Run, labelled: Choices, count: int) -> list[WorstItem]:
@@ -78,4 +80,7 @@ def _item(row: dict[str, Any], labelled: Choices, place: int, change: float, kl:
             )
             for number, text in enumerate(row["choices"])
         ],
+        request=None
+        if len(row["contexts"]) > 1
+        else {"prompt": context, "continuations": row["choices"], "label": row["label"]},
     )
