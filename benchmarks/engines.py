@@ -286,7 +286,7 @@ async def _serve_twin(pipe: Connection, arguments: list[str], base: str, quantiz
 
     from server.engine.checkpoints import Source, read_checkpoints
     from server.engine.engine import running_engine
-    from server.scoring.service import together
+    from server.scoring.together import together
 
     checkpoints = read_checkpoints(Source(base), {"quantized": Source(quantized)})
     async with running_engine(checkpoints, namespace, math.inf) as engine:

@@ -102,7 +102,7 @@ async def _twin_async(pipe: Connection, models: list[str]) -> None:
     from server.engine.checkpoints import Source, read_checkpoints
     from server.engine.engine import parse_engine_args, running_engine
     from server.engine.interface import Sampling
-    from server.scoring.service import together
+    from server.scoring.together import together
 
     checkpoints = read_checkpoints(Source(models[0]), {"quantized": Source(models[1])})
     async with running_engine(checkpoints, parse_engine_args(["--dtype", "bfloat16"]), math.inf) as engine:

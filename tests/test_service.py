@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from server.scoring.service import together_within
+from server.scoring.together import together_within
 
 
 async def test_a_batch_begins_no_more_than_its_limit_and_keeps_the_order() -> None:

@@ -26,7 +26,8 @@ from server.monitoring.service_metrics import route_of
 from server.scoring.admission import NOTHING, Cost, about
 from server.scoring.generation import Place
 from server.scoring.reply import columns
-from server.scoring.service import Service, together_within
+from server.scoring.service import Service
+from server.scoring.together import together_within
 from server.scoring.turns import Origin
 
 router = APIRouter(route_class=BodyRoute)

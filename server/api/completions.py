@@ -24,7 +24,9 @@ from server.errors import InvalidRequest
 from server.monitoring.service_metrics import route_of
 from server.scoring.admission import Cost, about
 from server.scoring.generation import Answer, Emit, Place
-from server.scoring.service import Service, Stopwatch, together
+from server.scoring.service import Service
+from server.scoring.stopwatch import Stopwatch
+from server.scoring.together import together
 from server.scoring.tokenization import Cancelled, PairTokenizer
 from server.scoring.turns import Origin
 

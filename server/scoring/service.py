@@ -4,12 +4,10 @@ import asyncio
 import contextlib
 import copy
 import itertools
-import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import partial
 from threading import Event
 from typing import Any, TypeVar
 
@@ -27,6 +25,8 @@ from server.scoring.generation import Answer, Drawing, Emit, generate
 from server.scoring.quotas import Quotas
 from server.scoring.reply import FORK_TOP, comparison
 from server.scoring.scored import MODELS, Observer, Scored, ScoredContinuation
+from server.scoring.stopwatch import Stopwatch
+from server.scoring.together import together
 from server.scoring.tokenization import PairTokenizer, Sequences
 from server.scoring.turns import SHARED_SECONDS, Origin, Turns
 
@@ -40,62 +40,6 @@ STEPS_AHEAD = 2
 """Steps of work that the engine is given: one that it computes, and one so that it need not wait for the next."""
 COUNTING_PER_STEP = 16
 """Most sequences of a step whose expected counts, as many numbers as the vocabulary has tokens, are in memory."""
-
-
-async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Await all, and return their results in order; the first failure cancels the others and is raised."""
-    return await together_within(math.inf, ((0, each) for each in work))
-
-
-async def together_within(limit: float, work: Iterable[tuple[int, Coroutine[Any, Any, T]]]) -> list[T]:
-    """Do as ``together``, but begin the next only when the costs of those begun and not done are below a limit."""
-    begun = 0
-    done = asyncio.Event()
-
-    def end(cost: int, _: asyncio.Task[T]) -> None:
-        nonlocal begun
-        begun -= cost
-        done.set()
-
-    tasks = []
-    try:
-        async with asyncio.TaskGroup() as group:
-            for cost, each in work:
-                begun += cost
-                tasks.append(group.create_task(each))
-                tasks[-1].add_done_callback(partial(end, cost))
-                while begun >= limit:
-                    done.clear()
-                    await done.wait()
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from failures
-    return [task.result() for task in tasks]
-
-
-class Stopwatch:
-    """Times the parts of one request."""
-
-    def __init__(self) -> None:
-        self._started = self._tokenized = self._scored = time.perf_counter()
-        self._queued = 0.0
-
-    def tokenized(self) -> None:
-        """Note that tokenization is done."""
-        self._tokenized = time.perf_counter()
-
-    def scored(self, first: Sequence[Sequence[Rows]]) -> None:
-        """Note that the engine is done; it began with these sequences' rows, all submitted at once."""
-        self._scored = time.perf_counter()
-        self._queued = min((rows[0].queue_seconds for rows in first), default=0.0)
-
-    def timing(self) -> Timing:
-        """Return the parts up to now."""
-        return Timing(
-            tokenize_ms=1e3 * (self._tokenized - self._started),
-            queue_ms=1e3 * self._queued,
-            engine_ms=1e3 * (self._scored - self._tokenized - self._queued),
-            total_ms=1e3 * (time.perf_counter() - self._started),
-        )
 
 
 class TokenizerThread:
