@@ -26,6 +26,16 @@ def server() -> Iterator[LocalServer]:
 
 
 @pytest.fixture(scope="session")
+def exact() -> Iterator[LocalServer]:
+    """Start a server in float32, where sums in another order do not move a choice, with room for 1,312 tokens in its
+    KV cache: little more than one sequence may have."""
+    with running_server(
+        "--demo", "--dtype", "float32", "--num-gpu-blocks-override", "41", "--block-size", "32"
+    ) as live:
+        yield live
+
+
+@pytest.fixture(scope="session")
 def server_url(server: LocalServer) -> str:
     """Return the URL of the session's server."""
     return server.url

@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from client import Client
+from demo.local_server import LocalServer
 
 PROMPT = "Anna is a farmer in"
 MESSAGES: list[Any] = [{"role": "user", "content": "hello"}]
@@ -14,8 +15,8 @@ MODELS = ["base", "quantized"]
 
 
 @pytest.fixture(scope="module")
-def llm(server_url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0) as llm:
+def llm(exact: LocalServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{exact.url}/v1", api_key="none", max_retries=0) as llm:
         yield llm
 
 
@@ -26,8 +27,8 @@ def compared(url: str, model: str, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_completion_is_the_answer_of_compare(llm: openai.OpenAI, server_url: str, model: str) -> None:
-    ours = compared(server_url, model, prompt=PROMPT, max_tokens=60, top_logprobs=2)
+def test_a_completion_is_the_answer_of_compare(llm: openai.OpenAI, exact: LocalServer, model: str) -> None:
+    ours = compared(exact.url, model, prompt=PROMPT, max_tokens=60, top_logprobs=2)
     reply = llm.completions.create(model=model, prompt=PROMPT, max_tokens=60, temperature=0, logprobs=2)
     (choice,) = reply.choices
     assert choice.text == ours.text
@@ -77,8 +78,8 @@ def test_stop_ends_a_completion(llm: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_chat_is_answered(llm: openai.OpenAI, server_url: str, model: str) -> None:
-    ours = compared(server_url, model, messages=MESSAGES, max_tokens=20, top_logprobs=3)
+def test_a_chat_is_answered(llm: openai.OpenAI, exact: LocalServer, model: str) -> None:
+    ours = compared(exact.url, model, messages=MESSAGES, max_tokens=20, top_logprobs=3)
     reply = llm.chat.completions.create(
         model=model, messages=MESSAGES, max_completion_tokens=20, temperature=0, logprobs=True, top_logprobs=3
     )
