@@ -158,6 +158,24 @@ async def test_clients_that_always_have_work_share_all_of_it() -> None:
         await each.end()
 
 
+async def test_a_turn_that_goes_on_for_long_does_not_make_the_rate_look_low() -> None:
+    """As one in which an answer is generated, token by token."""
+    clock = Clock()
+    turns = await measured(clock)
+    writer = Held(turns, Origin("writer", 0), 10)
+    await granted([writer])
+    for _ in range(1000):
+        clock.now += 0.1
+        turns.worked(100)
+    await writer.end()
+    held = [Held(turns, Origin(client, 0), 1) for client in ("other", "small")]
+    assert await granted(held) == 2
+    large = [Held(turns, Origin("large", 0), 10) for _ in range(100)]
+    assert 30 <= 10 * await granted(large) <= 40  # three hundredths of a second at 1,000 a second
+    for each in [*held, *large]:
+        await each.end()
+
+
 class Clock:
     """Time that tests move."""
 

@@ -16,7 +16,7 @@ from server.api.errors import ERRORS
 from server.api.streaming import Send, streamed
 from server.api.work import ServingDependency, answered
 from server.engine.twin.rows import Rows
-from server.scoring.admission import Cost, about
+from server.scoring.admission import Cost, about, of_answers
 from server.scoring.generation import Answer, Emit, Place
 from server.scoring.service import Service
 from server.scoring.tokenization import PairTokenizer
@@ -127,7 +127,7 @@ async def chat_completions(body: ChatRequest, request: HttpRequest, serving: Ser
     service = serving.service
     most = body.most or service.engine.info.max_model_len
     asked = sum(about(message.content) for message in body.messages or [])
-    cost = Cost(sequences=0, tokens=asked, answers=1, generating=most * service.cheapest)
+    cost = Cost(sequences=0, tokens=asked) + of_answers(1, most, service.cheapest)
     if body.stream:
         return await streamed(request, serving, cost, lambda origin, send: _stream(service, body, origin, send))
     reply = await answered(request, serving, cost, lambda origin: _complete(service, body, origin))

@@ -23,7 +23,7 @@ from server.api.streaming import Send, streamed
 from server.api.work import Serving, ServingDependency, answered
 from server.errors import RequestError
 from server.monitoring.service_metrics import route_of
-from server.scoring.admission import NOTHING, Cost, about
+from server.scoring.admission import NOTHING, Cost, about, of_answers
 from server.scoring.generation import Place
 from server.scoring.reply import columns
 from server.scoring.service import Service
@@ -84,9 +84,8 @@ def _cost(request: CompareRequest, service: Service) -> Cost:
     prompt = request.prompt if request.messages is None else "".join(each.content for each in request.messages)
     continuations = request.continuations or []
     tokens = about(prompt or "") + sum(map(about, continuations))
-    answers = len(service.answering(request.generate_from)) if request.max_tokens else 0
-    generating = answers * request.max_tokens * service.cheapest
-    return Cost(max(1, len(continuations)), tokens, answers, generating)
+    number = len(service.answering(request.generate_from))
+    return Cost(max(1, len(continuations)), tokens) + of_answers(number, request.max_tokens, service.cheapest)
 
 
 def _parse_entry(entry: dict[str, Any], service: Service) -> CompareRequest | ErrorDetail:

@@ -22,7 +22,7 @@ from server.api.work import ServingDependency, answered
 from server.engine.twin.rows import Rows
 from server.errors import InvalidRequest
 from server.monitoring.service_metrics import route_of
-from server.scoring.admission import Cost, about
+from server.scoring.admission import Cost, about, of_answers
 from server.scoring.generation import Answer, Emit, Place
 from server.scoring.service import Service
 from server.scoring.stopwatch import Stopwatch
@@ -113,9 +113,8 @@ class Completion(Reply):
 async def completions(body: CompletionRequest, request: HttpRequest, serving: ServingDependency) -> Response:
     """OpenAI's legacy completions: log-probabilities of prompts under one of the models, and what it goes on with."""
     service, prompts = serving.service, body.prompts()
-    generating = len(prompts) * body.max_tokens * service.cheapest
-    scored = len(prompts) if _scores(body) else 0
-    cost = Cost(scored, sum(map(about, prompts)), len(prompts) if body.max_tokens else 0, generating)
+    cost = Cost(len(prompts) if _scores(body) else 0, sum(map(about, prompts)))
+    cost += of_answers(len(prompts), body.max_tokens, service.cheapest)
     if body.stream:
         return await streamed(request, serving, cost, lambda origin, send: _stream(service, body, origin, send))
     reply, timing = await answered(request, serving, cost, lambda origin: _complete(service, body, origin))

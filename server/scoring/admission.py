@@ -40,8 +40,7 @@ def about(text: str | list[int]) -> int:
 class Cost:
     """What a request asks for, known before it is tokenized: sequences, and about how many tokens.
 
-    Besides these it asks for ``answers`` that are generated, whose tokens take as long as scoring ``generating`` tokens
-    if none ends early.
+    Besides these it asks for ``answers`` that are generated, which may take as long as scoring ``generating`` tokens.
     """
 
     sequences: int
@@ -70,6 +69,13 @@ class Cost:
 
 
 NOTHING = Cost(sequences=0, tokens=0)
+ANSWER_TOKENS = 256
+"""Most tokens of an answer that room is held for: few answers are as long as they may be."""
+
+
+def of_answers(number: int, max_tokens: int, token_cost: int) -> Cost:
+    """Estimate the cost of answers, of which a token takes as long as scoring ``token_cost`` tokens."""
+    return Cost(0, 0, number, number * min(max_tokens, ANSWER_TOKENS) * token_cost) if max_tokens else NOTHING
 
 
 class Room:
@@ -85,13 +91,13 @@ class Room:
         if self.left.sequences:
             tokens = self.left.tokens // self.left.sequences
             self.left = replace(self.left, sequences=self.left.sequences - 1, tokens=self.left.tokens - tokens)
-            self._admission.scored(self._client, 1, tokens)
+            self._admission.scored(self._client, tokens)
 
     def generated(self, tokens: int) -> None:
         """Note that an answer has grown by what takes as long as scoring so many tokens."""
-        tokens = min(tokens, self.left.generating)
-        self.left = replace(self.left, generating=self.left.generating - tokens)
-        self._admission.scored(self._client, 0, tokens)
+        held = min(tokens, self.left.generating)
+        self.left = replace(self.left, generating=self.left.generating - held)
+        self._admission.generated(self._client, held, tokens)
 
 
 class Admission:
@@ -136,9 +142,14 @@ class Admission:
             self._add(client, -1, -room.left.all_sequences, -room.left.all_tokens)
             self._rate.done(room.left.tokens if finished else 0, idle=not self._all.requests)
 
-    def scored(self, client: str, sequences: int, tokens: int) -> None:
-        """Give back the room of sequences that are done, of which the request had guessed that many tokens."""
-        self._add(client, 0, -sequences, -tokens)
+    def scored(self, client: str, tokens: int) -> None:
+        """Give back the room of one sequence, of which the request had guessed that many tokens."""
+        self._add(client, 0, -1, -tokens)
+        self._rate.done(tokens, idle=False)
+
+    def generated(self, client: str, held: int, tokens: int) -> None:
+        """Give back the room that was held for a part of an answer, which took as long as scoring so many tokens."""
+        self._add(client, 0, 0, -held)
         self._rate.done(tokens, idle=False)
 
     def check(self, client: str, cost: Cost = NOTHING) -> None:

@@ -219,6 +219,7 @@ class Service:
         self._charge(origin, 1)
         self._metrics.generated()
         origin.generated(self.cheapest)
+        self._scoring.worked(self.cheapest)
         return step
 
     def _charge(self, origin: Origin, tokens: int) -> None:

@@ -117,12 +117,20 @@ class Turns:
             yield
         finally:
             self._give_back(origin.client, cost)
-            if self._share is None:
-                self._rate.done(cost, idle=not self._used)
-            else:
-                # Short turns are less efficient. Measured, they would make themselves shorter and shorter.
-                self._rate.pause()
+            self._count(cost, idle=not self._used)
             self._grant()
+
+    def worked(self, cost: int) -> None:
+        """Count so many units of work, done within a turn that goes on."""
+        self._count(cost, idle=False)
+        self._rate.working()
+
+    def _count(self, cost: int, *, idle: bool) -> None:
+        if self._share is None:
+            self._rate.done(cost, idle=idle)
+        else:
+            # Short turns are less efficient. Measured, they would make themselves shorter and shorter.
+            self._rate.pause()
 
     @property
     def idle_seconds(self) -> float:
