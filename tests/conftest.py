@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page, expect
 
 from client.bench.sources.load import BenchOptions
 from demo.local_server import LocalServer, running_server
+from tests.browser import browsing, watched
 from tests.replays import replay_options
 
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
@@ -45,3 +47,22 @@ def server_url(server: LocalServer) -> str:
 def options(tmp_path: Path) -> BenchOptions:
     """Return the options of a replay of two small tasks, for a stand-in of the server."""
     return replay_options(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Start a browser for a module: while it runs, nothing that is awaited can run in the thread."""
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, server_url: str) -> Iterator[Page]:
+    """Open the page of the session's server; any error in it fails the test."""
+    with browser.new_context(viewport={"width": 1440, "height": 900}) as context:
+        page = context.new_page()
+        problems = watched(page)
+        page.goto(server_url)
+        expect(page.locator("#base-model")).to_contain_text("pair/base")
+        yield page
+        assert problems == []

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from client import Client, Comparison, TokenComparison
 from eval.report.links import page_link
-from tests.browser import browsing, needs_chromium, watched
+from tests.browser import needs_chromium, watched
 
 pytestmark = needs_chromium
 
@@ -33,23 +33,6 @@ FLIPPED = [
 BLUE, ORANGE, VIOLET = (0, 114, 178), (213, 94, 0), (120, 88, 190)
 STRENGTH = 0.72
 """Opacity of the strongest colour of the light theme."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Browser, server_url: str) -> Iterator[Page]:
-    with browser.new_context(viewport={"width": 1440, "height": 900}) as context:
-        page = context.new_page()
-        problems = watched(page)
-        page.goto(server_url)
-        expect(page.locator("#base-model")).to_contain_text("pair/base")
-        yield page
-        assert problems == []
 
 
 @pytest.fixture

@@ -1,34 +1,15 @@
 """Answers that the page generates, in a real browser on a real server."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from client import Client
-from tests.browser import browsing, needs_chromium, watched
+from tests.browser import needs_chromium
 
 pytestmark = needs_chromium
 
 PROMPT = "Passage:"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Browser, server_url: str) -> Iterator[Page]:
-    with browser.new_context(viewport={"width": 1440, "height": 900}) as context:
-        page = context.new_page()
-        problems = watched(page)
-        page.goto(server_url)
-        expect(page.locator("#base-model")).to_contain_text("pair/base")
-        yield page
-        assert problems == []
 
 
 def texts(page: Page, answer: int) -> list[str]:
