@@ -84,9 +84,10 @@ def references(pair: RandomPair, vocabulary: int) -> list[Reference]:
 
 
 def demo_texts() -> list[list[int]]:
-    """Return items of the demo's tasks with their answers, one task for each length."""
+    """Return items of the demo's tasks that have choices with their answers, one task for each length."""
     tokenizer, sequences = AutoTokenizer.from_pretrained(PAIR / "base"), []
-    for length, file in zip(LENGTHS, sorted((PAIR.parent / "tasks").glob("*/items.jsonl")), strict=False):
+    files = [each for each in sorted((PAIR.parent / "tasks").glob("*/items.jsonl")) if '"choices"' in each.read_text()]
+    for length, file in zip(LENGTHS, files, strict=False):
         items = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         text = " ".join(f"{item['prompt']} {item['choices'][item['label']]}" for item in items)
         sequences.append(tokenizer(text)["input_ids"][:length])

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from client import Client, Comparison, TokenComparison
 from eval.report.links import page_link
-from tests.browser import needs_chromium, watched
+from tests.browser import PATIENCE_MS, needs_chromium, watched
 
 pytestmark = needs_chromium
 
@@ -221,6 +221,7 @@ def test_a_link_shows_the_same_view(page: Page, browser: Browser) -> None:
     look = "document.querySelector('#result').innerHTML.replaceAll(/ (tabindex|aria-label)=.[^\"]*./g, '')"
     shown = page.evaluate(look)
     with browser.new_context(viewport={"width": 1440, "height": 900}) as context:
+        context.set_default_timeout(PATIENCE_MS)
         other = context.new_page()
         requests: list[str] = []
         other.on("request", lambda request: requests.append(request.url))
@@ -318,6 +319,7 @@ def test_the_strip_shows_the_last_minutes(page: Page, server_url: str) -> None:
 @pytest.mark.parametrize("width", [390, 800, 1440])
 def test_the_page_fits_its_window(browser: Browser, server_url: str, width: int, scheme: Any) -> None:
     with browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme) as context:
+        context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         page.goto(server_url)
         page.get_by_role("button", name="A question with choices").click()

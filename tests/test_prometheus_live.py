@@ -83,11 +83,12 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def demo_items() -> dict[str, list[dict[str, Any]]]:
-    """Return the demo's items by task."""
+    """Return the demo's items that have choices, by task."""
     found = {}
     for file in sorted((TASKS).glob("*/items.jsonl")):
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        found[file.parent.name] = [{name: line[name] for name in ("prompt", "choices", "label")} for line in lines]
+        if "choices" in lines[0]:
+            found[file.parent.name] = [{name: line[name] for name in ("prompt", "choices", "label")} for line in lines]
     return found
 
 

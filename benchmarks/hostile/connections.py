@@ -163,7 +163,7 @@ def _targets(key: str) -> Iterator[Case]:
         b"/\x00",
         b"/\x7f",
         b"/" + b"a/" * 20_000,
-        b"/?q=%ff%00" + b"%f0%9f" * 1000,
+        b"/nothing?q=%ff%00" + b"%f0%9f" * 1000,
         b"",
         b"nothing",
         b"http://",
@@ -180,7 +180,8 @@ def _targets(key: str) -> Iterator[Case]:
             head(line, JSON, b"Content-Length: 2", key=key) + b"{}",
             frozenset({400, 404, 405, 431}),
         )
-    for target in (b"/health?a=%ff%00&b", b"/health?" + b"a=b&" * 1000, b"http://elsewhere.invalid/health"):
+    query = b"/?q=%ff%00" + b"%f0%9f" * 1000
+    for target in (query, b"/health?a=%ff%00&b", b"/health?" + b"a=b&" * 1000, b"http://elsewhere.invalid/health"):
         yield Case("targets", repr(target[:50]), head(b"GET " + target + b" HTTP/1.1", key=key), frozenset({200, 400}))
 
 
