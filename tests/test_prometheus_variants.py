@@ -14,7 +14,16 @@ import pytest
 
 from tests.test_monitor import monitor
 from tests.test_monitor_variants import ACCEPT_OPENMETRICS, VARIANTS, comparisons, recorded_with_w8
-from tests.test_prometheus_live import Watched, chosen, expressions, rules, running_prometheus, truth, wait_until
+from tests.test_prometheus_live import (
+    SHADOW,
+    Watched,
+    chosen,
+    expressions,
+    rules,
+    running_prometheus,
+    truth,
+    wait_until,
+)
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="Prometheus (Debian: prometheus) is not installed"
@@ -24,8 +33,6 @@ BOTH = "both"
 SCRAPES = 30
 """After two, increase() is wrong by up to two thirds, by another share for each target."""
 Samples = dict[frozenset[tuple[str, str]], float]
-# Nothing is mirrored to these servers; deploy/prometheus/tests/shadow.yml has the rules of mirrored calls.
-SHADOW = "qconf_shadow"
 RECORDED = [rule for rule in rules("record") if rule["group"] != "qconf-service" and SHADOW not in rule["record"]]
 ALERTS = [rule for rule in rules("alert") if rule["group"] in ("qconf-alerts-confidence", "qconf-alerts-drift")]
 PANELS = [
