@@ -15,6 +15,7 @@ import pytest
 from tests.test_monitor import monitor
 from tests.test_monitor_variants import ACCEPT_OPENMETRICS, VARIANTS, comparisons, recorded_with_w8
 from tests.test_prometheus_live import (
+    ALERTS_OF_MODELS,
     SHADOW,
     Watched,
     chosen,
@@ -34,7 +35,7 @@ SCRAPES = 30
 """After two, increase() is wrong by up to two thirds, by another share for each target."""
 Samples = dict[frozenset[tuple[str, str]], float]
 RECORDED = [rule for rule in rules("record") if rule["group"] != "qconf-service" and SHADOW not in rule["record"]]
-ALERTS = [rule for rule in rules("alert") if rule["group"] in ("qconf-alerts-confidence", "qconf-alerts-drift")]
+ALERTS = [rule for rule in rules("alert") if rule["group"] in ALERTS_OF_MODELS]
 PANELS = [
     (title, expression) for title, expression in expressions() if "$variant" in expression and SHADOW not in expression
 ]

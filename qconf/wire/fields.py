@@ -61,6 +61,14 @@ def invalid(param: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("invalid", "{message}", {"param": param, "message": message})
 
 
+def stop_texts(stop: str | list[str] | None) -> list[str]:
+    """Return the texts that end an answer, of the field 'stop'. An empty one is an error."""
+    texts = [stop] if isinstance(stop, str) else stop or []
+    if "" in texts:
+        raise invalid("stop", "'stop' has an empty text, expected at least one character")
+    return texts
+
+
 class Request(BaseModel):
     """Base of what clients send: unknown fields and values of the wrong type are errors, never repaired."""
 

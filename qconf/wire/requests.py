@@ -17,6 +17,7 @@ from qconf.wire.fields import (
     Text,
     TextOrIds,
     invalid,
+    stop_texts,
 )
 
 GENERATING = ("generate_from", "temperature", "top_p", "seed", "stop", "ignore_eos", "stream")
@@ -132,14 +133,13 @@ class CompareRequest(Chat):
             for name in GENERATING:
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise invalid(name, f"{name!r} needs 'max_tokens' of at least 1")
-        if "" in self.stop_texts:
-            raise invalid("stop", "'stop' has an empty text, expected at least one character")
+        stop_texts(self.stop)
         return self
 
     @property
     def stop_texts(self) -> list[str]:
         """Texts that end an answer."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return stop_texts(self.stop)
 
 
 class BatchRequest(Request):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from qconf.wire import Reply, Request, Text, invalid
-from qconf.wire.fields import MAX_STOPS, MAX_TEMPERATURE
+from qconf.wire.fields import MAX_STOPS, MAX_TEMPERATURE, stop_texts
 from server.engine.twin.rows import Rows
 from server.scoring.generation import Answer, Drawing
 from server.scoring.scored import MODELS
@@ -44,16 +44,10 @@ class Answering(Request):
 
     @model_validator(mode="after")
     def _check_answering(self) -> "Answering":
-        if "" in self.stop_texts:
-            raise invalid("stop", "'stop' has an empty text, expected at least one character")
+        stop_texts(self.stop)
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options", "'stream_options' needs 'stream'")
         return self
-
-    @property
-    def stop_texts(self) -> Sequence[str]:
-        """Texts that end an answer."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
     def counts_are_sent(self) -> bool:
@@ -68,7 +62,7 @@ class Answering(Request):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=self.seed,
-            stops=self.stop_texts,
+            stops=stop_texts(self.stop),
             ignore_eos=self.ignore_eos,
             top=top,
         )
