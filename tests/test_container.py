@@ -93,13 +93,17 @@ def container() -> Iterator[Container]:
 
 
 def refusal(*arguments: str, options: tuple[str, ...] = (), tracebacks: bool = False) -> str:
-    """Return the last line of a container that cannot serve; vLLM's processes may have printed lines before it."""
+    """Return the error of a container that cannot serve."""
     run = docker("run", "--rm", *RUN, *options, IMAGE, *arguments, check=False)
     assert run.returncode == 2, run.stdout
     assert tracebacks or "Traceback" not in run.stdout
-    last = run.stdout.strip().splitlines()[-1]
-    assert last.startswith("qconf-server: error: ")
-    return last
+    return error_in(run.stdout)
+
+
+def error_in(printed: str) -> str:
+    """Return the one error of a server; Docker joins output and errors in any order."""
+    (line,) = (line for line in printed.splitlines() if line.startswith("qconf-server: error: "))
+    return line
 
 
 def test_the_numbers_are_those_of_a_server_outside(container: Container, server: LocalServer) -> None:
@@ -182,9 +186,8 @@ def test_a_memory_limit_that_the_engine_exceeds() -> None:
         docker("exec", name, "python3", "-c", HUNGRY, check=False)
         docker("wait", name)
         assert container.state["ExitCode"] == 1
-        last = docker("logs", name).stdout.strip().splitlines()[-1]
         reason = "the kernel killed a process because the memory limit of 3.0 GiB was reached"
-        assert last == f"qconf-server: error: the engine has died: {reason}"
+        assert error_in(docker("logs", name).stdout) == f"qconf-server: error: the engine has died: {reason}"
     finally:
         docker("rm", "--force", "--volumes", name)
 
@@ -210,7 +213,7 @@ def test_models_that_are_no_pair() -> None:
 def test_too_little_shared_memory() -> None:
     run = docker("run", "--rm", "--network=host", "--shm-size=64m", IMAGE, "--demo", check=False)
     assert run.returncode == 2
-    assert run.stdout.splitlines()[-1].endswith("run the container with --shm-size=1g")
+    assert error_in(run.stdout).endswith("run the container with --shm-size=1g")
 
 
 def test_labels_entry_point_and_health() -> None:

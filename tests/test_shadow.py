@@ -8,12 +8,12 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from qconf.openai_calls import Call, CallReply, NotScorable, ToScore, to_score
 from server.scoring.service import Service
 from server.scoring.turns import Origin, Turns
 from server.settings import Settings, shadow_rates
 from server.shadow.metrics import ShadowMetrics
 from server.shadow.queue import MOST_BYTES, Entry, ShadowQueue
-from server.shadow.records import Call, CallReply, NotScorable, ToScore, to_score
 from server.shadow.sampling import CHAT, COMPLETIONS, OBSERVE, ROUTES, SampledKeys
 from server.shadow.shadow import Shadow
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from qconf.openai_calls import ToScore
 from qconf.wire import Timing
 from server.engine.twin.rows import STATISTICS, WIDTH, Rows
 from server.scoring.scored import Scored, ScoredContinuation
 from server.shadow import recorder as module
 from server.shadow.queue import Entry
 from server.shadow.recorder import Recorder
-from server.shadow.records import ToScore
 from server.shadow.sampling import OBSERVE
 
 DAY = 24 * 3600.0

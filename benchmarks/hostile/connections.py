@@ -69,7 +69,10 @@ def _lengths(key: str) -> Iterator[Case]:
     yield Case("lengths", "one byte too much", post("/compare", long, key=key), frozenset({413}))
     chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(long), long)
     yield Case("lengths", "one byte too much, in a chunk", head(LINE, JSON, CHUNKED, key=key) + chunk, frozenset({413}))
-    yield Case("lengths", "twice as long as said", post("/compare", b"{}", key=key) + b"x" * 2**20, REFUSED)
+    yield Case("lengths", "longer than said", post("/compare", b"{}", key=key) + b"x" * 2**10, REFUSED)
+    # Whoever closes before all was read resets the connection, and the answer may be lost on its way.
+    excess = post("/compare", b"{}", key=key) + b"x" * 2**20
+    yield Case("lengths", "much longer than said", excess, REFUSED | {NO_ANSWER})
 
 
 def _chunks(key: str) -> Iterator[Case]:

@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request
 
+from qconf.openai_calls import Call, ObserveRequest
 from qconf.wire import Reply
 from server.api.body import BodyRoute
 from server.api.errors import ERRORS, NOT_FOUND
 from server.api.work import ServingDependency
 from server.errors import NotFound
-from server.shadow.records import Call, ObserveRequest
 from server.shadow.sampling import CHAT, COMPLETIONS, OBSERVE
 from server.shadow.shadow import Shadow
 

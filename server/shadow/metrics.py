@@ -6,7 +6,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from qconf.error_types import STATUS
-from server.shadow.records import Part, Reason
+from qconf.openai_calls import Part, Reason
 
 QUEUED, NOT_SAMPLED, QUEUE_FULL = "queued", "not_sampled", "queue_full"
 OUTCOMES = (QUEUED, NOT_SAMPLED, QUEUE_FULL, *get_args(Reason))

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from server.shadow.records import ToScore
+from qconf.openai_calls import ToScore
 
 MOST_BYTES = 64 * 2**20
 """Of the bodies of all calls that wait; in memory they take a few times as much."""

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from qconf import error_types
+from qconf.openai_calls import Call, CallReply, NotScorable, to_score
 from server.errors import RequestError
 from server.scoring.admission import about
 from server.scoring.scored import Scored
 from server.scoring.service import Service
 from server.shadow.metrics import NOT_SAMPLED, QUEUE_FULL, QUEUED, STOPPED, ShadowMetrics
 from server.shadow.queue import Entry, ShadowQueue
-from server.shadow.records import Call, CallReply, NotScorable, to_score
 from server.shadow.sampling import SampledKeys
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Mirrored calls in OpenAI's form, and what is scored of them."""
+"""Calls of OpenAI's completions that other programs wrote, their answers, and what is scored of them."""
 
 import json
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ class NotScorable(Exception):
         self.reason = reason
 
 
-class Mirrored(BaseModel):
+class Foreign(BaseModel):
     """Base of what other programs wrote: fields that decide nothing here are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-class CallMessage(Mirrored):
+class CallMessage(Foreign):
     """A message of a chat, with text, parts or calls of tools."""
 
     role: str
@@ -37,7 +37,7 @@ class CallMessage(Mirrored):
     tool_calls: list[dict[str, Any]] | None = None
 
 
-class Call(Mirrored):
+class Call(Foreign):
     """The body of a call of OpenAI's completions or chat completions. Other fields are ignored."""
 
     prompt: (
@@ -76,14 +76,14 @@ class Call(Mirrored):
         return json.dumps([message.content for message in self.messages[: first + 1]])
 
 
-class CallReplyMessage(Mirrored):
+class CallReplyMessage(Foreign):
     """The message of a chat completion's choice."""
 
     content: Text | None = None
     tool_calls: list[dict[str, Any]] | None = None
 
 
-class CallReplyChoice(Mirrored):
+class CallReplyChoice(Foreign):
     """One answer. vLLM adds token ids where ``return_token_ids`` is asked for."""
 
     text: Text | None = None
@@ -92,7 +92,7 @@ class CallReplyChoice(Mirrored):
     prompt_token_ids: Ids | None = None
 
 
-class CallReply(Mirrored):
+class CallReply(Foreign):
     """The body that a call was answered with. Other fields are ignored."""
 
     choices: Annotated[list[CallReplyChoice], Field(max_length=MAX_BATCH * MAX_CONTINUATIONS)]
