@@ -55,10 +55,10 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 
 # pip knows no overrides, which leave out packages that another's metadata asks for; uv does.
 LOCK := uv pip compile --override requirements/not-needed.txt --python-version 3.11 \
-  --python-platform x86_64-manylinux_2_28 --find-links $(or $(WHEELS),.) --generate-hashes --no-emit-package torch \
+  --python-platform x86_64-manylinux_2_31 --find-links $(or $(WHEELS),.) --generate-hashes --no-emit-package torch \
   --no-header --no-annotate --quiet
 lock:  ## Resolve the requirements anew (needs uv; WHEELS names a folder with the CPU build of torch)
-	$(LOCK) pyproject.toml --extra cpu --extra bench --extra report --extra quantize --extra real --extra dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra cpu --extra bench --extra report --extra quantize --extra ray --extra real --extra dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra cpu --extra bench --extra report -c requirements/dev.txt -o requirements/cpu.txt
 	$(LOCK) pyproject.toml --extra cpu -c requirements/dev.txt -o requirements/image.txt
 	$(LOCK) pyproject.toml --extra server -c requirements/dev.txt -o requirements/server.txt
