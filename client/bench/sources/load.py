@@ -1,7 +1,7 @@
 """Options of the command line, and the tasks and files that it names."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.api import Client
@@ -10,6 +10,7 @@ from client.bench.sources.corpus import DEFAULT_WINDOW, load_corpus
 from client.bench.sources.data import load_data
 from client.bench.sources.lm_eval_tasks import LoadedTasks, load_tasks
 from client.bench.sources.records import RECORDS, load_records
+from client.bench.sources.requests import load_requests
 from qconf.run.folder import Settings, Subject, TaskRecord, UntilSettings
 from qconf.wire import Both, ModelInfo, ServerInfo
 
@@ -40,12 +41,17 @@ class BenchOptions:
     cluster: str | None = None
     variant: str | None = None
     expected_counts: bool = False
+    requests: list[Path] = field(default_factory=list)
 
 
 def load(options: BenchOptions, client: Client, base: ModelInfo) -> LoadedTasks:
     """Load everything to score: files first, because their errors appear at once. ``base`` is the base model."""
     files = [load_data(path, delimiter=options.delimiter, limit=options.limit) for path in options.data]
     files += [_corpus(path, options, client, base) for path in options.corpora]
+    files += [
+        load_requests(path, base, window=options.window, stride=options.stride, limit=options.limit)
+        for path in options.requests
+    ]
     loaded = LoadedTasks([], {})
     if options.tasks:
         loaded = load_tasks(
@@ -89,6 +95,7 @@ def subject_of(
             tasks=options.tasks,
             data=[str(path) for path in options.data],
             corpora=[str(path) for path in options.corpora],
+            requests=[str(path) for path in options.requests],
             num_fewshot=options.num_fewshot,
             limit=options.limit,
             add_special_tokens=options.add_special_tokens,
@@ -106,6 +113,7 @@ def subject_of(
                 num_fewshot=task.num_fewshot,
                 items=len(task.items),
                 digest=task.digest,
+                calls=task.calls,
             )
             for task in tasks
         ],
