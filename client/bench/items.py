@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 from qconf.run.columns import Kind
-from qconf.wire import CompareRequest
 
 CHARACTERS_PER_TOKEN = 4
 """Of English text, roughly."""
@@ -57,8 +56,7 @@ class Item:
     acc_norm and acc_bytes divide. ``label`` is the index of the true choice, None where there is none. With
     ``unconditional``, choices are scored without their context as well. ``doc`` (JSON) and ``target`` are the document
     and the answer as the task has them. Items of one ``cluster``, such as questions about the same passage, are not
-    independent of each other. Of a corpus, the tokens of ``window`` are scored, or those that ``request`` would score,
-    which become a window when they are sent.
+    independent of each other.
     """
 
     task: str
@@ -77,7 +75,6 @@ class Item:
     target: str | None = None
     cluster: str | None = None
     window: Window | None = None
-    request: CompareRequest | None = None
     generating: Generating | None = None
 
     @property
@@ -85,8 +82,6 @@ class Item:
         """Return roughly how much there is to compute, in tokens."""
         if self.window:
             return len(self.window.context) + len(self.window.scored)
-        if self.request:
-            return len(self.request.model_dump_json(exclude_unset=True)) / CHARACTERS_PER_TOKEN
         choices = self.choices * (2 if self.unconditional else 1)
         characters = sum(map(len, (*self.contexts, *choices)))
         generated = self.generating.max_tokens if self.generating else 0
@@ -97,7 +92,8 @@ class Item:
 class LoadedTask:
     """A task to replay. ``definition`` is lm-eval's own object, where it is an lm-eval task.
 
-    ``calls`` are of a log of calls: their number by what is scored of them, or by why they are left out.
+    ``calls`` are of a log of calls: their number by what is scored of them, or by why they are left out; ``refusal`` is
+    the first reason that the server had to refuse one.
     """
 
     name: str
@@ -106,6 +102,7 @@ class LoadedTask:
     items: tuple[Item, ...]
     definition: Any = None
     calls: dict[str, int] | None = None
+    refusal: str | None = None
 
     @cached_property
     def digest(self) -> str:

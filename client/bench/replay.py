@@ -13,12 +13,11 @@ from client.bench.answers import answered, fields_of
 from client.bench.items import Generating, Item, Window
 from client.bench.outcome import Outcome, Outcomes, Tokens, blank, pooled_kl
 from client.bench.sources.corpus import cut
-from client.bench.sources.requests import window_of
 from client.bench.sources.rolling import RollingWindows
 from client.errors import BadReply, ConnectionFailed, QconfError, TimedOut, Unavailable
 from qconf.float32 import from_base64, to_base64
 from qconf.run.columns import ItemResult
-from qconf.wire import Both, CompareRequest, Comparison, Continuation, ModelInfo, ModelTokens, PairScores
+from qconf.wire import Both, Comparison, Continuation, ModelInfo, ModelTokens, PairScores
 
 # Errors that say nothing about the item.
 ABSENT = (ConnectionFailed, TimedOut, Unavailable)
@@ -99,9 +98,8 @@ async def _score(sender: "_Sender", item: Item) -> Outcomes:
         answers = await sender.answers(item.contexts[0], item.generating)
         return {name: answered(item, answers[name]) for name in sender.variants}
     windows: list[Window] = []
-    window = await sender.tokenized(item.request) if item.request else item.window
-    if window:
-        windows = sender.cut(window)
+    if item.window:
+        windows = sender.cut(item.window)
         replies = await together(sender.window(window, detail="tokens") for window in windows)
     elif item.kind == "loglikelihood_rolling":
         replies = await sender.whole_text(item.choices[0])
@@ -112,7 +110,7 @@ async def _score(sender: "_Sender", item: Item) -> Outcomes:
 
 def _outcome(item: Item, replies: Sequence[list[Continuation]], windows: Sequence[Window]) -> Outcome:
     """Return what came of an item under one pair, from the replies to its requests; those of a window to its parts."""
-    if windows:
+    if item.window:
         parts = [part for (part,) in replies]
         columns = [_token_columns(part, each.position) for part, each in zip(parts, windows, strict=True)]
         return Outcome(_row(item, [_Scores.joined(parts)]), _joined(columns), _counts(parts))
@@ -177,10 +175,6 @@ class _Sender:
             add_special_tokens=self._options.add_special_tokens,
             **fields_of(how),
         )
-
-    async def tokenized(self, request: CompareRequest) -> Window:
-        """Return the tokens that a request would score."""
-        return await window_of(self._client, request, self._options.add_special_tokens)
 
     def cut(self, window: Window) -> list[Window]:
         """Cut a window that is longer than one may be."""

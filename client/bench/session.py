@@ -73,7 +73,7 @@ def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTran
         raise TaskError(f"--until judges one variant: expected --variant with one of {', '.join(pairs)}")
     # Outside of asyncio, which would delay Ctrl-C until the tasks are loaded.
     with _status(options, console), Client(options.url, timeout=options.timeout, transport=transport) as client:
-        loaded = load(options, client, next(iter(pairs.values())).base)
+        loaded = load(options, client, next(iter(pairs.values())).base, transport)
     until = make_until(loaded) if make_until else None
     settings = until.settings if until else None
     runs = [

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 EMPTY = "empty"
-"""Why a recorded call is left out: nothing of it was scored when it was recorded."""
+"""Why a call is left out: it has no answer, and its prompt at most one token."""
+REFUSED = "refused"
+"""Why a call is left out: the server refused to tokenize it."""
 IN_WORDS = {
     "answer_ids": "scored: the answer, by its token ids",
     "answer_text": "scored: the answer, by its text",
@@ -12,6 +14,7 @@ IN_WORDS = {
     "media": "left out: images and other media",
     "echo": "left out: echo",
     EMPTY: "left out: nothing to score",
+    REFUSED: "left out: refused by the server",
 }
 
 

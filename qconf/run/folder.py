@@ -60,6 +60,7 @@ class TaskRecord(_Part):
 
     ``digest`` is a SHA-256 over all contexts and choices. ``calls`` are of a log of calls (``--requests``): their
     number by what is scored of them ("answer_ids", "answer_text", "prompt"), or by why they are left out.
+    ``refusal`` is the first reason that the server had to refuse one.
     """
 
     name: str
@@ -68,6 +69,7 @@ class TaskRecord(_Part):
     items: int
     digest: str
     calls: dict[str, int] | None = None
+    refusal: str | None = None
 
 
 class UntilSettings(_Part):

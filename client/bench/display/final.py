@@ -81,6 +81,11 @@ def print_calls(console: Console, subject: Subject) -> None:
     """Print what became of the calls of logs."""
     if logs := {task.name: task.calls for task in subject.tasks if task.calls}:
         console.print(calls_table(logs), "")
+    for task in subject.tasks:
+        if task.refusal:
+            console.print(
+                f"The server refused {task.name}, {task.refusal}", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 def print_rules(console: Console, standings: Sequence[Standing], drawn: Drawn | None) -> None:

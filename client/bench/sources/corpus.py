@@ -7,7 +7,6 @@ special token, that token replaces the first of every window. Tokens after the l
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from client.api import Client
@@ -81,21 +80,16 @@ def cut(window: Window, longest: int, stride: int | None) -> list[Window]:
 
 def window_item(task: str, index: int, window: Window, kind: Kind = "window") -> Item:
     """Return the item of a window."""
-    document = str((tuple(window.context), tuple(window.scored)))
-    return replace(token_item(task, index, kind, document, str(tuple(window.context))), window=window)
-
-
-def token_item(task: str, index: int, kind: Kind, document: str, prompt: str) -> Item:
-    """Return an item whose tokens are scored one by one, without them; it is known by its document and prompt."""
     return Item(
         task=task,
         doc_id=index,
         kind=kind,
-        doc_hash=hash_text(document),
-        prompt_hash=hash_text(prompt),
+        doc_hash=hash_text(str((tuple(window.context), tuple(window.scored)))),
+        prompt_hash=hash_text(str(tuple(window.context))),
         contexts=("",),
         choices=("",),
         choice_context=(0,),
         choice_chars=(0,),
         choice_bytes=(0,),
+        window=window,
     )

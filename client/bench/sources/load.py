@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.api import Client
+import httpx
+
+from client.api import AsyncClient, Client
 from client.bench.items import LoadedTask, TaskError
 from client.bench.sources.corpus import DEFAULT_WINDOW, load_corpus
 from client.bench.sources.data import load_data
@@ -44,14 +46,13 @@ class BenchOptions:
     requests: list[Path] = field(default_factory=list)
 
 
-def load(options: BenchOptions, client: Client, base: ModelInfo) -> LoadedTasks:
+def load(
+    options: BenchOptions, client: Client, base: ModelInfo, transport: httpx.MockTransport | None = None
+) -> LoadedTasks:
     """Load everything to score: files first, because their errors appear at once. ``base`` is the base model."""
     files = [load_data(path, delimiter=options.delimiter, limit=options.limit) for path in options.data]
     files += [_corpus(path, options, client, base) for path in options.corpora]
-    files += [
-        load_requests(path, base, window=options.window, stride=options.stride, limit=options.limit)
-        for path in options.requests
-    ]
+    files += [_requests(path, options, base, transport) for path in options.requests]
     loaded = LoadedTasks([], {})
     if options.tasks:
         loaded = load_tasks(
@@ -74,6 +75,19 @@ def _corpus(path: Path, options: BenchOptions, client: Client, base: ModelInfo) 
         path,
         client,
         window=options.window or DEFAULT_WINDOW,
+        stride=options.stride,
+        add_special_tokens=options.add_special_tokens,
+        limit=options.limit,
+    )
+
+
+def _requests(path: Path, options: BenchOptions, base: ModelInfo, transport: httpx.MockTransport | None) -> LoadedTask:
+    return load_requests(
+        path,
+        base,
+        lambda: AsyncClient(options.url, timeout=options.timeout, retries=options.retries, transport=transport),
+        concurrency=options.concurrency,
+        window=options.window,
         stride=options.stride,
         add_special_tokens=options.add_special_tokens,
         limit=options.limit,
@@ -114,6 +128,7 @@ def subject_of(
                 items=len(task.items),
                 digest=task.digest,
                 calls=task.calls,
+                refusal=task.refusal,
             )
             for task in tasks
         ],

@@ -1,24 +1,26 @@
 """Logs of calls of OpenAI's form: what a server that takes mirrored calls would score of each call is an item.
 
-The server tokenizes: texts and chats become windows of token ids only when they are sent.
+Texts and chats are tokenized by the server, all before the replay, so that calls that it refuses can be left out.
 """
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, RootModel, Tag, model_validator
 
 from client.api import AsyncClient
-from client.bench.items import Item, LoadedTask, TaskError, Window
-from client.bench.sources.corpus import token_item, window_item
+from client.bench.items import LoadedTask, TaskError, Window
+from client.bench.replay import together
+from client.bench.sources.corpus import window_item
 from client.bench.sources.data import parsed_lines, read, version
 from client.bench.sources.records import TokenIds, check_windows
-from client.errors import InvalidRequest
+from client.errors import InvalidRequest, TooLarge
 from qconf.openai_calls import Call, NotScorable, ObserveRequest, Part, to_score
-from qconf.run.calls import EMPTY
+from qconf.run.calls import EMPTY, REFUSED
 from qconf.wire import CompareRequest, ModelInfo, invalid
 
 
@@ -31,11 +33,11 @@ class BatchLine(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _check(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and "response" in fields:
+    def _check(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        if "body" not in fields:
             raise invalid(
-                "response",
-                "'response' of a batch's output stands without its call: expected lines of the batch's input, or "
+                "body",
+                "'body' is missing, the call, which a batch's output does not have: expected lines of its input, or "
                 'lines {"request": BODY OF THE INPUT, "response": BODY OF THE OUTPUT}',
             )
         return fields
@@ -80,18 +82,18 @@ def _form(given: object) -> str | None:
     if given.keys() & {"request", "response"}:
         return "with its answer"
     if given.keys() & {"mirrored", "prompt_token_ids", "token_ids"}:
-        return "recorded"
-    return "alone" if given.keys() & {"messages", "prompt"} else None
+        return "a record"
+    return "a call" if given.keys() & {"messages", "prompt"} else None
 
 
 class Line(RootModel[Any]):
     """A call in one of the forms that are read, told apart by their fields."""
 
     root: Annotated[
-        Annotated[Call, Tag("alone")]
+        Annotated[Call, Tag("a call")]
         | Annotated[ObserveRequest, Tag("with its answer")]
         | Annotated[BatchLine, Tag("of a batch")]
-        | Annotated[RecordedCall, Tag("recorded")],
+        | Annotated[RecordedCall, Tag("a record")],
         Discriminator(
             _form,
             custom_error_type="call",
@@ -101,33 +103,95 @@ class Line(RootModel[Any]):
     ]
 
 
+@dataclass
+class _LoggedCall:
+    """A call, what became of it, and what is scored of it: as it was read, then as windows."""
+
+    line: int
+    kind: str
+    to_score: Sequence[Window | CompareRequest]
+    windows: list[Window] = field(default_factory=list)
+    refusal: str | None = None
+
+
 def load_requests(
-    path: Path, base: ModelInfo, *, window: int | None = None, stride: int | None = None, limit: int | None = None
+    path: Path,
+    base: ModelInfo,
+    client: Callable[[], AsyncClient],
+    *,
+    concurrency: int,
+    window: int | None = None,
+    stride: int | None = None,
+    add_special_tokens: bool = True,
+    limit: int | None = None,
 ) -> LoadedTask:
-    """Return a task named after the file, with an item per prompt of a call, and the number of calls of each kind.
+    """Return a task named after the file, with an item per prompt of a call; ``client`` makes one that tokenizes.
 
     What is longer than a window, by default the models' context, is cut when it is sent.
     """
     check_windows(base, window, stride)
     content = read(path)
-    calls: Counter[str] = Counter()
-    items: list[Item] = []
-    for _, _, line in parsed_lines(path, content, Line, limit):
-        try:
-            kind, found = _to_score(line.root)
-        except NotScorable as exc:
-            kind, found = exc.reason, []
-        calls[kind] += 1
-        for each in found:
-            items.append(_item(path.stem, len(items), each))
-    if not items:
-        counts = ", ".join(f"{count} {kind}" for kind, count in calls.items())
-        raise TaskError(f"{path} has no call that can be scored: {counts}")
-    return LoadedTask(path.stem, version(content), 0, tuple(items), calls=dict(calls))
+    calls = [_logged(number, line.root) for number, _, line in parsed_lines(path, content, Line, limit)]
+    asyncio.run(_tokenize(calls, client, concurrency, add_special_tokens))
+    windows = [window for call in calls for window in call.windows]
+    kinds = dict(Counter(call.kind for call in calls))
+    refusal = next((f"line {call.line}: {call.refusal}" for call in calls if call.refusal), None)
+    if not windows:
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        raise TaskError(f"{path} has no call that can be scored: {counts}" + (f"; {refusal}" if refusal else ""))
+    items = tuple(window_item(path.stem, index, each, "record") for index, each in enumerate(windows))
+    return LoadedTask(path.stem, version(content), 0, items, calls=kinds, refusal=refusal)
 
 
-async def window_of(client: AsyncClient, request: CompareRequest, add_special_tokens: bool) -> Window:
-    """Return the tokens of a call that are scored: those of the answer, or else of the prompt after its first."""
+def _logged(number: int, line: Call | ObserveRequest | BatchLine | RecordedCall) -> _LoggedCall:
+    if isinstance(line, RecordedCall):
+        if line.prompt_token_ids and line.token_ids:
+            return _LoggedCall(number, line.mirrored.part, [Window(line.prompt_token_ids, line.token_ids, 0)])
+        return _LoggedCall(number, EMPTY, [])
+    try:
+        if isinstance(line, ObserveRequest):
+            found = to_score(line.request, line.response)
+        else:
+            found = to_score(line.body if isinstance(line, BatchLine) else line, None)
+    except NotScorable as exc:
+        return _LoggedCall(number, exc.reason, [])
+    return _LoggedCall(number, found.part, [_with_ids(request) for request in found.requests])
+
+
+def _with_ids(request: CompareRequest) -> Window | CompareRequest:
+    """Return the window of a request that has only ids; others are tokenized first."""
+    answer = request.continuations[0] if request.continuations else None
+    if isinstance(request.prompt, list) and isinstance(answer, list):
+        return Window(request.prompt, answer, 0)
+    return request
+
+
+async def _tokenize(
+    calls: Iterable[_LoggedCall], make_client: Callable[[], AsyncClient], concurrency: int, add_special_tokens: bool
+) -> None:
+    """Fill in the calls' windows."""
+    queue = iter(calls)
+
+    async def work(client: AsyncClient) -> None:
+        for call in queue:
+            try:
+                found = [
+                    each if isinstance(each, Window) else await _window(client, each, add_special_tokens)
+                    for each in call.to_score
+                ]
+            except (InvalidRequest, TooLarge) as exc:
+                call.kind, call.refusal = REFUSED, str(exc)
+                continue
+            call.windows = [window for window in found if window.scored]
+            if call.to_score and not call.windows:
+                call.kind = EMPTY
+
+    async with make_client() as client:
+        await together(work(client) for _ in range(concurrency))
+
+
+async def _window(client: AsyncClient, request: CompareRequest, add_special_tokens: bool) -> Window:
+    """Return the tokens of a request: those of the answer are scored, or else the prompt's except for the first."""
     answer = request.continuations[0] if request.continuations else None
     reply = await client.tokenize(
         request.prompt,
@@ -137,30 +201,4 @@ async def window_of(client: AsyncClient, request: CompareRequest, add_special_to
     )
     if reply.continuation is not None:
         return Window(reply.tokens, reply.continuation, 0)
-    if reply.count < 2:
-        raise InvalidRequest(f"the prompt has {reply.count} tokens, expected at least 2: the first is not scored")
     return Window(reply.tokens[:1], reply.tokens[1:], 0)
-
-
-def _to_score(line: Call | ObserveRequest | BatchLine | RecordedCall) -> tuple[str, Sequence[Window | CompareRequest]]:
-    """Return what is scored of a call and in which form it is there; NotScorable where it cannot be told."""
-    if isinstance(line, RecordedCall):
-        if line.prompt_token_ids and line.token_ids:
-            return line.mirrored.part, [Window(line.prompt_token_ids, line.token_ids, 0)]
-        return EMPTY, []
-    if isinstance(line, ObserveRequest):
-        found = to_score(line.request, line.response)
-    else:
-        found = to_score(line.body if isinstance(line, BatchLine) else line, None)
-    return found.part, found.requests
-
-
-def _item(task: str, index: int, given: Window | CompareRequest) -> Item:
-    if isinstance(given, Window):
-        return window_item(task, index, given, "record")
-    answer = given.continuations[0] if given.continuations else None
-    if isinstance(given.prompt, list) and isinstance(answer, list):
-        return window_item(task, index, Window(given.prompt, answer, 0), "record")
-    document = given.model_dump_json(include={"prompt", "messages", "continuations"})
-    prompt = given.model_dump_json(include={"prompt", "messages"})
-    return replace(token_item(task, index, "record", document, prompt), request=given)
