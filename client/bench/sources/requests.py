@@ -109,7 +109,7 @@ class _LoggedCall:
 
     line: int
     kind: str
-    to_score: Sequence[Window | CompareRequest]
+    given: Sequence[Window | CompareRequest]
     windows: list[Window] = field(default_factory=list)
     refusal: str | None = None
 
@@ -177,13 +177,13 @@ async def _tokenize(
             try:
                 found = [
                     each if isinstance(each, Window) else await _window(client, each, add_special_tokens)
-                    for each in call.to_score
+                    for each in call.given
                 ]
             except (InvalidRequest, TooLarge) as exc:
                 call.kind, call.refusal = REFUSED, str(exc)
                 continue
             call.windows = [window for window in found if window.scored]
-            if call.to_score and not call.windows:
+            if call.given and not call.windows:
                 call.kind = EMPTY
 
     async with make_client() as client:
