@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from client.calls import (
     Call,
     CompareFields,
+    TokenizeFields,
     batch_call,
     batch_entries,
     checked_url,
@@ -116,9 +117,9 @@ class Client(_Base):
         """Return the special tokens and the chat template of the models' tokenizer."""
         return self._send(tokenizer_info_call())
 
-    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
-        """Return the token ids of a text under the models' tokenizer."""
-        return self._send(tokenize_call(text, add_special_tokens))
+    def tokenize(self, prompt: str | list[int] | None = None, **fields: Unpack[TokenizeFields]) -> TokenizeReply:
+        """Return the token ids of a text, or of the chat ``messages``, under the models' tokenizer."""
+        return self._send(tokenize_call(prompt, fields))
 
     def detokenize(self, token_ids: Sequence[int]) -> DetokenizeReply:
         """Return the text of token ids under the models' tokenizer."""
@@ -204,9 +205,9 @@ class AsyncClient(_Base):
         """Return the special tokens and the chat template of the models' tokenizer."""
         return await self._send(tokenizer_info_call())
 
-    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> TokenizeReply:
-        """Return the token ids of a text under the models' tokenizer."""
-        return await self._send(tokenize_call(text, add_special_tokens))
+    async def tokenize(self, prompt: str | list[int] | None = None, **fields: Unpack[TokenizeFields]) -> TokenizeReply:
+        """Return the token ids of a text, or of the chat ``messages``, under the models' tokenizer."""
+        return await self._send(tokenize_call(prompt, fields))
 
     async def detokenize(self, token_ids: Sequence[int]) -> DetokenizeReply:
         """Return the text of token ids under the models' tokenizer."""

@@ -52,6 +52,16 @@ class CompareFields(TypedDict, total=False):
     ignore_eos: bool
 
 
+class TokenizeFields(TypedDict, total=False):
+    """Fields of a ``TokenizeRequest`` besides its prompt; ``qconf.wire`` says what each means."""
+
+    messages: Sequence[Message | dict[str, str]] | None
+    continuation: str | None
+    add_special_tokens: bool
+    add_generation_prompt: bool | None
+    continue_final_message: bool
+
+
 @dataclass(frozen=True)
 class Call(Generic[R]):
     """One request, and the schema of its reply."""
@@ -104,9 +114,9 @@ def tokenizer_info_call() -> Call[TokenizerInfo]:
     return Call("GET", "/tokenizer_info", TokenizerInfo)
 
 
-def tokenize_call(text: str, add_special_tokens: bool) -> Call[TokenizeReply]:
-    fields = {"prompt": text, "add_special_tokens": add_special_tokens}
-    return Call("POST", "/tokenize", TokenizeReply, _dump(_checked(TokenizeRequest, fields)))
+def tokenize_call(prompt: str | list[int] | None, fields: TokenizeFields) -> Call[TokenizeReply]:
+    given = ({} if prompt is None else {"prompt": prompt}) | fields
+    return Call("POST", "/tokenize", TokenizeReply, _dump(_checked(TokenizeRequest, given)))
 
 
 def detokenize_call(token_ids: Sequence[int]) -> Call[DetokenizeReply]:

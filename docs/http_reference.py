@@ -143,7 +143,10 @@ def type_in_words(schema: Schema, schemas: dict[str, Schema]) -> str:
 
 def _several(schema: Schema, schemas: dict[str, Schema]) -> str:
     text = type_in_words(schema, schemas)
-    return f"{text}s" if text.isalpha() else _within(text, " or ", "list")
+    name, _, limits = text.partition(", ")
+    if name.isalpha():
+        return f"{name}s ({limits})" if limits else f"{name}s"
+    return _within(text, " or ", "list")
 
 
 def _within(text: str, *unclear: str) -> str:

@@ -12,7 +12,7 @@ from qconf.wire.fields import MAX_BATCH, MAX_CONTINUATIONS, MAX_MESSAGES, MAX_TO
 
 Part = Literal["answer_ids", "answer_text", "prompt"]
 Reason = Literal["tools", "media", "echo"]
-Ids = Annotated[list[int], Field(max_length=MAX_TOKENS, fail_fast=True)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(max_length=MAX_TOKENS, fail_fast=True)]
 
 
 class NotScorable(Exception):

@@ -85,8 +85,7 @@ class FakeServer:
             case "/ready":
                 return httpx.Response(200, json={"status": "ready"})
             case "/tokenize":
-                ids = tokens(json.loads(request.content)["prompt"])
-                return httpx.Response(200, json={"count": len(ids), "max_model_len": 512, "tokens": ids})
+                return httpx.Response(200, json=tokenized(json.loads(request.content)))
             case "/detokenize":
                 text = "".join(map(chr, json.loads(request.content)["tokens"]))
                 return httpx.Response(200, json={"prompt": text})
@@ -114,6 +113,15 @@ def error(status: int, message: str, param: str | None = None, headers: dict[str
 def tokens(text: str) -> list[int]:
     """Return a token per character."""
     return [ord(character) for character in text]
+
+
+def tokenized(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the ids of a text, ids, or the texts of a chat; and of a continuation, where there is one."""
+    prompt = "".join(each["content"] for each in fields["messages"]) if fields.get("messages") else fields["prompt"]
+    ids = prompt if isinstance(prompt, list) else tokens(prompt)
+    answer = fields.get("continuation")
+    continuation = None if answer is None else tokens(answer)
+    return {"count": len(ids), "max_model_len": 512, "tokens": ids, "continuation": continuation}
 
 
 def compare(fields: dict[str, Any], variants: Sequence[str] = VARIANTS) -> dict[str, Any]:

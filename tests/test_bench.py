@@ -26,7 +26,7 @@ def test_a_run_holds_what_the_server_said(options: BenchOptions) -> None:
     read = read_run(options.out)
     subject = read.manifest.subject
     assert subject is not None
-    assert [task.model_dump(exclude={"digest"}) for task in subject.tasks] == [
+    assert [task.model_dump(exclude={"digest"}, exclude_none=True) for task in subject.tasks] == [
         {"name": "sky", "version": "1.5", "num_fewshot": 0, "items": 3},
         {"name": "even", "version": "1.5", "num_fewshot": 0, "items": 40},
     ]

@@ -171,7 +171,7 @@ def test_a_server_that_goes_away_ends_the_command_with_what_to_do(tasks: Path, t
 
 
 USAGE = [
-    pytest.param([], "nothing to replay: expected --tasks, --data or --corpus", id="nothing"),
+    pytest.param([], "nothing to replay: expected --tasks, --data, --corpus or --requests", id="nothing"),
     pytest.param(["--tasks", " , "], "nothing to replay", id="no names"),
     pytest.param(["--tasks", "a", "--resume"], "--resume needs --out", id="resume what"),
     pytest.param(["--corpus", "a", "--stride", "512"], "--stride is 512, expected less than a window", id="stride"),

@@ -83,7 +83,8 @@ BAD_REQUESTS: dict[str, tuple[str, Any, str, str | None]] = {
     "deeply-nested": ("/compare", "[" * 100_000, "the body", None),
     "empty-batch": ("/compare/batch", {"requests": []}, "at least 1 item", "requests"),
     "batch-of-numbers": ("/compare/batch", {"requests": [1]}, "dictionary", "requests[0]"),
-    "text-missing": ("/tokenize", {}, "'prompt': field required", "prompt"),
+    "text-missing": ("/tokenize", {}, "expected exactly one of 'prompt' and 'messages'", "prompt"),
+    "no-token": ("/tokenize", {"prompt": "a", "continuation": ""}, "'continuation' is '', which adds", "continuation"),
     "detokenize-range": ("/detokenize", {"tokens": [10**6]}, "'tokens[0]' is 1000000", "tokens"),
 }
 
@@ -197,6 +198,34 @@ def test_tokenize_and_back(server_url: str) -> None:
     assert reply["token_strs"][2] == " stone"
     assert httpx.post(f"{server_url}/tokenize", json=fields).json() == reply | {"token_strs": None}
     assert httpx.post(f"{server_url}/detokenize", json={"tokens": reply["tokens"]}).json() == {"prompt": text}
+
+
+PROMPTS: tuple[dict[str, Any], ...] = (
+    {"prompt": "the stone is"},
+    {"prompt": "ends in a space "},
+    {"prompt": " "},
+    {"prompt": [5, 6, 7]},
+    {"prompt": "the stone is", "add_special_tokens": False},
+    {"messages": [{"role": "user", "content": "What is a cup made of?"}]},
+    {"messages": [{"role": "assistant", "content": "A cup is"}], "continue_final_message": True},
+)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_tokenize_splits_prompts_and_continuations_as_compare_does(server_url: str, prompt: dict[str, Any]) -> None:
+    split = httpx.post(f"{server_url}/tokenize", json=prompt | {"continuation": " heavy stone"}).json()
+    compared = compare(server_url, **prompt, continuations=[" heavy stone"])
+    assert split["tokens"] == compared["prompt"]["token_ids"]
+    assert split["continuation"] == compared["continuations"][0]["token_ids"]
+    whole = httpx.post(f"{server_url}/tokenize", json=prompt).json()
+    assert whole["continuation"] is None
+    assert whole["tokens"] == compare(server_url, **prompt)["prompt"]["token_ids"]
+
+
+def test_tokenize_takes_texts_beyond_the_context(server_url: str) -> None:
+    fields = {"prompt": "the stone is heavy " * 2000, "continuation": "and hard " * 2000}
+    reply = httpx.post(f"{server_url}/tokenize", json=fields, timeout=60).json()
+    assert min(len(reply["tokens"]), len(reply["continuation"])) > reply["max_model_len"]
 
 
 def test_tokenizer_info(server_url: str) -> None:

@@ -61,8 +61,8 @@ def settle(url: str) -> None:
     raise AssertionError("mirrored calls are still waiting")
 
 
-def observed(prompt: Any, **choice: Any) -> dict[str, Any]:
-    return {"request": {"prompt": prompt}, "response": {"choices": [choice]}, "source": "test"}
+def observed(prompt: Any, *others: dict[str, str], **choice: Any) -> dict[str, Any]:
+    return {"request": {"prompt": prompt}, "response": {"choices": [*others, choice]}, "source": "test"}
 
 
 @needs_nginx
@@ -165,6 +165,48 @@ def test_what_was_recorded_is_replayed_with_the_same_numbers(shadow: LocalServer
     assert len(kl) == sum(each["tokens"] for each in seen)
     # In a batch of another shape 16-bit arithmetic rounds otherwise.
     assert kl.sum() == pytest.approx(sum(each["mean_kl"] * each["tokens"] for each in seen), abs=0.05)
+
+
+def test_a_log_of_calls_is_scored_as_the_calls_themselves(shadow: LocalServer, record: Path, tmp_path: Path) -> None:
+    chat = {"messages": [{"role": "user", "content": "What is a cup made of?"}]}
+    cup: Any = {"request": chat, "response": {"choices": [{"message": {"content": "A cup is made of clay."}}]}}
+    calls: list[Any] = [
+        cup,
+        observed(PROMPT, text=" clay", token_ids=[5, 6], prompt_token_ids=[1, 2, 3]),
+        observed(f"{PROMPT} ", text="clay"),
+        observed(["The stone is", "The sea is"], {"text": " hard"}, text=" wet"),
+        observed([5, 6, 7], text=" clay"),
+        {"request": chat},
+        {"request": {"prompt": PROMPT}},
+    ]
+    settle(shadow.url)
+    before = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in record.iterdir())
+    for call in calls:
+        assert httpx.post(f"{shadow.url}{OBSERVE}", json=call).json() == {"outcome": "queued"}
+        settle(shadow.url)
+    lines = "".join(file.read_text(encoding="utf-8") for file in sorted(record.iterdir())).splitlines()[before:]
+    log, run = tmp_path / "calls.jsonl", tmp_path / "run"
+    log.write_text("".join(f"{json.dumps(call)}\n" for call in calls), encoding="utf-8")
+    python(0, "client.bench", "--url", shadow.url, "--requests", log, "--out", run)
+    tokens = pq.read_table(run / "tokens.parquet").to_pylist()
+    items: list[list[Any]] = [[row for row in tokens if row["doc_id"] == number] for number in range(len(lines))]
+    assert [[row["token_id"] for row in item] for item in items] == [json.loads(line)["token_ids"] for line in lines]
+    asked = {"messages": chat["messages"], "continuations": [cup["response"]["choices"][0]["message"]["content"]]}
+    compared = httpx.post(f"{shadow.url}/compare", json=asked).json()["continuations"][0]["scores"]
+    # In a batch of another shape 16-bit arithmetic rounds otherwise.
+    assert [row["kl"] for row in items[0]] == pytest.approx(compared["kl"], abs=0.02)
+
+    python(0, "eval", "report", run, "--out", tmp_path / "report.html")
+    assert "scored: the answer, by its token ids" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    gate = tmp_path / "gate.toml"
+    gate.write_text('[[rule]]\nstatistic = "kl"\ncorpus = "calls"\nat_most = 1e-9\n', encoding="utf-8")
+    assert "kl" in python(2, "eval", "gate", run, "--config", gate)
+
+
+def python(status: int, *words: str | Path) -> str:
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -45,12 +45,8 @@ class Writer(FakeServer):
             return error(503, "stopping")
         fields = json.loads(request.content)
         body = compare(fields)
-        if "messages" in fields:
-            continuation = compare({"prompt": [1], "continuations": [[40, 41]]})["continuations"][0]
-            body["prompt"] = continuation["scores"]
-        else:
-            self.left -= 1
-            body["continuations"][0]["scores"]["base"]["argmax"] = [following(fields["prompt"])]
+        self.left -= 1
+        body["continuations"][0]["scores"]["base"]["argmax"] = [following(fields["prompt"])]
         return httpx.Response(200, json=body)
 
 
@@ -110,7 +106,7 @@ def test_prompts_are_texts_ids_or_chats_and_written_once(options: TraceOptions, 
         {"prompt": "("},
         {"prompt": [40]},
         {"prompt": [45]},
-        {"messages": [{"role": "user", "content": "Hello"}]},
+        {"messages": [{"role": "user", "content": "()"}]},
     ]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     write(replace(options, prompts=path, concurrency=1), Writer())

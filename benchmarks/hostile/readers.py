@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from client.api import AsyncClient
 from client.bench.items import TaskError
 from client.bench.journal import Journal
 from client.bench.outcome import KEPT
 from client.bench.sources.data import load_data
 from client.bench.sources.records import load_records
+from client.bench.sources.requests import load_requests
 from client.lines import Lines
 from client.results.samples import import_samples
 from client.trace.prompts import read_prompts
@@ -24,6 +26,7 @@ from qconf.run.folder import MANIFEST, RunError, read_manifest
 from server.api.keys import read_keys
 from server.quantize.calibration_text import documents
 from server.quantize.errors import QuantizeError
+from tests.fake_server import FakeServer
 from tests.test_results import manifest, subject
 
 SAMPLE = {
@@ -69,6 +72,21 @@ VALUES: tuple[Any, ...] = (
 
 BASE = subject().models.base
 RECORD = {"prompt_token_ids": [5, 6], "token_ids": [7, 1], "greedy_of": BASE.digest}
+CHAT = {"messages": [{"role": "user", "content": "ab"}]}
+CALLS = (
+    {
+        "request": CHAT,
+        "response": {"choices": [{"message": {"content": "c"}, "token_ids": [7], "prompt_token_ids": [5]}]},
+    },
+    {"request": CHAT, "response": {"choices": [{"message": {"content": "c"}}]}},
+    {"prompt": ["ab", "cd"]},
+    {"custom_id": "1", "body": {"messages": [{"role": "user", "content": [{"type": "text", "text": "ab"}]}]}},
+    {
+        "mirrored": {"part": "prompt", "variants": {"quantized": {"tokens": 1}}},
+        "prompt_token_ids": [5],
+        "token_ids": [6],
+    },
+)
 
 DEEP = 100_000
 HAND_MADE = (
@@ -129,6 +147,11 @@ def _read_trace(path: Path) -> object:
         return list(past_records(path, lines.read(), Limits(BASE, ends=[1], max_tokens=3)))
 
 
+def _read_calls(path: Path) -> object:
+    transport = FakeServer().transport
+    return load_requests(path, BASE, lambda: AsyncClient("http://fake", transport=transport), concurrency=1)
+
+
 def _read_samples(path: Path) -> object:
     out = path.with_name("out")
     shutil.rmtree(out, ignore_errors=True)
@@ -146,6 +169,7 @@ READERS = {
         ),
     ),
     "records": Reader("a.jsonl", lambda path: load_records(path, BASE), (TaskError,), _lines(RECORD, RECORD)),
+    "calls": Reader("a.jsonl", _read_calls, (TaskError,), _lines(*CALLS)),
     "trace": Reader("a.jsonl", _read_trace, (RunError,), _lines(RECORD, RECORD)),
     "prompts": Reader(
         "a.jsonl",

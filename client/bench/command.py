@@ -39,6 +39,13 @@ def bench(
             "prompt_token_ids and token_ids, of which the latter are scored."
         ),
     ] = None,
+    requests: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A log of calls of OpenAI's form (JSON lines), token by token: their answers, or prompts where a call "
+            "has none."
+        ),
+    ] = None,
     url: Annotated[str, typer.Option(help="URL of the qconf server.")] = DEFAULT_URL,
     include_path: Annotated[
         Path | None,
@@ -48,7 +55,10 @@ def bench(
         int | None, typer.Option(help="Few-shot examples in the context; otherwise the task's own number.", min=0)
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Take only the first documents of each task, or windows of each corpus.", min=1)
+        int | None,
+        typer.Option(
+            help="Take only the first documents of each task, windows of each corpus, or calls of each log.", min=1
+        ),
     ] = None,
     cluster: Annotated[
         str | None,
@@ -78,8 +88,8 @@ def bench(
         bool,
         typer.Option(
             "--expected-counts",
-            help="Sum the probability of each token of the vocabulary over every --corpus, and list the tokens that "
-            "became likelier or rarer.",
+            help="Sum the probability of each token of the vocabulary over every --corpus and --requests, and list the "
+            "tokens that became likelier or rarer.",
         ),
     ] = False,
     concurrency: Annotated[
@@ -115,19 +125,19 @@ def bench(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only the final tables.")] = False,
 ) -> None:
-    """Replay lm-eval tasks, items of your own or a text against a qconf server and compare its base model with each
-    quantized variant.
+    """Replay lm-eval tasks, items of your own, a text or a log of calls against a qconf server and compare its base
+    model with each quantized variant.
 
     Exit codes: 0 all went well, 1 some items failed or the server went away, 2 invalid input or refused, 3 a rule of
     --until failed, 130 interrupted.
     """
     names = split_names(tasks)
-    if not (names or data or corpus):
-        raise typer.BadParameter("nothing to replay: expected --tasks, --data or --corpus")
+    if not (names or data or corpus or requests):
+        raise typer.BadParameter("nothing to replay: expected --tasks, --data, --corpus or --requests")
     if cluster is not None and not names:
         raise typer.BadParameter(f"--cluster is '{cluster}', a field of the documents of --tasks: expected --tasks")
-    if expected_counts and not corpus:
-        raise typer.BadParameter("--expected-counts are of corpora: expected --corpus")
+    if expected_counts and not (corpus or requests):
+        raise typer.BadParameter("--expected-counts are of corpora: expected --corpus or --requests")
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out, the folder of the run to resume")
     if seed is not None and until is None:
@@ -159,6 +169,7 @@ def bench(
         seed=seed or 0,
         variant=variant,
         expected_counts=expected_counts,
+        requests=requests or [],
     )
     try:
         with tracing("qconf-bench"):

@@ -90,13 +90,19 @@ class Item:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task to replay. ``definition`` is lm-eval's own object, where it is an lm-eval task."""
+    """A task to replay. ``definition`` is lm-eval's own object, where it is an lm-eval task.
+
+    ``calls`` are of a log of calls: their number by what is scored of them, or by why they are left out; ``refusal`` is
+    the first reason that the server had to refuse one.
+    """
 
     name: str
     version: str
     num_fewshot: int
     items: tuple[Item, ...]
     definition: Any = None
+    calls: dict[str, int] | None = None
+    refusal: str | None = None
 
     @cached_property
     def digest(self) -> str:

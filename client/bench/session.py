@@ -12,7 +12,14 @@ import httpx
 from rich.console import Console
 
 from client.api import DEFAULT_TIMEOUT, AsyncClient, Client
-from client.bench.display.final import print_complete, print_end, print_evaluations, print_heading, print_rules
+from client.bench.display.final import (
+    print_calls,
+    print_complete,
+    print_end,
+    print_evaluations,
+    print_heading,
+    print_rules,
+)
 from client.bench.display.live import make_display
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.evaluation import Evaluation, evaluation_of, part_of
@@ -66,7 +73,7 @@ def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTran
         raise TaskError(f"--until judges one variant: expected --variant with one of {', '.join(pairs)}")
     # Outside of asyncio, which would delay Ctrl-C until the tasks are loaded.
     with _status(options, console), Client(options.url, timeout=options.timeout, transport=transport) as client:
-        loaded = load(options, client, next(iter(pairs.values())).base)
+        loaded = load(options, client, next(iter(pairs.values())).base, transport)
     until = make_until(loaded) if make_until else None
     settings = until.settings if until else None
     runs = [
@@ -115,6 +122,7 @@ def _show_complete(folders: Sequence[Path], console: Console, asked: Sequence[Pa
         subject.models.quantized.id: evaluation_of(run) for run, subject in zip(found, subjects, strict=True)
     }
     print_evaluations(console, {run.variant: evaluations[run.variant] for run in asked})
+    print_calls(console, asked[0].subject)
     standings = standings_of(found[0].results)
     print_rules(console, standings, found[0].manifest.drawn)
     print_complete(console, folders)
@@ -174,6 +182,7 @@ class _Session:
         if not failed:
             self._journal.delete()
         print_evaluations(self._console, evaluations)
+        print_calls(self._console, self._runs[0].subject)
         print_rules(self._console, replayed.standings, replayed.drawn)
         print_end(self._console, replayed.timing, items, [run.folder for run in self._runs])
         _check(replayed.standings)

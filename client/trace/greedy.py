@@ -21,11 +21,7 @@ async def prompt_ids(client: AsyncClient, prompt: Prompt, *, add_special_tokens:
         return prompt.prompt
     if prompt.prompt is not None:
         return (await client.tokenize(prompt.prompt, add_special_tokens=add_special_tokens)).tokens
-    # Only a comparison applies the chat template. It also fills the prefix cache for the first token.
-    reply = await client.compare(messages=prompt.messages or [])
-    if reply.prompt is None:
-        raise BadReply("the columns of the prompt are missing")
-    return reply.prompt.token_ids
+    return (await client.tokenize(messages=prompt.messages)).tokens
 
 
 async def greedy(

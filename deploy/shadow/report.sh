@@ -8,5 +8,5 @@ record=$2
 day=$3
 out=$4
 
-python -m client.bench --url "$url" --corpus "$record/calls-$day.jsonl" --concurrency 4 --out "$out/run"
+python -m client.bench --url "$url" --requests "$record/calls-$day.jsonl" --concurrency 4 --out "$out/run"
 python -m eval report "$out/run" --out "$out/report.html"

@@ -3,7 +3,8 @@
 from eval.analysis.run import RunAnalysis
 from eval.report.grid import Grid
 from eval.report.size import size_table, sizes
-from qconf.run.folder import Manifest
+from qconf.run.calls import calls_rows
+from qconf.run.folder import Manifest, Subject
 
 
 def provenance_tables(manifest: Manifest, analysis: RunAnalysis) -> list[Grid]:
@@ -21,6 +22,7 @@ def provenance_tables(manifest: Manifest, analysis: RunAnalysis) -> list[Grid]:
                 ["name", "version", "few-shot", "items", "digest"],
                 [[t.name, t.version, str(t.num_fewshot), str(t.items), t.digest] for t in manifest.subject.tasks],
             ),
+            *_calls_table(manifest.subject),
             Grid(
                 "Settings",
                 ["", "value"],
@@ -55,6 +57,12 @@ def _run_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
         rows.append(["at work", f"{timing.seconds:.1f} s, {timing.items_per_second:.1f} items/s"])
         rows.append(["sessions", str(timing.sessions)])
     return Grid("Run", ["", "value"], rows)
+
+
+def _calls_table(subject: Subject) -> list[Grid]:
+    logs = {task.name: task.calls for task in subject.tasks if task.calls}
+    rows = [[words, *map(str, counts)] for words, counts in calls_rows(list(logs.values()))]
+    return [Grid("Logs of calls", ["", *logs], rows)] if logs else []
 
 
 def _shown(value: object) -> str:

@@ -58,7 +58,9 @@ class _Part(BaseModel):
 class TaskRecord(_Part):
     """A task that ran, with lm-eval's version; the version of a file is the beginning of its SHA-256.
 
-    ``digest`` is a SHA-256 over all contexts and choices.
+    ``digest`` is a SHA-256 over all contexts and choices. ``calls`` are of a log of calls (``--requests``): their
+    number by what is scored of them ("answer_ids", "answer_text", "prompt"), or by why they are left out.
+    ``refusal`` is the first reason that the server had to refuse one.
     """
 
     name: str
@@ -66,6 +68,8 @@ class TaskRecord(_Part):
     num_fewshot: int
     items: int
     digest: str
+    calls: dict[str, int] | None = None
+    refusal: str | None = None
 
 
 class UntilSettings(_Part):
@@ -90,6 +94,7 @@ class Settings(_Part):
     until: UntilSettings | None = None
     cluster: str | None = None
     expected_counts: bool = False
+    requests: list[str] = []
 
 
 class Subject(_Part):

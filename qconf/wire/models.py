@@ -58,12 +58,16 @@ class ModelList(Reply):
 
 
 class TokenizeReply(Reply):
-    """Token ids of a text, and with ``return_token_strs`` each token's own text."""
+    """Token ids of a text or chat, and with ``return_token_strs`` each token's own text.
+
+    Where a continuation was sent, ``continuation`` has its ids, and ``tokens`` are those before it.
+    """
 
     count: int
     max_model_len: int
     tokens: list[int]
     token_strs: list[str] | None = None
+    continuation: list[int] | None = None
 
 
 class DetokenizeReply(Reply):

@@ -153,13 +153,27 @@ class BatchRequest(Request):
 IGNORED = "Ignored: both models have the same tokenizer."
 
 
-class TokenizeRequest(Request):
-    """Text to split into tokens; the fields are vLLM's. Both models have the same tokenizer: ``model`` is ignored."""
+class TokenizeRequest(Chat):
+    """A text or chat to split into tokens; the fields are vLLM's, except for ``continuation``.
 
-    prompt: Text = Field(description="Text to split.")
+    Both models have the same tokenizer: ``model`` is ignored.
+    """
+
+    prompt: TextOrIds | None = Field(
+        default=None, description="Text to split, or token ids. Exactly one of prompt and messages."
+    )
+    continuation: Text | None = Field(
+        default=None, description="Text after the prompt. Both are split as /compare splits them."
+    )
     add_special_tokens: bool = Field(default=True, description="As in /compare.")
     return_token_strs: bool = Field(default=False, description="Whether each token's own text is returned.")
     model: str | None = Field(default=None, description=IGNORED)
+
+    @model_validator(mode="after")
+    def _check(self) -> "TokenizeRequest":
+        if (self.prompt is None) == (self.messages is None):
+            raise invalid("prompt", "expected exactly one of 'prompt' and 'messages'")
+        return self
 
 
 class DetokenizeRequest(Request):

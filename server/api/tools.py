@@ -33,16 +33,17 @@ async def models(serving: ServingDependency) -> ModelList:
 
 @router.post("/tokenize", response_model=TokenizeReply, responses={**ERRORS, 200: {"links": LINKS}})
 async def tokenize(body: TokenizeRequest, request: Request, serving: ServingDependency) -> Response:
-    """Return the token ids of a text, and each token's own text."""
+    """Return the token ids of a text or chat, and each token's own text."""
     service = serving.service
 
     def split(tokenizer: PairTokenizer) -> str:
-        ids = tokenizer.encode(body.prompt, body.add_special_tokens)
+        ids, continuation = tokenizer.split(body)
         reply = TokenizeReply(
             count=len(ids),
             max_model_len=service.engine.info.max_model_len,
             tokens=ids,
             token_strs=tokenizer.texts(ids) if body.return_token_strs else None,
+            continuation=continuation,
         )
         # Here, because the event loop would be blocked for a second by a reply of a million tokens.
         return reply.model_dump_json()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 import itertools
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,12 +77,12 @@ class Service:
         self._stopping = False
         self._numbers = itertools.count()
 
-        def thread(name: str) -> TokenizerThread:
-            return TokenizerThread(name, tokenizer, info.vocab_size, info.max_model_len)
+        def thread(name: str, longest: int = info.max_model_len) -> TokenizerThread:
+            return TokenizerThread(name, tokenizer, info.vocab_size, longest)
 
         self._requests_thread = thread("requests")
         self._replies_thread = thread("replies")
-        self.tools_thread = thread("tools")
+        self.tools_thread = thread("tools", sys.maxsize)
         """For texts of any length, which no request to score has to wait for."""
         self._tokenizing = Turns(1)
         self._scoring = Turns(STEPS_AHEAD * info.step_tokens)

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from qconf.wire import Chat, CompareRequest, TokenizerInfo
+from qconf.wire import Chat, CompareRequest, TokenizeRequest, TokenizerInfo
 from server.errors import InvalidRequest
 from server.scoring.answer_text import AnswerText
 
@@ -60,9 +60,7 @@ class PairTokenizer:
 
         Stops with Cancelled once ``cancelled`` is set.
         """
-        field = "prompt" if request.messages is None else "messages"
-        prompt = request.prompt if request.messages is None else self.render(request)
-        special = request.add_special_tokens and request.messages is None
+        prompt, field, special = self._given(request)
         if request.continuations is None:
             context = self.ids(prompt, field, special)
             if not context:
@@ -77,6 +75,22 @@ class PairTokenizer:
                 raise Cancelled
             continuations.append(split.continuation(given, f"continuations[{i}]"))
         return Sequences(split.context(), continuations, self._prompt(prompt, field, special, request.max_tokens))
+
+    def split(self, request: TokenizeRequest) -> tuple[list[int], list[int] | None]:
+        """Return the ids of a text or chat, which may be empty, and those of its continuation, where there is one."""
+        prompt, field, special = self._given(request)
+        if request.continuation is None:
+            return self.ids(prompt, field, special), None
+        split = _Split(self, prompt, field, special)
+        continuation = split.continuation(request.continuation, "continuation")
+        return split.context(), continuation.token_ids
+
+    def _given(self, request: CompareRequest | TokenizeRequest) -> tuple[str | list[int] | None, str, bool]:
+        """Return the prompt or the text of the chat, the field that it is from, and whether special tokens are added:
+        templates write their own."""
+        if request.messages is None:
+            return request.prompt, "prompt", request.add_special_tokens
+        return self.render(request), "messages", False
 
     def _prompt(self, prompt: str | list[int] | None, field: str, special: bool, max_tokens: int) -> list[int]:
         if not max_tokens:

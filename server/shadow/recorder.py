@@ -27,7 +27,7 @@ FULL, DISK = "full", "disk"
 
 
 class Recorder:
-    """Writes lines that ``client.bench --corpus`` replays where they have token ids, into ``calls-DAY.jsonl``.
+    """Writes lines that ``client.bench --requests`` replays where they have token ids, into ``calls-DAY.jsonl``.
 
     Without ``tokens``, a line has what was measured and nothing of what was said. Days are those of UTC.
     """

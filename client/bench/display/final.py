@@ -9,7 +9,7 @@ from rich.text import Text
 
 from client.bench.display.answers import answers_table, summarize_answers
 from client.bench.display.scoreboard import Scoreboard
-from client.bench.display.table import corpus_table, metrics_table, summary_table, token_changes_table
+from client.bench.display.table import calls_table, corpus_table, metrics_table, summary_table, token_changes_table
 from client.bench.evaluation import Evaluation
 from client.bench.standing import Standing, rules_table
 from qconf.run.columns import OF_CORPORA, ItemResult
@@ -75,6 +75,17 @@ def _print_failed(console: Console, rows: Sequence[ItemResult]) -> None:
             markup=False,
             highlight=False,
         )
+
+
+def print_calls(console: Console, subject: Subject) -> None:
+    """Print what became of the calls of logs."""
+    if logs := {task.name: task.calls for task in subject.tasks if task.calls}:
+        console.print(calls_table(logs), "")
+    for task in subject.tasks:
+        if task.refusal:
+            console.print(
+                f"The server refused {task.name}, {task.refusal}", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 def print_rules(console: Console, standings: Sequence[Standing], drawn: Drawn | None) -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from client.bench.display.corpus_summary import CorpusSummary
 from client.bench.display.scoreboard import ModelSummary, Scoreboard, TaskSummary
+from qconf.run.calls import calls_rows
 from qconf.run.token_changes import TokenChanges
 
 
@@ -64,6 +65,16 @@ def corpus_table(corpora: Mapping[str, CorpusSummary]) -> Table:
     traces = any(summary.divergent is not None for summary in corpora.values())
     for label, show in (*CORPUS_ROWS, *(TRACE_ROWS if traces else ())):
         table.add_row(label, *(show(summary) for summary in corpora.values()))
+    return table
+
+
+def calls_table(logs: Mapping[str, Mapping[str, int]]) -> Table:
+    """Return a column per log of calls: how many there are, and what became of them."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold")
+    table.add_column("log")
+    _add_numbers(table, *logs)
+    for words, counts in calls_rows(list(logs.values())):
+        table.add_row(words, *map(str, counts))
     return table
 
 

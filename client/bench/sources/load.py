@@ -1,15 +1,18 @@
 """Options of the command line, and the tasks and files that it names."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.api import Client
+import httpx
+
+from client.api import AsyncClient, Client
 from client.bench.items import LoadedTask, TaskError
 from client.bench.sources.corpus import DEFAULT_WINDOW, load_corpus
 from client.bench.sources.data import load_data
 from client.bench.sources.lm_eval_tasks import LoadedTasks, load_tasks
 from client.bench.sources.records import RECORDS, load_records
+from client.bench.sources.requests import load_requests
 from qconf.run.folder import Settings, Subject, TaskRecord, UntilSettings
 from qconf.wire import Both, ModelInfo, ServerInfo
 
@@ -40,12 +43,16 @@ class BenchOptions:
     cluster: str | None = None
     variant: str | None = None
     expected_counts: bool = False
+    requests: list[Path] = field(default_factory=list)
 
 
-def load(options: BenchOptions, client: Client, base: ModelInfo) -> LoadedTasks:
+def load(
+    options: BenchOptions, client: Client, base: ModelInfo, transport: httpx.MockTransport | None = None
+) -> LoadedTasks:
     """Load everything to score: files first, because their errors appear at once. ``base`` is the base model."""
     files = [load_data(path, delimiter=options.delimiter, limit=options.limit) for path in options.data]
     files += [_corpus(path, options, client, base) for path in options.corpora]
+    files += [_requests(path, options, base, transport) for path in options.requests]
     loaded = LoadedTasks([], {})
     if options.tasks:
         loaded = load_tasks(
@@ -74,6 +81,19 @@ def _corpus(path: Path, options: BenchOptions, client: Client, base: ModelInfo) 
     )
 
 
+def _requests(path: Path, options: BenchOptions, base: ModelInfo, transport: httpx.MockTransport | None) -> LoadedTask:
+    return load_requests(
+        path,
+        base,
+        lambda: AsyncClient(options.url, timeout=options.timeout, retries=options.retries, transport=transport),
+        concurrency=options.concurrency,
+        window=options.window,
+        stride=options.stride,
+        add_special_tokens=options.add_special_tokens,
+        limit=options.limit,
+    )
+
+
 def subject_of(
     options: BenchOptions,
     server: ServerInfo,
@@ -89,6 +109,7 @@ def subject_of(
             tasks=options.tasks,
             data=[str(path) for path in options.data],
             corpora=[str(path) for path in options.corpora],
+            requests=[str(path) for path in options.requests],
             num_fewshot=options.num_fewshot,
             limit=options.limit,
             add_special_tokens=options.add_special_tokens,
@@ -106,6 +127,8 @@ def subject_of(
                 num_fewshot=task.num_fewshot,
                 items=len(task.items),
                 digest=task.digest,
+                calls=task.calls,
+                refusal=task.refusal,
             )
             for task in tasks
         ],

@@ -41,11 +41,7 @@ def load_records(
 
     Records longer than a window, by default the models' context, are cut when they are sent.
     """
-    longest = window or base.max_model_len
-    if longest > base.max_model_len:
-        raise TaskError(f"a window of {longest} tokens is longer than the models' context of {base.max_model_len}")
-    if stride is not None and stride >= longest:
-        raise TaskError(f"a stride of {stride} tokens is not shorter than a window of {longest}")
+    check_windows(base, window, stride)
     content = read(path)
     records = [(number, record) for number, _, record in parsed_lines(path, content, Record, limit)]
     _check_model(path, records, base)
@@ -59,6 +55,15 @@ def load_records(
         for index, (_, record) in enumerate(records)
     )
     return LoadedTask(path.stem, version(content), 0, items)
+
+
+def check_windows(base: ModelInfo, window: int | None, stride: int | None) -> None:
+    """Raise TaskError for windows that are longer than the models' context, and strides that are not shorter."""
+    longest = window or base.max_model_len
+    if longest > base.max_model_len:
+        raise TaskError(f"a window of {longest} tokens is longer than the models' context of {base.max_model_len}")
+    if stride is not None and stride >= longest:
+        raise TaskError(f"a stride of {stride} tokens is not shorter than a window of {longest}")
 
 
 def _check_model(path: Path, records: list[tuple[int, Record]], base: ModelInfo) -> None:
