@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.load import request
 from demo.local_server import running_server
-from tests.mirror import primary, proxy
+from tests.mirror import nginx_proxy, primary
 
 ANSWER = b'{"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":" clay"}]}\n'
 PROXIES = {"plain": False, "plain again": False, "mirrored": True}
@@ -94,7 +94,7 @@ def measured(qconf: str, requests: int, wait: float) -> dict[str, list[float]]:
         clients = {}
         for name, mirror in PROXIES.items():
             place = folder / name.replace(" ", "-")
-            url = stack.enter_context(proxy(place, behind.url, qconf, mirror=mirror))
+            url = stack.enter_context(nginx_proxy(place, behind.url, qconf, mirror=mirror)).url
             clients[name] = stack.enter_context(httpx.Client(base_url=url))
         for number in range(-WARM_UP, requests):
             body = json.dumps({"model": "m", "prompt": f"Question {number}: What is a cup made of?\nAnswer:"})
