@@ -1,6 +1,7 @@
 """Mirrored calls without a server: which are scored, what of them, what is dropped, and who comes first."""
 
 import asyncio
+import itertools
 from typing import Any, cast
 
 import pytest
@@ -154,21 +155,27 @@ async def test_the_queue_is_bounded_in_calls_and_in_bytes() -> None:
 def test_whatever_becomes_of_a_call_it_is_counted_once() -> None:
     registry = CollectorRegistry()
     rates = dict.fromkeys(ROUTES, 0.5)
-    metrics = ShadowMetrics(rates, 10, registry)
+    metrics = ShadowMetrics(rates, ["other", "gateway"], 10, registry)
     shadow = Shadow(SampledKeys("", rates), 10, cast(Service, None), metrics, [])  # no work is done here
     picture = call(messages=[{"role": "user", "content": [{"type": "image_url"}]}])
+    outcomes = ("queued", "not_sampled", "queue_full", "media", "tools", "echo")
+    # Whoever invents names of sources makes no series: they are all counted under one.
     got = [
-        shadow.take(CHAT, "test", f"user {number}", each, None, 1)
+        (label, shadow.take(CHAT, source, f"user {number}", each, None, 1))
         for number in range(100)
         for each in (call(**CHAT_CALL), picture)
+        for source, label in ((f"invented {number}", "other"), ("gateway", "gateway"))
     ]
     found = {
-        outcome: registry.get_sample_value("qconf_shadow_calls_total", {"route": CHAT, "outcome": outcome})
-        for outcome in ("queued", "not_sampled", "queue_full", "media", "tools", "echo")
+        (source, outcome): registry.get_sample_value(
+            "qconf_shadow_calls_total", {"route": CHAT, "source": source, "outcome": outcome}
+        )
+        for source, outcome in itertools.product(("other", "gateway"), outcomes)
     }
-    assert found == {outcome: got.count(outcome) for outcome in found}
-    assert found["queued"] == 10
-    assert all(found[outcome] for outcome in ("not_sampled", "queue_full", "media"))
+    assert found == {each: got.count(each) for each in found}
+    assert sum(map(got.count, found)) == len(got)
+    assert found["other", "queued"] == found["gateway", "queued"] == 5
+    assert all(found["gateway", outcome] for outcome in ("not_sampled", "queue_full", "media"))
     assert registry.get_sample_value("qconf_shadow_queue") == 10
 
 

@@ -47,7 +47,9 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shadow(record: Path) -> Iterator[LocalServer]:
     recording = ("--shadow-record", str(record), "--shadow-record-tokens")
-    with running_server("--demo", "--shadow-rate", "1", "--shadow-queue", "10", *recording) as live:
+    with running_server(
+        "--demo", "--shadow-rate", "1", "--shadow-queue", "10", "--shadow-source", "gateway", *recording
+    ) as live:
         yield live
 
 
@@ -144,6 +146,35 @@ def test_an_answer_gets_the_numbers_of_compare(shadow: LocalServer, answer: dict
     # In a batch of another shape 16-bit arithmetic rounds otherwise.
     assert change == pytest.approx(summary["mean_kl"] * summary["tokens"], abs=0.02)
     assert seen("qconf_comparisons_total") == asked + 1
+
+
+@pytest.mark.parametrize(
+    ("route", "source", "label"),
+    [
+        (COMPLETIONS, "gateway", "gateway"),
+        (COMPLETIONS, "invented", "other"),
+        (COMPLETIONS, None, "mirror"),
+        (OBSERVE, "gateway", "gateway"),
+        (OBSERVE, "invented", "other"),
+        (OBSERVE, None, "observe"),
+    ],
+)
+def test_a_call_counts_under_its_source_if_the_server_declares_it(
+    shadow: LocalServer, route: str, source: str | None, label: str
+) -> None:
+    def counts() -> list[float]:
+        names = ("calls", "scored", "comparisons")
+        return [total(shadow.url, f"qconf_shadow_{name}_total", source=label) for name in names]
+
+    settle(shadow.url)
+    before = counts()
+    call: dict[str, Any] = {"prompt": PROMPT}
+    given = {} if source is None else {"source": source}
+    body = {"request": call, **given} if route == OBSERVE else call
+    headers = {f"x-qconf-{name}": value for name, value in given.items()} if route == COMPLETIONS else {}
+    assert httpx.post(f"{shadow.url}{route}", json=body, headers=headers).status_code == 202
+    settle(shadow.url)
+    assert counts() == [number + 1 for number in before]
 
 
 def test_a_full_queue_drops_and_counts_and_still_answers_at_once(shadow: LocalServer) -> None:
