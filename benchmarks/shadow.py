@@ -17,10 +17,11 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.load import request
 from demo.local_server import running_server
-from tests.mirror import primary, proxy
+from tests.mirror import nginx_proxy, primary
 
 ANSWER = b'{"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":" clay"}]}\n'
 PROXIES = {"plain": False, "plain again": False, "mirrored": True}
@@ -94,7 +95,7 @@ def measured(qconf: str, requests: int, wait: float) -> dict[str, list[float]]:
         clients = {}
         for name, mirror in PROXIES.items():
             place = folder / name.replace(" ", "-")
-            url = stack.enter_context(proxy(place, behind.url, qconf, mirror=mirror))
+            url = stack.enter_context(nginx_proxy(place, behind.url, qconf, mirror=mirror)).url
             clients[name] = stack.enter_context(httpx.Client(base_url=url))
         for number in range(-WARM_UP, requests):
             body = json.dumps({"model": "m", "prompt": f"Question {number}: What is a cup made of?\nAnswer:"})
@@ -110,10 +111,9 @@ def measured(qconf: str, requests: int, wait: float) -> dict[str, list[float]]:
 
 def outcomes(qconf: str) -> str:
     """Return what became of the mirrored calls."""
-    lines = httpx.get(f"{qconf}/metrics").text.splitlines()
-    found = [line for line in lines if line.startswith("qconf_shadow_calls_total") and "/mirror/v1/completions" in line]
-    counts = {line.split('outcome="')[1].split('"')[0]: int(float(line.split()[-1])) for line in found}
-    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    families = text_string_to_metric_families(httpx.get(f"{qconf}/metrics").text)
+    samples = [each for family in families for each in family.samples if each.name == "qconf_shadow_calls_total"]
+    return ", ".join(f"{each.value:.0f} {each.labels['outcome']}" for each in samples if each.value)
 
 
 if __name__ == "__main__":

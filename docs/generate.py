@@ -26,6 +26,7 @@ from qconf.wire import Timing
 from server.shadow.metrics import ShadowMetrics
 from server.shadow.recorder import Recorder
 from server.shadow.sampling import OBSERVE
+from server.shadow.sources import MIRROR
 from tests.synthetic_run import again, items, later, tokens, window, write
 from tests.test_monitor import monitor, observations
 
@@ -163,12 +164,12 @@ def _families() -> Iterator[Metric]:
     """Yield the metrics of a monitor after some traffic: families without series do not show their labels."""
     with tempfile.TemporaryDirectory() as place:
         run = write(Path(place) / "run", items("task", 60, 1))
-        watched = monitor(run, variants=VARIANTS, mirrored=True)
+        watched = monitor(run, variants=VARIANTS, sources=[MIRROR])
         seen = observations(folder.read_run(run), np.random.default_rng(1))
     for each in seen:
         watched.add([each for _ in VARIANTS])
-        watched.add_mirrored([each for _ in VARIANTS])
-    ShadowMetrics({OBSERVE: 1}, 1, watched.registry)
+        watched.add_mirrored(MIRROR, [each for _ in VARIANTS])
+    ShadowMetrics({OBSERVE: 1}, [MIRROR], 1, watched.registry)
     Recorder(FOLDER, VARIANTS, watched.registry, days=1, tokens=False)
     service = watched.metrics
     service.requests.labels("/compare", "200")

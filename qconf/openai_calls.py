@@ -12,6 +12,11 @@ from qconf.wire.fields import MAX_BATCH, MAX_CONTINUATIONS, MAX_MESSAGES, MAX_TO
 
 Part = Literal["answer_ids", "answer_text", "prompt"]
 Reason = Literal["tools", "media", "echo"]
+SOURCE_CHARACTERS = 100
+SOURCE_MEANING = (
+    "Where the call comes from: noted by the recorder, and a label of metrics, there as 'other' unless the server "
+    "declares it (--shadow-source)."
+)
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(max_length=MAX_TOKENS, fail_fast=True)]
 
 
@@ -111,9 +116,7 @@ class ObserveRequest(Request):
         description="What stays the same from call to call, such as a user or a session: calls of the same keys are "
         "scored. Default: the call's 'user', else its prompt, of a chat up to the first question.",
     )
-    source: Annotated[str, Field(max_length=100)] = Field(
-        default="observe", description="Where the call comes from: noted by the recorder."
-    )
+    source: Annotated[str, Field(max_length=SOURCE_CHARACTERS)] = Field(default="observe", description=SOURCE_MEANING)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from server.shadow.metrics import ShadowMetrics
 from server.shadow.recorder import Recorder
 from server.shadow.sampling import SampledKeys
 from server.shadow.shadow import Observer, Shadow
+from server.shadow.sources import source_labels
 
 if TYPE_CHECKING:
     from server.engine.engine import TwinEngine
@@ -132,7 +133,7 @@ async def _serving(settings: Settings, quotas: Quotas) -> AsyncIterator[tuple["T
             window_comparisons=settings.window_comparisons,
             window_seconds=settings.window_seconds,
             folder=settings.state_dir,
-            mirrored=settings.shadow_on,
+            sources=source_labels(settings.shadow_source) if settings.shadow_on else (),
         )
         limits = Limits(settings.max_requests, settings.max_sequences, settings.queue_seconds)
         # Whatever learns of every comparison is listed here.
@@ -161,8 +162,9 @@ def _recorder(settings: Settings, models: ModelList, monitor: Monitor) -> Record
 def _shadow(settings: Settings, service: Service, monitor: Monitor, recorder: Recorder | None) -> Shadow:
     """Make what takes mirrored calls."""
     rates = shadow_rates(settings.shadow_rate)
-    metrics = ShadowMetrics(rates, settings.shadow_queue, monitor.registry)
-    observers: list[Observer] = [lambda _, scored: monitor.observe_mirrored(scored)]
+    sources = source_labels(settings.shadow_source)
+    metrics = ShadowMetrics(rates, sources, settings.shadow_queue, monitor.registry)
+    observers: list[Observer] = [lambda entry, scored: monitor.observe_mirrored(metrics.label_of(entry.source), scored)]
     if recorder is not None:
         observers.append(recorder.record)
     return Shadow(SampledKeys(settings.shadow_salt, rates), settings.shadow_queue, service, metrics, observers)

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, CliUnknownArgs, NoDecode, SettingsCo
 from qconf.demo import PAIR
 from qconf.wire import VARIANT_NAME
 from server.shadow.sampling import ROUTES
+from server.shadow.sources import UNDECLARED, source_labels
 
 NAMED = re.compile(rf"({VARIANT_NAME.pattern})=(.+)", re.DOTALL)
 RATE = re.compile(r"0|1|0?\.\d+|[01]\.0*")
@@ -91,6 +92,11 @@ class Settings(BaseSettings):
     )
     shadow_queue: int = Field(1000, ge=1, description="Mirrored calls that wait at most; others are dropped.")
     shadow_salt: str = Field("", description="Another text makes other keys those whose mirrored calls are scored.")
+    shadow_source: Several = Field(
+        [],
+        description="A source of mirrored calls that has metrics and a drift window of its own; may be repeated. Calls "
+        "that name another one count as 'other'.",
+    )
     shadow_record: Path | None = Field(
         None, description="Folder that gets a line for each mirrored call that was scored, in a file a day."
     )
@@ -108,7 +114,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="Format of log lines.")
     engine_args: CliUnknownArgs
 
-    @field_validator("quantized", "quantized_revision", "shadow_rate", mode="before")
+    @field_validator("quantized", "quantized_revision", "shadow_rate", "shadow_source", mode="before")
     @classmethod
     def _separated(cls, given: object) -> object:
         return [each for each in given.split(",") if each] if isinstance(given, str) else given
@@ -134,10 +140,21 @@ class Settings(BaseSettings):
         shadow_rates(given)
         return given
 
+    @field_validator("shadow_source")
+    @classmethod
+    def _are_sources(cls, given: list[str]) -> list[str]:
+        for name in given:
+            if not VARIANT_NAME.fullmatch(name):
+                raise ValueError(f"expected letters, digits and _.-, at most 100, got {name!r}")
+            if source_labels(given).count(name) > 1:
+                raise ValueError(f"expected each name once, and none of {', '.join(UNDECLARED)}, got {name!r}")
+        return given
+
     @model_validator(mode="after")
-    def _recording(self) -> Self:
-        if self.shadow_record is not None and not self.shadow_on:
-            raise ValueError("--shadow-record needs --shadow-rate: without it no call is scored")
+    def _scoring(self) -> Self:
+        for option, given in (("record", self.shadow_record), ("source", self.shadow_source)):
+            if given and not self.shadow_on:
+                raise ValueError(f"--shadow-{option} needs --shadow-rate: without it no call is scored")
         return self
 
     @model_validator(mode="after")

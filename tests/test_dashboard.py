@@ -12,8 +12,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from deploy.grafana.generate import OUT, dashboard_json
+from server.shadow.sources import MIRROR
 from tests.test_monitor import monitor, values
-from tests.test_monitor_variants import VARIANTS, comparisons, recorded_with_w8, watching
+from tests.test_monitor_variants import VARIANTS, comparisons, recorded_with_w8, texts
 
 PROVISIONING = OUT.parent.parent / "provisioning"
 DASHBOARD: dict[str, Any] = json.loads(OUT.read_text(encoding="utf-8"))
@@ -65,8 +66,12 @@ def with_variant(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Return the names of the series that have the label ``variant``."""
     folder = tmp_path_factory.mktemp("variants")
     reference = recorded_with_w8(folder / "reference")
-    found = {**values(watching(comparisons(folder), reference)), **values(monitor(variants=VARIANTS, mirrored=True))}
-    return {name for name, labels in found if "variant" in dict(labels)}
+    watched = monitor(reference, variants=VARIANTS, sources=[MIRROR])
+    for comparison in comparisons(folder):
+        watched.add(comparison)
+    for text in texts():
+        watched.add_mirrored(MIRROR, text)
+    return {name for name, labels in values(watched) if "variant" in dict(labels)}
 
 
 def test_all_metrics_of_a_variant_and_no_others_are_those_of_the_chosen_variants(with_variant: set[str]) -> None:

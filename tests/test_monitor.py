@@ -56,11 +56,11 @@ def monitor(
     digest: str = "d",
     variants: Sequence[str] = ("quantized",),
     *,
-    mirrored: bool = False,
+    sources: Sequence[str] = (),
 ) -> Monitor:
     run = None if reference is None else read_reference(reference)
     described = models(digest, variants)
-    return Monitor(described, run, window_comparisons=2000, window_seconds=3600, folder=folder, mirrored=mirrored)
+    return Monitor(described, run, window_comparisons=2000, window_seconds=3600, folder=folder, sources=sources)
 
 
 def values(watched: Monitor) -> Values:
@@ -425,23 +425,27 @@ def test_promtool_finds_no_fault_with_names_and_help(exposed: Monitor) -> None:
     assert faults(exposed) == (0, "")
 
 
-def test_mirrored_comparisons_have_metrics_and_windows_of_their_own(tmp_path: Path) -> None:
+def test_mirrored_comparisons_have_metrics_and_windows_of_their_own_by_source(tmp_path: Path) -> None:
     run = read_run(write(tmp_path / "run", items("piqa", 50, 5)))
     seen = observations(run, np.random.default_rng(1))
-    asked, both = monitor(folder=tmp_path, digest="one"), monitor(folder=tmp_path, mirrored=True)
+    asked, both = monitor(folder=tmp_path, digest="one"), monitor(folder=tmp_path, sources=("a", "b"))
     asked.add([seen[0]])
     both.add([seen[0]])
     before = values(asked)
     for _ in range(3):
-        both.add_mirrored([seen[1]])
+        both.add_mirrored("a", [seen[1]])
+    both.add_mirrored("b", [seen[2]])
     found = values(both)
     assert {key: number for key, number in found.items() if "qconf_token" in key[0]} == {
         key: number for key, number in before.items() if "qconf_token" in key[0]
     }
     assert value(found, "qconf_comparisons_total") == 1
-    assert value(found, "qconf_shadow_comparisons_total") == value(found, "qconf_shadow_window_comparisons") == 3
-    assert value(found, "qconf_shadow_token_kl_nats_count") == 3 * len(seen[1].tokens.values)
+    for source, count, observed in (("a", 3, seen[1]), ("b", 1, seen[2])):
+        assert value(found, "qconf_shadow_comparisons_total", source=source) == count
+        assert value(found, "qconf_shadow_window_comparisons", source=source) == count
+        assert value(found, "qconf_shadow_token_kl_nats_count", source=source) == count * len(observed.tokens.values)
     both.save()
-    again = values(monitor(folder=tmp_path, mirrored=True))
+    again = values(monitor(folder=tmp_path, sources=("b", "a")))
     assert value(again, "qconf_window_comparisons") == 1
-    assert value(again, "qconf_shadow_window_comparisons") == 3
+    assert value(again, "qconf_shadow_window_comparisons", source="a") == 3
+    assert value(again, "qconf_shadow_window_comparisons", source="b") == 1

@@ -17,8 +17,8 @@ from server.monitoring.monitor import Monitor
 from server.monitoring.observation import Observation
 from server.monitoring.service_metrics import ServiceMetrics
 from server.scoring.scored import MODELS
-from tests.synthetic_run import items, write
-from tests.test_monitor import Values, faults, models, monitor, observations, value, values
+from tests.synthetic_run import items, tokens, window, write
+from tests.test_monitor import Values, faults, models, monitor, observations, rows, value, values
 from tests.test_results import manifest
 
 NOISE = {"w4": 1.0, "w8": 0.2}
@@ -31,6 +31,13 @@ def comparisons(folder: Path) -> list[list[Observation]]:
     runs = [read_run(write(folder / name, items("piqa", 400, 1, noise=noise))) for name, noise in NOISE.items()]
     w4, w8 = (observations(run, np.random.default_rng(0)) for run in runs)
     return [[far, replace(near, tokens=nearer(near.tokens))] for far, near in zip(w4, w8, strict=True)]
+
+
+def texts() -> list[list[Observation]]:
+    """Return texts without choices, as mirrored calls are, under w4 and under w8."""
+    rng = np.random.default_rng(2)
+    found = [rows(rng, 20) for _ in range(60)]
+    return [[Observation(each, None), Observation(nearer(each), None)] for each in found]
 
 
 def nearer(rows: Rows) -> Rows:
@@ -65,7 +72,8 @@ def recorded_with(base: ModelInfo, quantized: ModelInfo, folder: Path) -> Path:
     assert about.subject is not None
     pair = Both[ModelInfo](base=base, quantized=quantized)
     about = about.model_copy(update={"subject": about.subject.model_copy(update={"models": pair})})
-    return write(folder, items("piqa", 500, 5), about=about)
+    recorded = [*items("piqa", 500, 5), *(window("text", number) for number in range(60))]
+    return write(folder, recorded, tokens("text", 60, 20, 7), about=about)
 
 
 def watching(seen: list[list[Observation]], reference: Path | None = None, folder: Path | None = None) -> Monitor:

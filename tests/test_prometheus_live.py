@@ -22,11 +22,13 @@ import yaml  # type: ignore[import-untyped]
 
 from demo.local_server import free_port, running_server
 from qconf.demo import TASKS
+from server.shadow.sampling import COMPLETIONS
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 WINDOW = 600
 """All of a replay: the bench sends long items first, so that part of one is unlike the whole."""
+MIRRORED = 100
 SECONDS = 120
 
 pytestmark = pytest.mark.skipif(
@@ -68,11 +70,19 @@ class Watched:
         wait_until(lambda: self.number("qconf_comparisons_total") == before + len(items), "all is scraped")
 
 
-def bench(url: str, out: Path, items: list[dict[str, Any]]) -> None:
+def bench(url: str, out: Path, items: list[dict[str, Any]], *more: str | Path) -> None:
     data = out.with_suffix(".jsonl")
     data.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
-    command = [sys.executable, "-m", "client.bench", "--url", url, "--data", str(data), "--out", str(out), "--quiet"]
+    command = [sys.executable, "-m", "client.bench", "--url", url, "--data", data, "--out", out, "--quiet", *more]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def mirror(url: str, items: list[dict[str, Any]]) -> None:
+    """Send prompts as a gateway mirrors them, and a call that cannot be scored."""
+    prompts = [*(item["prompt"] for item in items), [10**9]]
+    with httpx.Client(base_url=url, headers={"x-qconf-source": "gateway"}) as client:
+        for prompt in prompts:
+            assert client.post(COMPLETIONS, json={"prompt": prompt}).json() == {"outcome": "queued"}
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -151,11 +161,14 @@ def watched(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("watched")
     everything = [item for items in demo_items().values() for item in items]
     random.Random(0).shuffle(everything)
-    bench(server_url, folder / "reference", everything[:700])
+    text = folder / "text.txt"
+    text.write_text("\n".join(item["prompt"] for item in everything[:200]), encoding="utf-8")
+    bench(server_url, folder / "reference", everything[:700], "--corpus", text, "--window", "32", "--limit", "100")
     alertmanager = f"http://127.0.0.1:{free_port()}"
     with ExitStack() as stack:
         reference = ["--reference", str(folder / "reference"), "--window-comparisons", str(WINDOW)]
-        server = stack.enter_context(running_server("--demo", *reference)).url
+        mirrored = ["--shadow-rate", "1", "--shadow-source", "gateway", "--shadow-record", str(folder / "calls")]
+        server = stack.enter_context(running_server("--demo", *reference, *mirrored)).url
         stack.enter_context(
             running(
                 "prometheus-alertmanager",
@@ -171,6 +184,8 @@ def watched(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         found = Watched(server, prometheus, alertmanager, folder)
         wait_until(lambda: found.number("qconf_comparisons_total") == 0, "the first scrape")
         found.replay("alike", everything[700 : 700 + WINDOW])
+        mirror(server, everything[:MIRRORED])
+        wait_until(lambda: found.number("sum(qconf_shadow_scored_total)") == MIRRORED, "mirrored calls are scored")
         yield found
 
 
@@ -206,11 +221,9 @@ def test_another_mix_fires_the_alert_and_alertmanager_has_it(shifted: Watched) -
 
 
 ALERTS_OF_MODELS = ("qconf-alerts-confidence", "qconf-alerts-drift")
-SHADOW = "qconf_shadow"
-"""Nothing is mirrored to this server; deploy/prometheus/tests/shadow.yml has the rules of mirrored calls."""
 
 
-def rules(kind: str) -> list[dict[str, str]]:
+def rules(kind: str) -> list[dict[str, Any]]:
     """Return the rules that record or alert, with the names of their groups."""
     files = (DEPLOY / "prometheus" / "rules").glob("*.yml")
     groups = [group for file in files for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]]
@@ -218,7 +231,7 @@ def rules(kind: str) -> list[dict[str, str]]:
 
 
 def test_every_recording_rule_has_data(shifted: Watched) -> None:
-    names = [rule["record"] for rule in rules("record") if SHADOW not in rule["record"]]
+    names = [rule["record"] for rule in rules("record")]
     assert len(names) > 10
 
     def empty() -> list[str]:
@@ -230,8 +243,6 @@ def test_every_recording_rule_has_data(shifted: Watched) -> None:
 def test_every_alert_has_its_data(shifted: Watched) -> None:
     """An alert that does not fire has no data; with "bool" behind each comparison it has, where its operands do."""
     for rule in rules("alert"):
-        if SHADOW in rule["expr"]:
-            continue
         assert (rule["alert"] == "QconfAbsent") == ("absent" in rule["expr"])
         expression = truth(rule["expr"])
         assert expression != rule["expr"] or rule["alert"] == "QconfAbsent"
@@ -258,7 +269,7 @@ def chosen(expression: str, *, instance: str = ".*", variant: str = ".*") -> str
     return expression
 
 
-@pytest.mark.parametrize(("title", "expression"), [each for each in expressions() if SHADOW not in each[1]])
+@pytest.mark.parametrize(("title", "expression"), expressions())
 def test_every_panel_has_data(shifted: Watched, title: str, expression: str) -> None:
     expression = chosen(expression)
     wait_until(lambda: bool(shifted.query(expression)), f"{title} has data")

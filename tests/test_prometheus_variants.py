@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 
 from tests.test_monitor import monitor
-from tests.test_monitor_variants import ACCEPT_OPENMETRICS, VARIANTS, comparisons, recorded_with_w8
+from tests.test_monitor_variants import ACCEPT_OPENMETRICS, VARIANTS, comparisons, recorded_with_w8, texts
 from tests.test_prometheus_live import (
-    ALERTS_OF_MODELS,
-    SHADOW,
     Watched,
     chosen,
     expressions,
@@ -34,11 +32,14 @@ BOTH = "both"
 SCRAPES = 30
 """After two, increase() is wrong by up to two thirds, by another share for each target."""
 Samples = dict[frozenset[tuple[str, str]], float]
-RECORDED = [rule for rule in rules("record") if rule["group"] != "qconf-service" and SHADOW not in rule["record"]]
-ALERTS = [rule for rule in rules("alert") if rule["group"] in ALERTS_OF_MODELS]
-PANELS = [
-    (title, expression) for title, expression in expressions() if "$variant" in expression and SHADOW not in expression
+SOURCES = ("gateway", "batch")
+RECORDED = [
+    rule
+    for rule in rules("record")
+    if rule["group"] != "qconf-service" and (rule["group"] != "qconf-shadow" or "variant" in rule["expr"])
 ]
+ALERTS = [rule for rule in rules("alert") if "$labels.variant" in rule["annotations"]["summary"]]
+PANELS = [(title, expression) for title, expression in expressions() if "$variant" in expression]
 
 
 @contextmanager
@@ -72,8 +73,12 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """Watch three servers, which have answered the same comparisons since the first scrape."""
     folder = tmp_path_factory.mktemp("watched")
     reference, seen = recorded_with_w8(folder / "reference"), comparisons(folder)
-    both = monitor(reference, variants=VARIANTS)
-    alone = {"w4": monitor(variants=("w4",)), "w8": monitor(reference, variants=("w8",))}
+    mirrored = {"gateway": texts(), "batch": texts()[:40]}
+    both = monitor(reference, variants=VARIANTS, sources=SOURCES)
+    alone = {
+        "w4": monitor(variants=("w4",), sources=SOURCES),
+        "w8": monitor(reference, variants=("w8",), sources=SOURCES),
+    }
     monitors = {BOTH: both} | alone
 
     def pages() -> dict[str, tuple[bytes, str]]:
@@ -90,6 +95,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 both.add(comparison)
                 for variant, observation in zip(VARIANTS, comparison, strict=True):
                     alone[variant].add([observation])
+            for source in SOURCES:
+                for text in mirrored[source]:
+                    both.add_mirrored(source, text)
+                    for variant, observation in zip(VARIANTS, text, strict=True):
+                        alone[variant].add_mirrored(source, [observation])
             served.update(pages())
             wait_until(lambda: len(found.query(f"qconf_comparisons_total == {len(seen)}")) == 4, "all is scraped")
             often = f"count_over_time(qconf_comparisons_total[1h]) >= {SCRAPES}"

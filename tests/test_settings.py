@@ -1,5 +1,6 @@
 """Every setting is also read from its environment variable, and the command line comes first."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ OTHERS = {
     "shadow_rate": ["0.5", "/observe=1"],
     "shadow_queue": 10,
     "shadow_salt": "salt",
+    "shadow_source": ["gateway", "batch"],
     "shadow_record": Path("record"),
     "shadow_record_tokens": True,
     "shadow_record_days": 3,
@@ -47,6 +49,7 @@ TOGETHER = (
     ("model", "quantized", "quantized_revision"),
     ("ssl_certfile", "ssl_keyfile"),
     ("shadow_rate", "shadow_record"),
+    ("shadow_rate", "shadow_source"),
 )
 
 
@@ -120,6 +123,20 @@ def test_the_command_line_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read(monkeypatch, "--port", "4321", port=1234).port == 4321
 
 
-def test_a_record_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValidationError, match="--shadow-record needs --shadow-rate"):
-        read(monkeypatch, "--shadow-record", "calls", "--shadow-rate", "0")
+@pytest.mark.parametrize("option", ["--shadow-record", "--shadow-source"])
+def test_what_needs_mirrored_calls_is_refused_without_them(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    with pytest.raises(ValidationError, match=f"{option} needs --shadow-rate"):
+        read(monkeypatch, option, "calls", "--shadow-rate", "0")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a b"], "expected letters, digits and _.-, at most 100, got 'a b'"),
+        (["other"], "expected each name once, and none of mirror, observe, other, got 'other'"),
+        (["a", "a"], "expected each name once, and none of mirror, observe, other, got 'a'"),
+    ],
+)
+def test_names_of_sources_are_checked(monkeypatch: pytest.MonkeyPatch, given: list[str], expected: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(expected)):
+        read(monkeypatch, "--shadow-rate", "1", *[word for name in given for word in ("--shadow-source", name)])

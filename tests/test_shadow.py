@@ -1,6 +1,7 @@
 """Mirrored calls without a server: which are scored, what of them, what is dropped, and who comes first."""
 
 import asyncio
+import itertools
 from typing import Any, cast
 
 import pytest
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from qconf.openai_calls import Call, CallReply, NotScorable, ToScore, to_score
+from qconf.wire import CompareRequest
 from server.scoring.service import Service
 from server.scoring.turns import Origin, Turns
 from server.settings import Settings, shadow_rates
@@ -154,22 +156,55 @@ async def test_the_queue_is_bounded_in_calls_and_in_bytes() -> None:
 def test_whatever_becomes_of_a_call_it_is_counted_once() -> None:
     registry = CollectorRegistry()
     rates = dict.fromkeys(ROUTES, 0.5)
-    metrics = ShadowMetrics(rates, 10, registry)
+    metrics = ShadowMetrics(rates, ["other", "gateway"], 10, registry)
     shadow = Shadow(SampledKeys("", rates), 10, cast(Service, None), metrics, [])  # no work is done here
     picture = call(messages=[{"role": "user", "content": [{"type": "image_url"}]}])
+    outcomes = ("queued", "not_sampled", "queue_full", "media", "tools", "echo")
+    # Whoever invents names of sources makes no series: they are all counted under one.
     got = [
-        shadow.take(CHAT, "test", f"user {number}", each, None, 1)
+        (label, shadow.take(CHAT, source, f"user {number}", each, None, 1))
         for number in range(100)
         for each in (call(**CHAT_CALL), picture)
+        for source, label in ((f"invented {number}", "other"), ("gateway", "gateway"))
     ]
     found = {
-        outcome: registry.get_sample_value("qconf_shadow_calls_total", {"route": CHAT, "outcome": outcome})
-        for outcome in ("queued", "not_sampled", "queue_full", "media", "tools", "echo")
+        (source, outcome): registry.get_sample_value(
+            "qconf_shadow_calls_total", {"route": CHAT, "source": source, "outcome": outcome}
+        )
+        for source, outcome in itertools.product(("other", "gateway"), outcomes)
     }
-    assert found == {outcome: got.count(outcome) for outcome in found}
-    assert found["queued"] == 10
-    assert all(found[outcome] for outcome in ("not_sampled", "queue_full", "media"))
+    assert found == {each: got.count(each) for each in found}
+    assert sum(map(got.count, found)) == len(got)
+    assert found["other", "queued"] == found["gateway", "queued"] == 5
+    assert all(found["gateway", outcome] for outcome in ("not_sampled", "queue_full", "media"))
     assert registry.get_sample_value("qconf_shadow_queue") == 10
+
+
+class Endless:
+    """A service that never answers."""
+
+    background_tokens = 0
+
+    async def scored_in_background(self, _: CompareRequest) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_calls_that_are_left_at_the_end_are_counted_under_their_sources() -> None:
+    registry = CollectorRegistry()
+    rates = dict.fromkeys(ROUTES, 1.0)
+    metrics = ShadowMetrics(rates, ["other", "gateway"], 10, registry)
+    shadow = Shadow(SampledKeys("", rates), 10, cast(Service, Endless()), metrics, [])
+    for source in ("gateway", "invented", "gateway"):
+        assert shadow.take(CHAT, source, None, call(**CHAT_CALL), None, 1) == "queued"
+    work = asyncio.create_task(shadow.work())
+    while registry.get_sample_value("qconf_shadow_queue") != 2:
+        await asyncio.sleep(0)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    for source, left in (("gateway", 2), ("other", 1)):
+        labels = {"source": source, "reason": "stopped"}
+        assert registry.get_sample_value("qconf_shadow_failed_total", labels) == left
 
 
 async def test_background_work_waits_for_all_other_work_and_none_waits_for_it() -> None:

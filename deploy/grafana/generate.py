@@ -84,10 +84,10 @@ def binned(what: str) -> str:
     return f"sum by (model, variant, bin) (increase(qconf_calibration_{what}_total{MODEL}[6h]))"
 
 
-def drift(statistic: str) -> dict[str, str]:
+def drift(metric: str, by: str = "unit, quantity, variant") -> dict[str, str]:
     """Return a drift statistic as a multiple of its threshold."""
-    quotient = f"qconf_drift_{statistic}{VARIANT} / qconf_drift_{statistic}_threshold{VARIANT}"
-    return {"{{unit}} {{quantity}} {{variant}}": f"max by (unit, quantity, variant) ({quotient})"}
+    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
+    return {legend: f"max by ({by}) ({metric}{VARIANT} / {metric}_threshold{VARIANT})"}
 
 
 def drift_table() -> dict[str, str]:
@@ -245,7 +245,8 @@ ROWS: dict[str, list[Panel]] = {
              "gap": f"({HITS} - {binned('confidence')}) / ({binned('items')} > 0)"}),
     ],
     "Drift against the reference run (only where the server has one)": [
-        *(Panel("lines", 8, f"{name} / threshold", DRIFT, drift(name.lower()), limits={None: "green", 1: "red"})
+        *(Panel("lines", 8, f"{name} / threshold", DRIFT, drift(f"qconf_drift_{name.lower()}"),
+                limits={None: "green", 1: "red"})
           for name in ("PSI", "JS", "KS")),
         Panel("table", 12, "Statistics and thresholds",
             "The numbers behind the charts; where a row is missing, the window has fewer than 30 comparisons.",
@@ -259,28 +260,36 @@ ROWS: dict[str, list[Panel]] = {
             {"": f"max by (instance, variant, run, same_pair) (qconf_reference_info{VARIANT})"}),
     ],
     "Mirrored calls (only where the server takes any)": [
+        Panel("lines", 8, "Mirrored calls per second by source",
+            "Where calls come from; worry when a source stops.",
+            {"{{source}}": f"sum by (source) (rate(qconf_shadow_calls_total{ALL}[{NOW}]))"}, "reqps"),
         Panel("lines", 8, "Mirrored calls per second by outcome",
             "What becomes of calls as they come; worry about any other than queued and not_sampled.",
             {"{{outcome}}": f"sum by (outcome) (rate(qconf_shadow_calls_total{ALL}[{NOW}]))"}, "reqps"),
+        Panel("lines", 8, "Mirrored calls that could not be scored, per second by source and reason",
+            "Their error types; invalid_request_error is mostly a primary with another model or a longer context.",
+            {"{{source}} {{reason}}":
+                 f"sum by (source, reason) (rate(qconf_shadow_failed_total{ALL}[{NOW}])) > 0"}, "reqps"),
         Panel("lines", 8, "Mirrored calls waiting, share of the queue",
             "Calls that wait for a pause of the engine; at 100 % others are dropped.",
             {"{{instance}}": f"max by (instance) (qconf_shadow_queue{ALL} / qconf_shadow_queue_limit{ALL})"},
             "percentunit", {None: "green", 0.8: "orange"}),
-        Panel("lines", 8, "Mirrored calls that could not be scored, per second by reason",
-            "Their error types; invalid_request_error is mostly a primary with another model or a longer context.",
-            {"{{reason}}": f"sum by (reason) (rate(qconf_shadow_failed_total{ALL}[{NOW}]))"}, "reqps"),
         Panel("lines", 8, "KL(base ‖ quantized) per token of mirrored calls (nats, 1 h)",
             "Distance of the models on the primary's traffic, on a logarithmic axis; worry when it rises.",
-            {"mean {{variant}}": mean("qconf_shadow_token_kl_nats", "1h", VARIANT, "variant")}, logarithmic=True),
+            {"mean {{source}} {{variant}}":
+                 mean("qconf_shadow_token_kl_nats", "1h", VARIANT, "source, variant")}, logarithmic=True),
         Panel("lines", 8, "Mean confidence of tokens of mirrored calls by model (1 h)",
             "Largest next-token probability; worry when the models move apart, not when they move together.",
-            {"{{model}} {{variant}}": mean("qconf_shadow_token_confidence", "1h")}, "percentunit"),
-        Panel("lines", 8, "Mirrored calls: likeliest token differs (1 h)",
+            {"{{model}} {{source}} {{variant}}":
+                 mean("qconf_shadow_token_confidence", "1h", by="source, model, variant")}, "percentunit"),
+        Panel("lines", 12, "Mirrored calls: likeliest token differs (1 h)",
             "Share of positions where greedy decoding would take another path; worry when it rises.",
-            {"share {{variant}}": share(
-                f"sum by (variant) (increase(qconf_shadow_top_token_disagreements_total{VARIANT}[1h]))",
-                f"sum by (variant) (increase(qconf_shadow_compared_tokens_total{VARIANT}[1h]))")},
+            {"share {{source}} {{variant}}": share(
+                f"sum by (source, variant) (increase(qconf_shadow_top_token_disagreements_total{VARIANT}[1h]))",
+                f"sum by (source, variant) (increase(qconf_shadow_compared_tokens_total{VARIANT}[1h]))")},
             "percentunit"),
+        Panel("lines", 12, "Mirrored calls against the reference run: PSI / threshold", DRIFT,
+            drift("qconf_shadow_drift_psi", "source, unit, quantity, variant"), limits={None: "green", 1: "red"}),
     ],
 }  # fmt: skip
 

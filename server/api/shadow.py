@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request
 
-from qconf.openai_calls import Call, ObserveRequest
+from qconf.openai_calls import SOURCE_CHARACTERS, SOURCE_MEANING, Call, ObserveRequest
 from qconf.wire import Reply
 from server.api.body import BodyRoute
 from server.api.errors import ERRORS, NOT_FOUND
@@ -12,6 +12,7 @@ from server.api.work import ServingDependency
 from server.errors import NotFound
 from server.shadow.sampling import CHAT, COMPLETIONS, OBSERVE
 from server.shadow.shadow import Shadow
+from server.shadow.sources import MIRROR
 
 router = APIRouter(route_class=BodyRoute, responses={**ERRORS, **NOT_FOUND})
 MOST_CHARACTERS = 1000
@@ -39,6 +40,7 @@ Key = Annotated[
         description="What stays the same from call to call, such as a user or a session. Default: as in /observe.",
     ),
 ]
+Source = Annotated[str, Header(alias="X-Qconf-Source", max_length=SOURCE_CHARACTERS, description=SOURCE_MEANING)]
 
 
 @router.post(OBSERVE, status_code=202)
@@ -49,17 +51,21 @@ async def observe(body: ObserveRequest, request: Request, shadow: ShadowDependen
 
 
 @router.post(COMPLETIONS, status_code=202)
-async def mirrored_completion(body: Call, request: Request, shadow: ShadowDependency, key: Key = None) -> Accepted:
+async def mirrored_completion(
+    body: Call, request: Request, shadow: ShadowDependency, key: Key = None, source: Source = MIRROR
+) -> Accepted:
     """Take a mirrored call of OpenAI's completions; its prompt is scored later."""
-    return await _mirrored(COMPLETIONS, body, request, shadow, key)
+    return await _mirrored(COMPLETIONS, source, body, request, shadow, key)
 
 
 @router.post(CHAT, status_code=202)
-async def mirrored_chat(body: Call, request: Request, shadow: ShadowDependency, key: Key = None) -> Accepted:
+async def mirrored_chat(
+    body: Call, request: Request, shadow: ShadowDependency, key: Key = None, source: Source = MIRROR
+) -> Accepted:
     """Take a mirrored call of OpenAI's chat completions; its messages are scored later."""
-    return await _mirrored(CHAT, body, request, shadow, key)
+    return await _mirrored(CHAT, source, body, request, shadow, key)
 
 
-async def _mirrored(route: str, body: Call, request: Request, shadow: Shadow, key: str | None) -> Accepted:
+async def _mirrored(route: str, source: str, body: Call, request: Request, shadow: Shadow, key: str | None) -> Accepted:
     size = len(await request.body())
-    return Accepted(outcome=shadow.take(route, "mirror", key, body, None, size))
+    return Accepted(outcome=shadow.take(route, source, key, body, None, size))

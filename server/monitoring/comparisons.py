@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from qconf.statistics.drift import Reference
 from qconf.wire import ModelList
-from server.monitoring.by_variant import ByVariant
 from server.monitoring.confidence_metrics import ConfidenceMetrics
+from server.monitoring.labelled import Labelled
 from server.monitoring.live_window import LiveWindow
 from server.monitoring.observation import Observation, Observations
 from server.monitoring.recent import RecentComparisons, RecentVariant
@@ -64,7 +64,8 @@ class Comparisons:
             for number, (digests, each) in enumerate(zip(pairs, registries, strict=True))
         ]
         if len(variants) > 1:
-            registry.register(ByVariant(dict(zip((each.id for each in variants), registries, strict=True))))
+            by_variant = dict(zip((each.id for each in variants), registries, strict=True))
+            registry.register(Labelled("variant", by_variant))
 
     def add(self, observation: list[Observation]) -> None:
         """Buffer what was observed of one comparison, of each variant."""

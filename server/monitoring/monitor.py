@@ -15,6 +15,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from qconf.wire import ModelList
 from server.errors import StartError
 from server.monitoring.comparisons import Comparisons, WindowOptions
+from server.monitoring.labelled import Labelled
 from server.monitoring.observation import Observation
 from server.monitoring.recent import RecentReply
 from server.monitoring.renamed import Renamed
@@ -62,7 +63,8 @@ class Monitor:
     """What is counted about the served models, and for each variant a window over the latest comparisons.
 
     With several variants their metrics have the label ``variant``. ``folder`` keeps the windows over restarts.
-    Comparisons of mirrored calls, where the server takes any, have metrics of their own.
+    Comparisons of mirrored calls have metrics and a window of their own for each of their ``sources``, with the label
+    ``source``.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Monitor:
         window_comparisons: int,
         window_seconds: float,
         folder: Path | None = None,
-        mirrored: bool = False,
+        sources: Sequence[str] = (),
     ) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(REGISTRY)  # vLLM's own, and those of the process
@@ -82,12 +84,15 @@ class Monitor:
         self._lock = threading.Lock()
         options = WindowOptions(window_comparisons, window_seconds, folder)
         self._asked = Comparisons(models, reference, options, self.registry)
-        self._streams = [self._asked]
-        if mirrored:
-            theirs = CollectorRegistry()
-            self._mirrored = Comparisons(models, reference, options, theirs, stream="mirrored ")
-            self._streams.append(self._mirrored)
-            self.registry.register(Renamed(theirs, MIRRORED, "qconf_", "qconf_shadow_"))
+        registries = {source: CollectorRegistry() for source in sources}
+        self._mirrored = {
+            source: Comparisons(models, reference, options, registry, stream=f"mirrored {source} ")
+            for source, registry in registries.items()
+        }
+        self._streams = [self._asked, *self._mirrored.values()]
+        theirs = CollectorRegistry()
+        theirs.register(Labelled("source", registries))
+        self.registry.register(Renamed(theirs, MIRRORED, "qconf_", "qconf_shadow_"))
 
     def observe(self, scored: Sequence[Scored]) -> None:
         """Buffer one comparison; buffered ones are counted together, at the latest when metrics are read."""
@@ -98,14 +103,14 @@ class Monitor:
         with self._lock:
             self._asked.add(observation)
 
-    def observe_mirrored(self, scored: Sequence[Scored]) -> None:
+    def observe_mirrored(self, source: str, scored: Sequence[Scored]) -> None:
         """Buffer one comparison of a mirrored call."""
-        self.add_mirrored([Observation.of(each) for each in scored])
+        self.add_mirrored(source, [Observation.of(each) for each in scored])
 
-    def add_mirrored(self, observation: list[Observation]) -> None:
+    def add_mirrored(self, source: str, observation: list[Observation]) -> None:
         """Buffer what was observed of one comparison of a mirrored call, of each variant."""
         with self._lock:
-            self._mirrored.add(observation)
+            self._mirrored[source].add(observation)
 
     def _count(self) -> None:
         for stream in self._streams:

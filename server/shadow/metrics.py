@@ -1,12 +1,14 @@
 """What becomes of mirrored calls: every one of them is counted, under a reason where it is not scored."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from qconf.error_types import STATUS
 from qconf.openai_calls import Part, Reason
+from server.shadow.sources import OTHER
 
 QUEUED, NOT_SAMPLED, QUEUE_FULL = "queued", "not_sampled", "queue_full"
 OUTCOMES = (QUEUED, NOT_SAMPLED, QUEUE_FULL, *get_args(Reason))
@@ -16,26 +18,32 @@ WAIT_BOUNDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
 
 
 class ShadowMetrics:
-    """Counters of mirrored calls. Of those that were queued, each is scored, failed, waiting or being scored."""
+    """Counters of mirrored calls. Of those that were queued, each is scored, failed, waiting or being scored.
 
-    def __init__(self, rates: Mapping[str, float], most: int, registry: CollectorRegistry) -> None:
+    ``sources`` are the values of the label ``source``.
+    """
+
+    def __init__(
+        self, rates: Mapping[str, float], sources: Sequence[str], most: int, registry: CollectorRegistry
+    ) -> None:
+        self._sources = sources
         self.calls = Counter(
             "qconf_shadow_calls",
             "Mirrored calls that were accepted, by what became of them at once. The others of qconf_shadow_* are of "
             "those that were queued.",
-            ["route", "outcome"],
+            ["route", "source", "outcome"],
             registry=registry,
         )
         self.scored = Counter(
             "qconf_shadow_scored",
             "Mirrored calls that were scored, by what of them was: the answer's token ids, its text, or the prompt.",
-            ["part"],
+            ["source", "part"],
             registry=registry,
         )
         self.failed = Counter(
             "qconf_shadow_failed",
             "Mirrored calls that could not be scored, by error type; stopped: the server ended before.",
-            ["reason"],
+            ["source", "reason"],
             registry=registry,
         )
         self.waiting = Gauge("qconf_shadow_queue", "Mirrored calls that wait to be scored.", registry=registry)
@@ -52,9 +60,14 @@ class ShadowMetrics:
         self.limit.set(most)
         for route, share in rates.items():
             rate.labels(route).set(share)
-            for outcome in OUTCOMES:
-                self.calls.labels(route, outcome)
-        for part in get_args(Part):
-            self.scored.labels(part)
-        for reason in (*STATUS, STOPPED):
-            self.failed.labels(reason)
+        for source in sources:
+            for route, outcome in itertools.product(rates, OUTCOMES):
+                self.calls.labels(route, source, outcome)
+            for part in get_args(Part):
+                self.scored.labels(source, part)
+            for reason in (*STATUS, STOPPED):
+                self.failed.labels(source, reason)
+
+    def label_of(self, source: str) -> str:
+        """Return the value of the label ``source`` for a call from a source."""
+        return source if source in self._sources else OTHER

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qconf.openai_calls import ToScore
@@ -32,6 +33,9 @@ class ShadowQueue:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries)
 
     def put(self, entry: Entry) -> bool:
         """Add an entry, or return False where there is no room."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from qconf import error_types
@@ -38,12 +39,12 @@ class Shadow:
         self._service = service
         self._metrics = metrics
         self._observers = observers
-        self._working = 0
+        self._working: Counter[str] = Counter()
 
     def take(self, route: str, source: str, key: str | None, call: Call, answer: CallReply | None, size: int) -> str:
         """Queue a call of ``size`` bytes if its key is sampled; return at once what became of it."""
         outcome = self._outcome(route, source, key, call, answer, size)
-        self._metrics.calls.labels(route, outcome).inc()
+        self._metrics.calls.labels(route, self._metrics.label_of(source), outcome).inc()
         return outcome
 
     def _outcome(
@@ -76,34 +77,36 @@ class Shadow:
 
     async def _next(self) -> Entry:
         entry = await self._queue.get()
-        self._working += 1
+        self._working[entry.source] += 1
         self._metrics.waiting.set(len(self._queue))
         return entry
 
     async def _score(self, entry: Entry) -> None:
+        source = self._metrics.label_of(entry.source)
         try:
             for request in entry.to_score.requests:
                 scored = await self._service.scored_in_background(request)
                 await asyncio.to_thread(self._observe, entry, scored)
         except RequestError as error:
-            self._metrics.failed.labels(error.type).inc()
+            self._metrics.failed.labels(source, error.type).inc()
         except Exception as error:
             logger.error("a mirrored call could not be scored", exc_info=error)
-            self._metrics.failed.labels(error_types.INTERNAL).inc()
+            self._metrics.failed.labels(source, error_types.INTERNAL).inc()
         else:
-            self._metrics.scored.labels(entry.to_score.part).inc()
+            self._metrics.scored.labels(source, entry.to_score.part).inc()
             self._metrics.wait.observe(time.monotonic() - entry.arrived)
-        self._working -= 1
+        self._working[entry.source] -= 1
 
     def _observe(self, entry: Entry, scored: Sequence[Scored]) -> None:
         for observe in self._observers:
             observe(entry, scored)
 
     def _stop(self) -> None:
-        left = len(self._queue) + self._working
-        self._metrics.failed.labels(STOPPED).inc(left)
+        left = self._working + Counter(entry.source for entry in self._queue)
+        for source, calls in left.items():
+            self._metrics.failed.labels(self._metrics.label_of(source), STOPPED).inc(calls)
         if left:
-            logger.warning("%d mirrored calls were not scored before the end", left)
+            logger.warning("%d mirrored calls were not scored before the end", left.total())
 
 
 def _tokens(entry: Entry) -> int:
