@@ -18,7 +18,7 @@ from qconf.wire import Both, ModelInfo, ServerInfo
 class BenchOptions:
     """Options of the command line."""
 
-    url: str
+    urls: list[str]
     tasks: list[str]
     data: list[Path]
     corpora: list[Path]
