@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from demo.local_server import free_port
+from demo.local_server import LocalServer, free_port
 
 CONFIG = Path(__file__).parent.parent / "deploy" / "kubernetes" / "replicas" / "envoy.yaml"
 START_SECONDS = 60
@@ -31,8 +31,8 @@ def configuration() -> dict[str, Any]:
 
 
 @contextmanager
-def balancer(folder: Path, urls: Sequence[str]) -> Iterator[str]:
-    """Run Envoy in front of these servers, in place of those that the DNS of a cluster names, and return its URL."""
+def balancer(folder: Path, urls: Sequence[str]) -> Iterator[LocalServer]:
+    """Run Envoy in front of these servers, in place of those that the DNS of a cluster names."""
     config = configuration()
     (listener,) = config["static_resources"]["listeners"]
     (cluster,) = config["static_resources"]["clusters"]
@@ -43,12 +43,13 @@ def balancer(folder: Path, urls: Sequence[str]) -> Iterator[str]:
     endpoints["lb_endpoints"] = [_at(server, url) for url in urls]
     path = folder / "envoy.json"
     path.write_text(json.dumps(config), encoding="utf-8")
-    command = [ENVOY, "-c", path, "--concurrency", "1", "--disable-hot-restart", "--log-path", folder / "envoy.log"]
+    log = folder / "envoy.log"
+    command = [ENVOY, "-c", path, "--concurrency", "1", "--disable-hot-restart", "--log-path", log]
     process = subprocess.Popen([str(part) for part in command])
     try:
         url = f"http://127.0.0.1:{listener['address']['socket_address']['port_value']}"
         _wait(f"{url}/healthz", process)
-        yield url
+        yield LocalServer(url, process, log)
     finally:
         process.terminate()
         process.wait(START_SECONDS)

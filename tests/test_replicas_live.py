@@ -75,8 +75,8 @@ def test_a_run_on_two_servers_is_that_of_one(
 @pytest.fixture(scope="module")
 def through(exact: LocalServer, second: LocalServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start Envoy in front of both."""
-    with balancer(tmp_path_factory.mktemp("envoy"), [exact.url, second.url]) as url:
-        yield url
+    with balancer(tmp_path_factory.mktemp("envoy"), [exact.url, second.url]) as envoy:
+        yield envoy.url
 
 
 def answering(exact: LocalServer, second: LocalServer, send: Callable[[], object]) -> list[float]:
