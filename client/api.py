@@ -27,6 +27,7 @@ from client.calls import (
 )
 from client.errors import ConnectionFailed, InvalidRequest, QconfError, TimedOut, Unavailable, translated
 from client.retry import RETRIES, RetryPolicy
+from client.routing import CONTEXT_HEADER
 from client.tracing import traced
 from qconf import __version__
 from qconf.wire import (
@@ -64,7 +65,9 @@ class _Base:
             self._headers["authorization"] = f"Bearer {_checked_key(key)}"
 
     def _request(self, http: httpx.Client | httpx.AsyncClient, call: Call[Any]) -> httpx.Request:
-        headers = {"content-type": "application/json"} if call.body else None
+        headers = {"content-type": "application/json"} if call.body else {}
+        if call.context is not None:
+            headers[CONTEXT_HEADER] = call.context
         return http.build_request(call.method, self.base_url + call.path, content=call.body, headers=headers)
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from client.errors import BadReply, InvalidRequest, raise_for_status
+from client.routing import context_hash
 from qconf.wire import (
     BatchReply,
     BatchRequest,
@@ -64,12 +65,13 @@ class TokenizeFields(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Call(Generic[R]):
-    """One request, and the schema of its reply."""
+    """One request, and the schema of its reply; ``context`` is the hash of a comparison's context."""
 
     method: Literal["GET", "POST"]
     path: str
     reply: type[R]
     body: bytes | None = None
+    context: str | None = None
 
     def parse(self, response: httpx.Response) -> R:
         """Return the reply, or raise the error that the response stands for."""
@@ -87,7 +89,8 @@ class Anything(BaseModel):
 
 def compare_call(fields: CompareFields) -> Call[Comparison]:
     listed = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-    return Call("POST", "/compare", Comparison, _dump(_checked(CompareRequest, listed)))
+    request = _checked(CompareRequest, listed)
+    return Call("POST", "/compare", Comparison, _dump(request), context_hash(request))
 
 
 def batch_call(requests: Sequence[CompareRequest | Mapping[str, Any]]) -> Call[BatchReply]:

@@ -37,7 +37,8 @@ def http() -> str:
     ]
     first = (
         "[Ask about your own text](../how-to/compare.md) has examples. A running server shows this page at `/docs`,\n"
-        "and its OpenAPI document at `/openapi.json`. Replies may gain fields. Unknown fields in requests are refused."
+        "and its OpenAPI document at `/openapi.json`. Replies may gain fields. Unknown fields in requests are\n"
+        "refused. Servers ignore the header `X-Qconf-Context`, which is for [balancers](../how-to/replicas.md)."
     )
     names = [(f"[`{name}`](#{anchor(name)})", _first_sentence(route["description"])) for name, route in routes]
     return page(

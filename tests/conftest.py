@@ -18,6 +18,9 @@ from tests.replays import replay_options
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 FIXTURES = Path(__file__).parent / "fixtures"
+EXACT = ("--demo", "--dtype", "float32", "--num-gpu-blocks-override", "41", "--block-size", "32")
+"""Float32, where sums in another order do not move a choice, and room for 1,312 tokens in the KV cache: little more
+than one sequence may have."""
 
 
 @pytest.fixture(scope="session")
@@ -29,11 +32,8 @@ def server() -> Iterator[LocalServer]:
 
 @pytest.fixture(scope="session")
 def exact() -> Iterator[LocalServer]:
-    """Start a server in float32, where sums in another order do not move a choice, with room for 1,312 tokens in its
-    KV cache: little more than one sequence may have."""
-    with running_server(
-        "--demo", "--dtype", "float32", "--num-gpu-blocks-override", "41", "--block-size", "32"
-    ) as live:
+    """Start a server in float32 with a small KV cache."""
+    with running_server(*EXACT) as live:
         yield live
 
 

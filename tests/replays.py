@@ -22,7 +22,7 @@ def replay_options(tmp_path: Path) -> BenchOptions:
     docs = [{"question": f"Is {n} even?", "choices": ["yes", "no"], "label": n % 2} for n in range(40)]
     write_task(folder, "even", docs)
     return BenchOptions(
-        url="http://fake",
+        urls=["http://fake"],
         tasks=["sky", "even"],
         data=[],
         corpora=[],

@@ -164,7 +164,7 @@ def test_a_server_that_goes_away_ends_the_command_with_what_to_do(tasks: Path, t
         )  # fmt: skip
     assert done.returncode == 1
     assert re.fullmatch(
-        r"error: the server does not answer any more: going; \d+ of 40 items are kept in .*: run the same command "
+        r"error: no server answers any more: going; \d+ of 40 items are kept in .*: run the same command "
         r"with --resume to continue\n",
         done.stderr,
     )

@@ -34,7 +34,9 @@ def test_a_run_that_stopped_goes_on_where_it_was(options: BenchOptions) -> None:
             raise httpx.ConnectError("refused")
         return None
 
-    with pytest.raises(Stopped, match=r"does not answer any more: .* 20 of 43 items are kept .* --resume to continue"):
+    with pytest.raises(
+        Stopped, match=r"no server answers any more: .* 20 of 43 items are kept .* --resume to continue"
+    ):
         run(replace(options, concurrency=1), FakeServer(gone_after_20))
     assert [path.name for path in options.out.iterdir()] == ["journal.jsonl"]
     with pytest.raises(RunError, match="exists already"):

@@ -57,7 +57,7 @@ def write_rules(folder: Path, text: str) -> Path:
 @pytest.fixture
 def options(tmp_path: Path) -> BenchOptions:
     return BenchOptions(
-        url="http://fake",
+        urls=["http://fake"],
         tasks=[],
         data=[write_items(tmp_path)],
         corpora=[],

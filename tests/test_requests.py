@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from client.api import AsyncClient
 from client.bench.items import LoadedTask, TaskError
+from client.bench.servers import Servers
 from client.bench.sources.load import BenchOptions
 from client.bench.sources.requests import load_requests
 from qconf.run.calls import EMPTY, IN_WORDS
@@ -44,10 +44,10 @@ def write(folder: Path, *lines: Any) -> Path:
 
 
 def load(path: Path, fake: FakeServer, limit: int | None = None) -> LoadedTask:
-    def client() -> AsyncClient:
-        return AsyncClient("http://fake", retries=0, transport=fake.transport)
+    def servers() -> Servers:
+        return Servers(["http://fake"], concurrency=2, timeout=60, retries=0, transport=fake.transport)
 
-    return load_requests(path, BASE, client, concurrency=2, limit=limit)
+    return load_requests(path, BASE, servers, concurrency=2, limit=limit)
 
 
 FORMS: dict[str, tuple[dict[str, Any], list[tuple[list[int], list[int]]]]] = {

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.api import AsyncClient
 from client.bench.items import TaskError
 from client.bench.journal import Journal
 from client.bench.outcome import KEPT
+from client.bench.servers import Servers
 from client.bench.sources.data import load_data
 from client.bench.sources.records import load_records
 from client.bench.sources.requests import load_requests
@@ -149,7 +149,11 @@ def _read_trace(path: Path) -> object:
 
 def _read_calls(path: Path) -> object:
     transport = FakeServer().transport
-    return load_requests(path, BASE, lambda: AsyncClient("http://fake", transport=transport), concurrency=1)
+
+    def servers() -> Servers:
+        return Servers(["http://fake"], concurrency=1, timeout=60, retries=0, transport=transport)
+
+    return load_requests(path, BASE, servers, concurrency=1)
 
 
 def _read_samples(path: Path) -> object:

@@ -46,7 +46,13 @@ def bench(
             "has none."
         ),
     ] = None,
-    url: Annotated[str, typer.Option(help="URL of the qconf server.")] = DEFAULT_URL,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="URL of the qconf server; may be repeated, for several servers of the same models.",
+            show_default=DEFAULT_URL,
+        ),
+    ] = None,
     include_path: Annotated[
         Path | None,
         typer.Option(help="Folder with task definitions of your own (YAML).", exists=True, file_okay=False),
@@ -93,7 +99,7 @@ def bench(
         ),
     ] = False,
     concurrency: Annotated[
-        int, typer.Option(help="Requests in flight at once; fewer while the server is overloaded.", min=1)
+        int, typer.Option(help="Requests in flight at once, to all servers; fewer while a server is overloaded.", min=1)
     ] = 32,
     special_tokens: Annotated[
         bool,
@@ -132,6 +138,9 @@ def bench(
     --until failed, 130 interrupted.
     """
     names = split_names(tasks)
+    urls = [each.rstrip("/") for each in url or [DEFAULT_URL]]
+    if twice := [each for each in urls if urls.count(each) > 1]:
+        raise typer.BadParameter(f"--url is {twice[0]} twice: expected each server once")
     if not (names or data or corpus or requests):
         raise typer.BadParameter("nothing to replay: expected --tasks, --data, --corpus or --requests")
     if cluster is not None and not names:
@@ -147,7 +156,7 @@ def bench(
             f"--stride is {stride}, expected less than a window, {window or DEFAULT_WINDOW} tokens"
         )
     options = BenchOptions(
-        url=url,
+        urls=urls,
         tasks=names,
         data=data or [],
         corpora=corpus or [],

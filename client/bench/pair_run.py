@@ -72,7 +72,7 @@ class PairRun:
         options = replayed.options
         return Manifest(
             created=replayed.timing.finished,
-            url=options.url,
+            url=options.urls[0] if len(options.urls) == 1 else options.urls,
             concurrency=options.concurrency,
             include_path=str(options.include_path) if options.include_path else None,
             subject=self.subject,

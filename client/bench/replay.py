@@ -8,19 +8,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from client.api import AsyncClient
 from client.bench.answers import answered, fields_of
 from client.bench.items import Generating, Item, Window
 from client.bench.outcome import Outcome, Outcomes, Tokens, blank, pooled_kl
+from client.bench.servers import ABSENT, Servers
 from client.bench.sources.corpus import cut
 from client.bench.sources.rolling import RollingWindows
-from client.errors import BadReply, ConnectionFailed, QconfError, TimedOut, Unavailable
+from client.errors import BadReply, QconfError
 from qconf.float32 import from_base64, to_base64
 from qconf.run.columns import ItemResult
 from qconf.wire import Both, Comparison, Continuation, ModelInfo, ModelTokens, PairScores
-
-# Errors that say nothing about the item.
-ABSENT = (ConnectionFailed, TimedOut, Unavailable)
 
 T = TypeVar("T")
 Reply = dict[str, list[Continuation]]
@@ -28,7 +25,7 @@ Reply = dict[str, list[Continuation]]
 
 
 class ServerGone(Exception):
-    """The server stopped answering, or serves other models."""
+    """No server answers any more, or one serves other models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ def longest_first(items: Iterable[Item]) -> list[Item]:
 
 
 async def replay(
-    client: AsyncClient,
+    servers: Servers,
     items: Iterable[Item],
     pairs: Mapping[str, Both[ModelInfo]],
     options: ReplayOptions,
@@ -61,10 +58,10 @@ async def replay(
     """Score every item in the order given, each taken when there is room to send it.
 
     ``pairs`` are the base and each variant, by the variant's name. An item fails under all of them or none: its rows
-    carry the error. ServerGone is raised when the server stops answering. An exception of ``on_outcomes`` ends the
+    carry the error. ServerGone is raised when no server answers any more. An exception of ``on_outcomes`` ends the
     replay and cancels the requests in flight.
     """
-    sender, queue = _Sender(client, pairs, options), iter(items)
+    sender, queue = _Sender(servers, pairs, options), iter(items)
     await together(_work(sender, queue, on_outcomes) for _ in range(options.concurrency))
 
 
@@ -89,7 +86,7 @@ async def _work(sender: "_Sender", queue: Iterator[Item], on_outcomes: Callable[
             # All retries failed, no other request succeeded meanwhile, and not only because of this item.
             if isinstance(exc, ABSENT) and sender.answered == answered and not await sender.ready():
                 on_outcomes(outcomes)  # so that it is not the first of the next session
-                raise ServerGone(f"the server does not answer any more: {exc}") from exc
+                raise ServerGone(f"no server answers any more: {exc}") from exc
         on_outcomes(outcomes)
 
 
@@ -130,17 +127,17 @@ def _outcome(item: Item, replies: Sequence[list[Continuation]], windows: Sequenc
 class _Sender:
     """Sends requests, and checks that each reply fits its request and has its models."""
 
-    def __init__(self, client: AsyncClient, pairs: Mapping[str, Both[ModelInfo]], options: ReplayOptions) -> None:
+    def __init__(self, servers: Servers, pairs: Mapping[str, Both[ModelInfo]], options: ReplayOptions) -> None:
         self.variants = list(pairs)
         self.answered = 0
-        self._client = client
+        self._servers = servers
         self._identities = {name: _identity(models) for name, models in pairs.items()}
         self._options = options
         self._rolling: asyncio.Task[RollingWindows] | None = None
 
     async def ready(self) -> bool:
-        """Return whether the server takes requests."""
-        return await self._client.ready()
+        """Return whether a server takes requests."""
+        return await self._servers.ready()
 
     async def choices(self, item: Item) -> list[Reply]:
         """Score the item's choices, one request per context, and if it says so once more without context.
@@ -196,9 +193,9 @@ class _Sender:
         """Score all tokens of a text, window by window."""
         if self._rolling is None:
             self._rolling = asyncio.ensure_future(
-                RollingWindows.made_for(self._client, self._options.max_length, self._options.add_special_tokens)
+                RollingWindows.made_for(self._servers, self._options.max_length, self._options.add_special_tokens)
             )
-        windows = await (await self._rolling).of(self._client, text)
+        windows = await (await self._rolling).of(self._servers, text)
         return await together(self.window(window, detail="summary") for window in windows)
 
     async def _compare(self, expected: int, **fields: Any) -> Reply:
@@ -206,7 +203,7 @@ class _Sender:
         return {name: _checked(each, expected) for name, each in scores.items()}
 
     async def _ask(self, **fields: Any) -> dict[str, PairScores]:
-        reply = await self._client.compare(**fields)
+        reply = await self._servers.compare(**fields)
         self.answered += 1
         return {name: self._scores(reply, name) for name in self.variants}
 

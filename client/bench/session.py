@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 from rich.console import Console
 
-from client.api import DEFAULT_TIMEOUT, AsyncClient, Client
+from client.api import DEFAULT_TIMEOUT, Client
 from client.bench.display.final import (
     print_calls,
     print_complete,
@@ -23,14 +23,14 @@ from client.bench.display.final import (
 from client.bench.display.live import make_display
 from client.bench.display.scoreboard import Scoreboard
 from client.bench.evaluation import Evaluation, evaluation_of, part_of
-from client.bench.in_flight import InFlight
 from client.bench.items import Item, TaskError
 from client.bench.journal import JOURNAL, Journal, Key, Past, changes
 from client.bench.outcome import Outcomes, kept, restored
 from client.bench.pace import Pace
 from client.bench.pair_run import PairRun, Replayed
 from client.bench.replay import ReplayOptions, ServerGone, longest_first, replay
-from client.bench.served import pairs_of
+from client.bench.served import models_of, pairs_of
+from client.bench.servers import Servers
 from client.bench.sources.lm_eval_tasks import LoadedTasks
 from client.bench.sources.load import BenchOptions, load, subject_of
 from client.bench.standing import Outcome as RuleOutcome
@@ -66,13 +66,12 @@ def run_bench(options: BenchOptions, console: Console, transport: httpx.MockTran
     if not options.resume:
         check_target(options.out)
     make_until = _until(options)
-    with Client(options.url, timeout=min(options.timeout, DEFAULT_TIMEOUT), retries=0, transport=transport) as client:
-        served = client.models()
+    served = models_of(options.urls, min(options.timeout, DEFAULT_TIMEOUT), transport)
     pairs = pairs_of(served, options.variant)
     if options.until and len(pairs) > 1:
         raise TaskError(f"--until judges one variant: expected --variant with one of {', '.join(pairs)}")
     # Outside of asyncio, which would delay Ctrl-C until the tasks are loaded.
-    with _status(options, console), Client(options.url, timeout=options.timeout, transport=transport) as client:
+    with _status(options, console), Client(options.urls[0], timeout=options.timeout, transport=transport) as client:
         loaded = load(options, client, next(iter(pairs.values())).base, transport)
     until = make_until(loaded) if make_until else None
     settings = until.settings if until else None
@@ -165,7 +164,7 @@ class _Session:
         self._take_over(past)
         if not self._options.quiet:
             subjects = [run.subject for run in self._runs]
-            print_heading(self._console, self._options.url, subjects, len(self._scored))
+            print_heading(self._console, ", ".join(self._options.urls), subjects, len(self._scored))
         begin = time.monotonic()
         self._replay(begin, transport)
         seconds = time.monotonic() - begin
@@ -191,16 +190,27 @@ class _Session:
     def _write(
         self, loaded: LoadedTasks, replayed: Replayed, transport: httpx.MockTransport | None
     ) -> dict[str, Evaluation]:
-        """Write the runs. The server has the texts of tokens."""
+        """Write the runs. The servers have the texts of tokens."""
         options = self._options
         try:
-            with Client(options.url, timeout=options.timeout, retries=options.retries, transport=transport) as client:
+            with Client(
+                self._present(transport), timeout=options.timeout, retries=options.retries, transport=transport
+            ) as client:
                 return {
                     run.variant: run.write(loaded, self._journal, replayed, lambda ids: client.detokenize(ids).prompt)
                     for run in self._runs
                 }
         except QconfError as exc:
             raise Stopped(self._unfinished(str(exc))) from exc
+
+    def _present(self, transport: httpx.MockTransport | None) -> str:
+        """Return the first server that takes requests, or the last of all."""
+        *others, last = self._options.urls
+        for url in others:
+            with Client(url, transport=transport) as client:
+                if client.ready():
+                    return url
+        return last
 
     def _take_over(self, past: Past) -> None:
         """Restore the scores of earlier sessions; failed items are tried again."""
@@ -246,20 +256,20 @@ class _Session:
                 raise _Settled
 
         async def main() -> None:
-            async with AsyncClient(
-                options.url,
+            async with Servers(
+                options.urls,
+                concurrency=options.concurrency,
                 timeout=options.timeout,
                 retries=options.retries,
                 transport=transport,
-                attempt_context=InFlight(options.concurrency).attempt,
-            ) as client:
+            ) as servers:
                 pairs = {run.variant: run.subject.models for run in self._runs}
                 max_length = options.window or self._runs[0].subject.models.base.max_model_len
                 how = ReplayOptions(
                     options.concurrency, options.add_special_tokens, max_length, options.stride, options.expected_counts
                 )
                 async with display.shown():
-                    await replay(client, sent(), pairs, how, take)
+                    await replay(servers, sent(), pairs, how, take)
 
         try:
             asyncio.run(main())

@@ -141,13 +141,13 @@ class Drawn(_Part):
 class Manifest(_Part):
     """``manifest.json``: everything needed to understand or repeat the run.
 
-    An imported run has ``imported`` instead of ``url``, ``subject`` and ``timing``. Only a replay with ``--until`` has
-    ``drawn``.
+    ``url`` is a list where there were several servers. An imported run has ``imported`` instead of ``url``,
+    ``subject`` and ``timing``. Only a replay with ``--until`` has ``drawn``.
     """
 
     schema_version: int = SCHEMA_VERSION
     created: str
-    url: str | None = None
+    url: str | list[str] | None = None
     concurrency: int | None = None
     include_path: str | None = None
     subject: Subject | None = None

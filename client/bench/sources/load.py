@@ -6,8 +6,9 @@ from pathlib import Path
 
 import httpx
 
-from client.api import AsyncClient, Client
+from client.api import Client
 from client.bench.items import LoadedTask, TaskError
+from client.bench.servers import Servers
 from client.bench.sources.corpus import DEFAULT_WINDOW, load_corpus
 from client.bench.sources.data import load_data
 from client.bench.sources.lm_eval_tasks import LoadedTasks, load_tasks
@@ -21,7 +22,7 @@ from qconf.wire import Both, ModelInfo, ServerInfo
 class BenchOptions:
     """Options of the command line."""
 
-    url: str
+    urls: list[str]
     tasks: list[str]
     data: list[Path]
     corpora: list[Path]
@@ -85,7 +86,13 @@ def _requests(path: Path, options: BenchOptions, base: ModelInfo, transport: htt
     return load_requests(
         path,
         base,
-        lambda: AsyncClient(options.url, timeout=options.timeout, retries=options.retries, transport=transport),
+        lambda: Servers(
+            options.urls,
+            concurrency=options.concurrency,
+            timeout=options.timeout,
+            retries=options.retries,
+            transport=transport,
+        ),
         concurrency=options.concurrency,
         window=options.window,
         stride=options.stride,

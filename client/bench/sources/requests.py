@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, RootModel, Tag, model_validator
 
-from client.api import AsyncClient
 from client.bench.items import LoadedTask, TaskError, Window
 from client.bench.replay import together
+from client.bench.servers import Servers
 from client.bench.sources.corpus import window_item
 from client.bench.sources.data import parsed_lines, read, version
 from client.bench.sources.records import TokenIds, check_windows
@@ -117,7 +117,7 @@ class _LoggedCall:
 def load_requests(
     path: Path,
     base: ModelInfo,
-    client: Callable[[], AsyncClient],
+    make_servers: Callable[[], Servers],
     *,
     concurrency: int,
     window: int | None = None,
@@ -125,14 +125,14 @@ def load_requests(
     add_special_tokens: bool = True,
     limit: int | None = None,
 ) -> LoadedTask:
-    """Return a task named after the file, with an item per prompt of a call; ``client`` makes one that tokenizes.
+    """Return a task named after the file, with an item per prompt of a call; the servers tokenize.
 
     What is longer than a window, by default the models' context, is cut when it is sent.
     """
     check_windows(base, window, stride)
     content = read(path)
     calls = [_logged(number, line.root) for number, _, line in parsed_lines(path, content, Line, limit)]
-    asyncio.run(_tokenize(calls, client, concurrency, add_special_tokens))
+    asyncio.run(_tokenize(calls, make_servers, concurrency, add_special_tokens))
     windows = [window for call in calls for window in call.windows]
     kinds = dict(Counter(call.kind for call in calls))
     refusal = next((f"line {call.line}: {call.refusal}" for call in calls if call.refusal), None)
@@ -167,16 +167,16 @@ def _with_ids(request: CompareRequest) -> Window | CompareRequest:
 
 
 async def _tokenize(
-    calls: Iterable[_LoggedCall], make_client: Callable[[], AsyncClient], concurrency: int, add_special_tokens: bool
+    calls: Iterable[_LoggedCall], make_servers: Callable[[], Servers], concurrency: int, add_special_tokens: bool
 ) -> None:
     """Fill in the calls' windows."""
     queue = iter(calls)
 
-    async def work(client: AsyncClient) -> None:
+    async def work() -> None:
         for call in queue:
             try:
                 found = [
-                    each if isinstance(each, Window) else await _window(client, each, add_special_tokens)
+                    each if isinstance(each, Window) else await _window(servers, each, add_special_tokens)
                     for each in call.given
                 ]
             except (InvalidRequest, TooLarge) as exc:
@@ -186,14 +186,14 @@ async def _tokenize(
             if call.given and not call.windows:
                 call.kind = EMPTY
 
-    async with make_client() as client:
-        await together(work(client) for _ in range(concurrency))
+    async with make_servers() as servers:
+        await together(work() for _ in range(concurrency))
 
 
-async def _window(client: AsyncClient, request: CompareRequest, add_special_tokens: bool) -> Window:
+async def _window(servers: Servers, request: CompareRequest, add_special_tokens: bool) -> Window:
     """Return the tokens of a request: those of the answer are scored, or else the prompt's except for the first."""
     answer = request.continuations[0] if request.continuations else None
-    reply = await client.tokenize(
+    reply = await servers.tokenize(
         request.prompt,
         messages=request.messages,
         continuation=answer if isinstance(answer, str) else None,

@@ -3,8 +3,8 @@
 import importlib
 from dataclasses import dataclass
 
-from client.api import AsyncClient
 from client.bench.items import Window
+from client.bench.servers import Servers
 from client.errors import BadReply
 
 
@@ -21,19 +21,19 @@ class RollingWindows:
     add_special_tokens: bool
 
     @classmethod
-    async def made_for(cls, client: AsyncClient, max_length: int, add_special_tokens: bool) -> "RollingWindows":
+    async def made_for(cls, servers: Servers, max_length: int, add_special_tokens: bool) -> "RollingWindows":
         """Ask the server for the prefix token."""
-        info = await client.tokenizer_info()
+        info = await servers.tokenizer_info()
         text = info.bos_token or info.eos_token
         if text is None:
             raise BadReply("the pair's tokenizer has no token that begins or ends a text: texts cannot be scored whole")
-        prefix = (await client.tokenize(text, add_special_tokens=False)).tokens[0]
+        prefix = (await servers.tokenize(text, add_special_tokens=False)).tokens[0]
         return cls(prefix, max_length, add_special_tokens)
 
-    async def of(self, client: AsyncClient, text: str) -> list[Window]:
+    async def of(self, servers: Servers, text: str) -> list[Window]:
         """Return the windows of a text; each of its tokens is scored once."""
         utils = importlib.import_module("lm_eval.utils")
-        tokens = (await client.tokenize(text, add_special_tokens=self.add_special_tokens)).tokens
+        tokens = (await servers.tokenize(text, add_special_tokens=self.add_special_tokens)).tokens
         pairs = utils.get_rolling_token_windows(
             token_list=tokens, prefix_token=self.prefix, max_seq_len=self.max_length - 2, context_len=1
         )
