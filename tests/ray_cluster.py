@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,12 +22,15 @@ from demo.local_server import free_port
 ROOT = Path(__file__).parent.parent
 SECONDS = 300
 """To wait for anything: nothing here is timed, and a test on a busy machine must not fail for it."""
+AGENTS = ("dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent", "metrics-export")
 ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "HF_HUB_OFFLINE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Tests beside this one may need the memory.
     "RAY_memory_monitor_refresh_ms": "0",
+    # By default workers run at niceness 15, and on a busy machine not at all.
+    "RAY_worker_niceness": "0",
     # All requests come through one proxy: without this, it would send all to the replica on its own node.
     "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",
 }
@@ -36,12 +40,19 @@ class Node:
     """A node of the cluster."""
 
     def __init__(self, *options: str) -> None:
-        command = [_program("ray"), "start", *options, "--block", "--num-cpus=1", "--object-store-memory=100000000"]
-        self._process = _started(*command, "--include-log-monitor=false", "--disable-usage-stats")
+        # Of ports that it chooses itself, Ray waits no more than 15 s to learn which ones they are.
+        ports = [f"--{name}-port={free_port()}" for name in AGENTS]
+        fixed = ["--block", "--num-cpus=1", "--object-store-memory=100000000", "--include-log-monitor=false"]
+        self._process = _started(_program("ray"), "start", *options, *ports, *fixed, "--disable-usage-stats")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the node has not ended."""
+        return self._process.poll() is None
 
     def processes(self) -> list[psutil.Process]:
         """Return all processes of the node, those of replicas and engines included; none of one that has ended."""
-        if self._process.poll() is not None:
+        if not self.is_running:
             return []
         first = psutil.Process(self._process.pid)
         return [first, *first.children(recursive=True)]
@@ -58,7 +69,7 @@ class Node:
 
     def stop(self) -> None:
         """Stop the node."""
-        if self._process.poll() is None:
+        if self.is_running:
             self._process.terminate()
             self._process.wait(SECONDS)
 
@@ -86,11 +97,10 @@ def running_cluster(settings: dict[str, Any]) -> Iterator[Cluster]:
     # Ray's sockets are in it, and their paths may not be long.
     with tempfile.TemporaryDirectory(prefix="ray-") as folder, ExitStack() as stack:
         port, gcs = free_port(), free_port()
-        head = Node(
-            "--head", f"--port={gcs}", f"--ray-client-server-port={free_port()}", f"--temp-dir={folder}/ray",
-            "--include-dashboard=false",
-        )  # fmt: skip
+        ports = f"--port={gcs}", f"--ray-client-server-port={free_port()}"
+        head = Node("--head", *ports, f"--temp-dir={folder}/ray", "--include-dashboard=false")
         stack.callback(head.stop)
+        wait_until(lambda: _listens(gcs), "the head of the cluster listens", head)
         other = Node(f"--address=127.0.0.1:{gcs}")
         stack.callback(other.stop)
         config = Path(folder) / "serve.yaml"
@@ -98,16 +108,22 @@ def running_cluster(settings: dict[str, Any]) -> Iterator[Cluster]:
         serve = _started(_program("serve"), "run", str(config), f"--address=127.0.0.1:{gcs}")
         stack.callback(_interrupt, serve)
         cluster = Cluster(head, other, f"http://127.0.0.1:{port}/llama")
-        wait_until(lambda: len(cluster.targets()) == 2, "two replicas are ready")
+        wait_until(lambda: len(cluster.targets()) == 2, "two replicas are ready", head, other)
         yield cluster
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait until the condition holds."""
+def wait_until(condition: Callable[[], bool], what: str, *nodes: Node) -> None:
+    """Wait until the condition holds, while the nodes run."""
     deadline = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"not so after {SECONDS} s: {what}"
+        assert all(node.is_running for node in nodes), f"a node has ended before: {what}"
         time.sleep(0.05)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _configured(port: int, settings: dict[str, Any]) -> dict[str, Any]:

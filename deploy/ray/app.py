@@ -12,6 +12,7 @@ from ray.util import get_node_ip_address
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.ray.settings import replica_settings
+from qconf.tracing import tracing
 from server.application import application
 from server.engine.preload import set_environment, set_preload
 from server.errors import StartError, Unavailable
@@ -58,6 +59,7 @@ class Pair:
         set_environment(settings.log_level)
         set_preload()
         self._ending.enter_context(vllm_logs(settings.log_level, settings.log_format))
+        self._ending.enter_context(tracing("qconf-server"))
         listener = self._ending.enter_context(bound(get_node_ip_address(), 0))
         address, port = listener.getsockname()
         try:
