@@ -136,6 +136,10 @@ BY_STATUS: dict[int, type[ServerError]] = {
     503: Unavailable,
     504: Unavailable,
 }
+FOREIGN = "unknown"
+"""Type of a reply that is not of the wire format's shape."""
+FOREIGN_STATUS = BY_STATUS | {500: Unavailable}
+"""The server's own errors have the shape; Ray Serve's proxy, for one, answers 500 when it has lost the replica."""
 
 
 @contextmanager
@@ -157,7 +161,8 @@ def raise_for_status(response: httpx.Response) -> None:
         return
     status = response.status_code
     detail = _detail(response)
-    raise BY_TYPE.get(detail.type, BY_STATUS.get(status, ServerError))(
+    by_status = FOREIGN_STATUS if detail.type == FOREIGN else BY_STATUS
+    raise BY_TYPE.get(detail.type, by_status.get(status, ServerError))(
         detail.message,
         status=status,
         type=detail.type,
@@ -174,7 +179,7 @@ def _detail(response: httpx.Response) -> ErrorDetail:
         # A proxy, or something that is not a qconf server at all.
         text = " ".join(response.text.split())[:EXCERPT]
         where = f"{response.request.url} answered {response.status_code} {response.reason_phrase}"
-        return ErrorDetail(type="unknown", message=f"{where}: {text}" if text else where)
+        return ErrorDetail(type=FOREIGN, message=f"{where}: {text}" if text else where)
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:

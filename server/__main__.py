@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from qconf.tracing import tracing
-from server.engine.preload import preload_libraries
+from server.engine.preload import preload_libraries, set_environment
 from server.errors import StartError
 
 USAGE_ERROR = 2
@@ -46,10 +45,7 @@ def _run() -> int:
 
     settings = CliApp.run(Settings)
     set_up_logs(settings.log_level, settings.log_format)
-    if settings.log_level != "DEBUG":
-        _silence_libraries()
-    # Prometheus does not use the time at which a counter began, and would be stored with each.
-    os.environ.setdefault("PROMETHEUS_DISABLE_CREATED_SERIES", "True")
+    set_environment(settings.log_level)
     preload_libraries()
 
     with (
@@ -74,13 +70,6 @@ def _stopped_by(*signals: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler in zip(signals, previous, strict=True):
             signal.signal(number, handler)
-
-
-def _silence_libraries() -> None:
-    # In every process of vLLM, torch and vLLM warn of their own deprecations and of what a machine does not have.
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("TORCH_LOGS", "-torch")  # errors only
 
 
 def _sentence(error: ValidationError) -> str:

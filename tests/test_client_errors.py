@@ -124,6 +124,7 @@ TRANSIENT = [
     pytest.param(timed_out, id="time-out"),
     pytest.param(lambda: error(429, "busy"), id="429"),
     pytest.param(lambda: error(503, "loading"), id="503"),
+    pytest.param(lambda: httpx.Response(500, text="Internal Server Error"), id="500 of a proxy"),
 ]
 
 

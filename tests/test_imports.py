@@ -45,6 +45,13 @@ def test_only_the_engine_imports_vllm() -> None:
                 assert "vllm" not in set(imported(file)), f"{file.relative_to(ROOT)} imports vLLM"
 
 
+def test_only_deploy_ray_imports_ray() -> None:
+    for package in OWN:
+        for file in (ROOT / package).rglob("*.py"):
+            if not file.is_relative_to(ROOT / "deploy" / "ray"):
+                assert "ray" not in set(imported(file)), f"{file.relative_to(ROOT)} imports Ray"
+
+
 def test_nothing_generic_is_installed_at_the_top_level() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     found = find_namespace_packages(str(ROOT), include=settings["packages"]["find"]["include"])

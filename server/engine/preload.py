@@ -1,4 +1,4 @@
-"""Start vLLM's CPU build with the allocator and the OpenMP runtime that it was built for."""
+"""What the environment must hold before vLLM is imported; its CPU build needs an allocator and an OpenMP runtime."""
 
 import ctypes
 import ctypes.util
@@ -16,14 +16,31 @@ SHARED_MEMORY = "/dev/shm"
 SHARED_MEMORY_BYTES = 512 * 2**20
 
 
+def set_environment(log_level: str) -> None:
+    """Set the variables that libraries of this process and of the engine's read when they are imported."""
+    if log_level != "DEBUG":
+        # In every process of vLLM, torch and vLLM warn of their own deprecations and of what a machine does not have.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        os.environ.setdefault("TORCH_LOGS", "-torch")  # errors only
+    # Prometheus does not use the time at which a counter began, and would be stored with each.
+    os.environ.setdefault("PROMETHEUS_DISABLE_CREATED_SERIES", "True")
+
+
 def preload_libraries() -> None:
     """On vLLM's CPU build, run this process again with tcmalloc and libiomp5 preloaded, where they are installed.
 
     The dynamic linker reads LD_PRELOAD only when a program starts, hence the new start; the process id stays.
     """
+    if set_preload():
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def set_preload() -> bool:
+    """Have processes that start from now on preload them; returns whether this one lacks any."""
     check_memory()
     if not _is_cpu_build():
-        return
+        return False
     _check_libnuma()
     _check_shared_memory()
     # By default OpenMP's threads keep their cores busy for 200 ms after each piece of work; vLLM uses 5.
@@ -32,7 +49,7 @@ def preload_libraries() -> None:
     missing = [path for path in _libraries() if Path(path).name.split(".")[0] not in present]
     if missing:
         os.environ[VARIABLE] = ":".join([*missing, *filter(None, [present])])
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return bool(missing)
 
 
 def _check_libnuma() -> None:
