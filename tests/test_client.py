@@ -152,8 +152,14 @@ def test_models_and_tokenize() -> None:
         assert [model.id for model in served.data] == ["base", "quantized"]
         assert served.server.vllm == "0.32.0"
         assert qconf.tokenize("abc", add_special_tokens=False).tokens == [97, 98, 99]
+        chat: list[dict[str, str]] = [{"role": "user", "content": "ab"}]
+        split = qconf.tokenize(messages=chat, continuation="c")
+        assert (split.tokens, split.continuation) == ([97, 98], [99])
         assert qconf.detokenize([97, 98]).prompt == "ab"
-    assert fake.bodies("/tokenize") == [{"prompt": "abc", "add_special_tokens": False}]
+    assert fake.bodies("/tokenize") == [
+        {"prompt": "abc", "add_special_tokens": False},
+        {"messages": chat, "continuation": "c"},
+    ]
 
 
 def test_ready_tells_starting_and_absent_servers_from_ready_ones() -> None:

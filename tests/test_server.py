@@ -84,6 +84,7 @@ BAD_REQUESTS: dict[str, tuple[str, Any, str, str | None]] = {
     "empty-batch": ("/compare/batch", {"requests": []}, "at least 1 item", "requests"),
     "batch-of-numbers": ("/compare/batch", {"requests": [1]}, "dictionary", "requests[0]"),
     "text-missing": ("/tokenize", {}, "expected exactly one of 'prompt' and 'messages'", "prompt"),
+    "too-many-ids": ("/tokenize", {"prompt": [5] * (2**19 + 1)}, "has 524289 ids, expected at most 524288", "prompt"),
     "no-token": ("/tokenize", {"prompt": "a", "continuation": ""}, "'continuation' is '', which adds", "continuation"),
     "detokenize-range": ("/detokenize", {"tokens": [10**6]}, "'tokens[0]' is 1000000", "tokens"),
 }

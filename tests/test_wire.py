@@ -1,6 +1,7 @@
 """Errors of invalid requests: one message, and only once."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -29,7 +30,12 @@ REQUESTS: list[type[Request]] = [CompareRequest, BatchRequest, CompletionRequest
 TEXT = st.text(st.characters(), max_size=8)
 """Halves of surrogate pairs included."""
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.sampled_from(["tokens", "user", 0, 1, 5]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | TEXT
+    | st.sampled_from(["tokens", "user", 0, 1, 5, math.nan]),
     lambda values: st.lists(values, max_size=4) | st.dictionaries(TEXT, values, max_size=3),
     max_leaves=8,
 )

@@ -160,7 +160,7 @@ class TokenizeRequest(Chat):
     """
 
     prompt: TextOrIds | None = Field(
-        default=None, description="Text to split, or token ids. Exactly one of prompt and messages."
+        default=None, description="Text to split, or at most 524,288 token ids. Exactly one of prompt and messages."
     )
     continuation: Text | None = Field(
         default=None, description="Text after the prompt. Both are split as /compare splits them."
@@ -173,6 +173,8 @@ class TokenizeRequest(Chat):
     def _check(self) -> "TokenizeRequest":
         if (self.prompt is None) == (self.messages is None):
             raise invalid("prompt", "expected exactly one of 'prompt' and 'messages'")
+        if isinstance(self.prompt, list) and len(self.prompt) > MAX_DETOKENIZED:
+            raise invalid("prompt", f"'prompt' has {len(self.prompt)} ids, expected at most {MAX_DETOKENIZED}")
         return self
 
 
