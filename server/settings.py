@@ -145,7 +145,7 @@ class Settings(BaseSettings):
     def _are_sources(cls, given: list[str]) -> list[str]:
         for name in given:
             if not VARIANT_NAME.fullmatch(name):
-                raise ValueError(f"expected letters, digits and _.-, at most 100, got {name!r}")
+                raise ValueError(f"expected a letter or digit, then letters, digits and _.-, at most 100, got {name!r}")
             if source_labels(given).count(name) > 1:
                 raise ValueError(f"expected each name once, and none of {', '.join(UNDECLARED)}, got {name!r}")
         return given

@@ -132,7 +132,7 @@ def test_what_needs_mirrored_calls_is_refused_without_them(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["a b"], "expected letters, digits and _.-, at most 100, got 'a b'"),
+        (["a b"], "expected a letter or digit, then letters, digits and _.-, at most 100, got 'a b'"),
         (["other"], "expected each name once, and none of mirror, observe, other, got 'other'"),
         (["a", "a"], "expected each name once, and none of mirror, observe, other, got 'a'"),
     ],
