@@ -19,6 +19,7 @@ from eval.analysis.tokens import QUANTILES, mean_over_tokens, quantile_interval
 from eval.gate import verdict
 from qconf.rules import Rule
 from qconf.run.choices import Choices
+from qconf.run.quantities import mean_within
 from qconf.statistics.arrays import Floats, Ints
 from qconf.statistics.intervals import UNBOUNDED_ITEMS, UNBOUNDED_REACH, Interval, Mean, Proportion, Z
 
@@ -204,6 +205,57 @@ NORMAL = {"median": 0.0, "p90": 1.2815515655, "p99": 2.3263478740, "p99_9": 3.09
 
 
 @dataclass(frozen=True)
+class Answers:
+    """Distribution of the answers that a pair of models generates to an item.
+
+    The answers part at each token with the item's ``rate``, which is exponential with that mean; lengths are lognormal
+    with a median of 40 tokens, and cut at ``LONGEST``. The KL of an answer is lognormal around the item's rate. Where
+    answers part, the quantized model's is right or wrong whatever the base's is.
+    """
+
+    rate: float
+
+
+ANSWERS = {"alike": Answers(0.0005), "apart": Answers(0.01)}
+LONGEST, ACCURACY = 256, 0.6
+
+
+def draw_answers(pair: Answers, items: int, rng: np.random.Generator) -> dict[str, Proportion | Mean]:
+    """Draw items, and return what a run says of their answers, by the names of rules; "accuracy" is of the change."""
+    rate = pair.rate * rng.exponential(size=items)
+    length = np.clip(rng.lognormal(math.log(40), 1.0, items), 1, LONGEST).round()
+    part = rng.exponential(size=items) / rate
+    equal = part >= length
+    right = rng.random((2, items)) < ACCURACY
+    kl = rate * rng.lognormal(0.0, 1.0, items)
+    changed = np.where(equal, 0, right[1].astype(np.float64) - right[0])
+    return {
+        "accuracy": Mean(changed, -1.0, 1.0),
+        "equal": Proportion(equal),
+        "common_prefix": mean_within(np.minimum(np.floor(part), length), 0.0, math.inf),
+        "acceptance": mean_within(np.exp(-np.sqrt(kl / 2)), 0.0, 1.0),
+        "base_kl": mean_within(kl, 0.0, math.inf),
+    }
+
+
+@cache
+def _truth_of_answers(name: str) -> dict[str, float]:
+    drawn = draw_answers(ANSWERS[name], 4 * POPULATION, np.random.default_rng(0))
+    # The models are right equally often.
+    return {each: value.point for each, value in drawn.items()} | {"accuracy": 0.0}
+
+
+def of_answers(name: str, items: int, runs: int) -> dict[str, Misses]:
+    """Count misses of the truth by the intervals of generated answers."""
+    rng, truth = np.random.default_rng(items), _truth_of_answers(name)
+    misses = {each: Misses() for each in truth}
+    for _ in range(runs):
+        for each, value in draw_answers(ANSWERS[name], items, rng).items():
+            misses[each].add(value.interval(), truth[each])
+    return misses
+
+
+@dataclass(frozen=True)
 class Limit:
     """A rule whose statistic is exactly at its limit, and a function that returns its interval from so many items."""
 
@@ -257,6 +309,20 @@ LIMITS = (
 )
 
 
+def limits_of_answers() -> list[Limit]:
+    """Return rules on generated answers that are as much alike as the rule asks for, and not more."""
+    return [_of_answers(name, each, truth) for name in ANSWERS for each, truth in _truth_of_answers(name).items()]
+
+
+def _of_answers(name: str, statistic: str, truth: float) -> Limit:
+    least, most = (None, truth) if statistic == "base_kl" else (truth, None)
+
+    def sample(items: int, rng: np.random.Generator) -> Interval:
+        return draw_answers(ANSWERS[name], items, rng)[statistic].interval()
+
+    return Limit(Rule(statistic=statistic, at_least=least, at_most=most), f"answers {name}", sample)
+
+
 DIFFERENCES = ((0.0, 0.01, 300), (0.005, 0.015, 300), (0.1, 0.1, 300), (0.05, 0.1, 50), (0.01, 0.02, 2_000))
 """Shares of items that a model gains and loses, and numbers of items."""
 
@@ -302,6 +368,7 @@ def main() -> None:
     tables = [
         _item_tables(options.runs),
         _window_table(options.runs),
+        _answer_table(options.runs),
         _gate_table(5 * options.runs),
         _tango_table(10 * options.runs),
     ]
@@ -339,11 +406,16 @@ def _window_table(runs: int) -> Iterator[str]:
     yield from _table({(f"lognormal {heavy:g}", windows): of_windows(windows, heavy, runs) for windows, heavy in cases})
 
 
+def _answer_table(runs: int) -> Iterator[str]:
+    cases = [(name, items) for name in ANSWERS for items in (20, 50, 300, 2_000)]
+    yield from _table({case: of_answers(*case, runs) for case in cases})
+
+
 def _gate_table(runs: int) -> Iterator[str]:
     sizes = (20, 50, 300, 2_000)
     yield f"| rule | data | {' | '.join(f'{items:,}' for items in sizes)} |"
     yield f"| --- | --- |{' ---: |' * len(sizes)}"
-    for limit in LIMITS:
+    for limit in (*LIMITS, *limits_of_answers()):
         shares = [100 * wrong_passes(limit, items, runs) for items in sizes]
         yield f"| {_said(limit.rule)} | {limit.note} | {' | '.join(f'{share:.1f}' for share in shares)} |"
 
@@ -377,8 +449,8 @@ def _both_ends(gained: int, lost: int, items: int) -> list[tuple[float, float]]:
 
 def _said(rule: Rule) -> str:
     if rule.at_least is not None:
-        return f"{rule.statistic} at least {rule.at_least:g}"
-    return f"{rule.statistic} at most {rule.at_most:g}"
+        return f"{rule.statistic} at least {rule.at_least:.3g}"
+    return f"{rule.statistic} at most {rule.at_most:.3g}"
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, closing, nullcontext
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -25,7 +25,16 @@ from client.calls import (
     tokenize_call,
     tokenizer_info_call,
 )
-from client.errors import ConnectionFailed, InvalidRequest, QconfError, TimedOut, Unavailable, translated
+from client.errors import (
+    ConnectionFailed,
+    InvalidRequest,
+    QconfError,
+    TimedOut,
+    Unavailable,
+    raise_for_status,
+    translated,
+)
+from client.events import CompareEvents
 from client.retry import RETRIES, RetryPolicy
 from client.routing import CONTEXT_HEADER
 from client.tracing import traced
@@ -35,6 +44,7 @@ from qconf.wire import (
     Comparison,
     DetokenizeReply,
     ErrorDetail,
+    GeneratedToken,
     ModelList,
     TokenizeReply,
     TokenizerInfo,
@@ -51,6 +61,7 @@ API_KEY = "QCONF_API_KEY"
 """Environment variable of the key, which a command line would show to everyone on the machine."""
 
 R = TypeVar("R", bound=BaseModel)
+T = TypeVar("T")
 
 
 class _Base:
@@ -108,6 +119,14 @@ class Client(_Base):
         """Score a prompt, or its continuations, under the base and each quantized variant: see ``Comparison.of``."""
         return self._send(compare_call(fields))
 
+    def stream_compare(self, **fields: Unpack[CompareFields]) -> Generator[GeneratedToken | Comparison]:
+        """Yield each token of the answers as it comes, and at last the reply of ``compare``.
+
+        ``max_tokens`` is needed. Only what fails before the first token is tried again. Closed early, the generator
+        ends the request, and the server its work.
+        """
+        return self._events(compare_call(fields, stream=True))
+
     def compare_batch(self, requests: Sequence[CompareRequest | Mapping[str, Any]]) -> list[Comparison | ErrorDetail]:
         """Score many at once; a bad entry gets an ``ErrorDetail`` in its place, and the others their comparisons."""
         return batch_entries(self._send(batch_call(requests)), len(requests))
@@ -147,10 +166,21 @@ class Client(_Base):
         self.close()
 
     def _send(self, call: Call[R]) -> R:
+        return self._retried(lambda: self._attempt(call))
+
+    def _events(self, call: Call[Any]) -> Generator[GeneratedToken | Comparison]:
+        response = self._retried(lambda: self._response(call, stream=True))
+        with closing(response), translated(self.base_url):
+            events = CompareEvents(response)
+            for data in response.iter_bytes():
+                yield from events.add(data)
+            events.end()
+
+    def _retried(self, attempted: Callable[[], T]) -> T:
         attempt = 0
         while True:
             try:
-                return self._attempt(call)
+                return attempted()
             except QconfError as error:
                 if (delay := self._policy.delay(attempt, error)) is None:
                     raise
@@ -158,11 +188,17 @@ class Client(_Base):
             attempt += 1
 
     def _attempt(self, call: Call[R]) -> R:
+        return call.parse(self._response(call))
+
+    def _response(self, call: Call[Any], *, stream: bool = False) -> httpx.Response:
         request = self._request(self._http, call)
         with translated(self.base_url), traced(request) as span:
-            response = self._http.send(request)
+            response = self._http.send(request, stream=stream)
             span.set_attribute("http.response.status_code", response.status_code)
-        return call.parse(response)
+            if not response.is_success:
+                response.read()
+        raise_for_status(response)
+        return response
 
 
 class AsyncClient(_Base):
@@ -193,6 +229,10 @@ class AsyncClient(_Base):
     async def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
         """Score a prompt, or its continuations, under the base and each quantized variant: see ``Comparison.of``."""
         return await self._send(compare_call(fields))
+
+    def stream_compare(self, **fields: Unpack[CompareFields]) -> AsyncGenerator[GeneratedToken | Comparison]:
+        """Yield each token of the answers as it comes, and at last the reply of ``compare``: see ``Client``."""
+        return self._events(compare_call(fields, stream=True))
 
     async def compare_batch(
         self, requests: Sequence[CompareRequest | Mapping[str, Any]]
@@ -235,11 +275,24 @@ class AsyncClient(_Base):
         await self.aclose()
 
     async def _send(self, call: Call[R]) -> R:
+        return await self._retried(lambda: self._attempt(call))
+
+    async def _events(self, call: Call[Any]) -> AsyncGenerator[GeneratedToken | Comparison]:
+        response = await self._retried(lambda: self._response(call, stream=True))
+        async with aclosing(response):
+            with translated(self.base_url):
+                events = CompareEvents(response)
+                async for data in response.aiter_bytes():
+                    for event in events.add(data):
+                        yield event
+                events.end()
+
+    async def _retried(self, attempted: Callable[[], Awaitable[T]]) -> T:
         attempt = 0
         while True:
             try:
                 async with self._attempt_context():
-                    return await self._attempt(call)
+                    return await attempted()
             except QconfError as error:
                 if (delay := self._policy.delay(attempt, error)) is None:
                     raise
@@ -247,8 +300,14 @@ class AsyncClient(_Base):
             attempt += 1
 
     async def _attempt(self, call: Call[R]) -> R:
+        return call.parse(await self._response(call))
+
+    async def _response(self, call: Call[Any], *, stream: bool = False) -> httpx.Response:
         request = self._request(self._http, call)
         with translated(self.base_url), traced(request) as span:
-            response = await self._http.send(request)
+            response = await self._http.send(request, stream=stream)
             span.set_attribute("http.response.status_code", response.status_code)
-        return call.parse(response)
+            if not response.is_success:
+                await response.aread()
+        raise_for_status(response)
+        return response

@@ -8,7 +8,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from client.errors import BadReply, InvalidRequest, raise_for_status
+from client.errors import BadReply, InvalidRequest
 from client.routing import context_hash
 from qconf.wire import (
     BatchReply,
@@ -74,8 +74,7 @@ class Call(Generic[R]):
     context: str | None = None
 
     def parse(self, response: httpx.Response) -> R:
-        """Return the reply, or raise the error that the response stands for."""
-        raise_for_status(response)
+        """Return the reply of a response that has succeeded."""
         try:
             return self.reply.model_validate_json(response.content)
         except ValidationError as exc:
@@ -87,8 +86,11 @@ class Anything(BaseModel):
     """Reply of a route of which only the status counts."""
 
 
-def compare_call(fields: CompareFields) -> Call[Comparison]:
+def compare_call(fields: CompareFields, *, stream: bool = False) -> Call[Comparison]:
+    """Build the call of a comparison. With ``stream``, its response is read by ``CompareEvents``."""
     listed = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    if stream:
+        listed["stream"] = True
     request = _checked(CompareRequest, listed)
     return Call("POST", "/compare", Comparison, _dump(request), context_hash(request))
 

@@ -15,7 +15,7 @@ from docs.commands import command_helps
 from docs.http_reference import http
 from docs.markdown import markdown, page, table
 from eval.analysis.run import RunAnalysis, analyse_run
-from eval.gate import token_statistics, trace_statistics
+from eval.gate import ALIKE, token_statistics, trace_statistics
 from qconf.item_rules import item_statistic
 from qconf.rules import Rule
 from qconf.run import folder
@@ -27,7 +27,7 @@ from server.shadow.metrics import ShadowMetrics
 from server.shadow.recorder import Recorder
 from server.shadow.sampling import OBSERVE
 from server.shadow.sources import MIRROR
-from tests.synthetic_run import again, items, later, tokens, window, write
+from tests.synthetic_run import again, generated, items, later, tokens, window, write
 from tests.test_monitor import monitor, observations
 
 FOLDER = Path(__file__).parent / "reference"
@@ -71,6 +71,7 @@ def gate() -> str:
     assert run.floor.overall is not None
     both = {name: each.delta for name, each in run.overall.compared.items()}
     (corpus,), (trace,), (corpus_floor,) = run.corpora.values(), run.traces.values(), run.floor.corpora.values()
+    alike = {name: getattr(run.generated["answers"], name) for name in ALIKE}
     on_corpus, over_floor = {"corpus": "NAME"}, {"over_floor": True}
     return page(
         "Rules of a gate",
@@ -81,6 +82,10 @@ def gate() -> str:
         "The last column says whether `client.bench --until` can judge it.",
         "### Of each model, and of the difference (`of`)\n\n" + _statistics(both),
         "### Of both models together\n\nThese have no `of`.\n\n" + _statistics(run.overall.pair),
+        "### Of a task whose answers are generated\n\nMetrics that say right or wrong, by their names in lm-eval, as "
+        "in `exact_match,strict-match`. A rule on\n`accuracy` is a rule on each of them. They have `of` and an "
+        "interval; `--until` cannot judge them.\n\nOf both models together:",
+        _statistics(alike),
         "### Of a corpus (`corpus`)\n\n" + _statistics(token_statistics(corpus, None), **on_corpus),
         "Of a corpus that is the base model's own greedy text (`python -m client.trace`), also:",
         _statistics(trace_statistics(trace), **on_corpus),
@@ -120,11 +125,13 @@ def _column(column: Any) -> list[str]:
 
 
 def _synthetic_run(place: Path) -> RunAnalysis:
-    """Analyse a small run that has items, a corpus and a floor."""
+    """Analyse a small run that has items, generated answers, a corpus and a floor."""
     rows = items("task", 60, 1)
+    written, answers = generated("answers", 60, 1)
     windows, corpus = [window("text", number, "trace") for number in range(12)], tokens("text", 12, 40, 2)
-    run = write(place / "run", rows + windows, corpus)
-    second = write(place / "second", again(rows, 3, base=0.1, quantized=0.1) + windows, corpus, about=later())
+    run = write(place / "run", rows + written + windows, corpus, answers)
+    rows = again(rows, 3, base=0.1, quantized=0.1)
+    second = write(place / "second", rows + written + windows, corpus, answers, about=later())
     return analyse_run(run, floor=second, resamples=100)
 
 

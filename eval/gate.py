@@ -1,25 +1,31 @@
 """Limits on statistics of a run: does the quantized model pass, fail, or is it too early to say?"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from eval.analysis.items import Analysis
+from eval.analysis.generated import GeneratedAnalysis
+from eval.analysis.items import Compared
 from eval.analysis.run import RunAnalysis
 from eval.analysis.tokens import TokenAnalysis
 from eval.analysis.traces import TraceAnalysis
+from eval.report.generated import metric_name
 from qconf.rules import EACH, OVERALL, Rule
 from qconf.run.choices import EvalError
 from qconf.statistics.intervals import Interval
 
 MOST_MORE = 1e6
 """Multiple of the items at hand beyond which messages no longer say how many would settle a rule."""
-INSTEAD = {"risk_coverage_area": "auroc", "l2_debiased": "l2_squared"}
+INSTEAD = {"risk_coverage_area": "auroc", "l2_debiased": "l2_squared", "length_ratio": "common_prefix or equal"}
 """Statistics to judge instead of one without an interval; for the other errors of calibration:"""
 INSTEAD_OF_CALIBRATION = "overconfidence, l2_squared, brier or nll"
+ALIKE = ("equal", "agree", "common_prefix", "acceptance", "base_kl", "quantized_kl", "length_ratio")
+"""Statistics of the answers that both models generate, without a side."""
 Outcome = Literal["pass", "fail", "inconclusive"]
+Statistics = dict[str, list[tuple[str, Compared | Interval]]]
+"""What rules can limit, by the name in the rule: its values and what each is called."""
 
 
 @dataclass(frozen=True)
@@ -73,26 +79,51 @@ def _values(rule: Rule, run: RunAnalysis) -> Iterator[tuple[str, Interval]]:
         value = _named(token_statistics(corpus, run.traces.get(rule.corpus)), rule.statistic, "statistic")
         yield f"{rule.statistic} of {rule.corpus}", value
         return
-    places: dict[str, Analysis] = dict(run.tasks)
-    if run.overall:
-        places |= {OVERALL: run.overall}
-    for place in run.tasks if rule.task == EACH else [rule.task]:
-        analysis = _named(places, place, "task")
+    tasks = _of_tasks(run)
+    for place in _places(rule, run, tasks):
         if rule.over_floor:
             yield f"{rule.statistic} over the floor of {place}", _excess(rule, run, place)
             continue
-        name, value = _statistic(rule, analysis)
-        yield f"{name} of {place}", value
+        for name, value in _named(tasks[place], rule.statistic, "statistic"):
+            shown, interval = _of(rule, name, value)
+            yield f"{shown} of {place}", interval
 
 
-def _statistic(rule: Rule, analysis: Analysis) -> tuple[str, Interval]:
-    if rule.statistic in analysis.pair:
-        if "of" in rule.model_fields_set:
-            raise EvalError(f"'{rule.statistic}' is of both models together: leave out of = \"{rule.of}\"")
-        return rule.statistic, analysis.pair[rule.statistic]
-    known: dict[str, Any] = {**analysis.compared, **analysis.pair}
-    value: Interval = getattr(_named(known, rule.statistic, "statistic"), rule.of)
-    return f"{rule.of} {rule.statistic}", value
+def _of_tasks(run: RunAnalysis) -> dict[str, Statistics]:
+    """Return what a rule can limit on each task, and on all items with choices."""
+    analyses = run.tasks | ({OVERALL: run.overall} if run.overall else {})
+    found = {place: _alone({**each.compared, **each.pair}) for place, each in analyses.items()}
+    return found | {place: generated_statistics(each) for place, each in run.generated.items()}
+
+
+def _alone(values: Mapping[str, Compared | Interval]) -> Statistics:
+    return {name: [(name, value)] for name, value in values.items()}
+
+
+def _places(rule: Rule, run: RunAnalysis, tasks: dict[str, Statistics]) -> list[str]:
+    """Return the tasks that the rule is on; "each" are all that have such a statistic, of which there must be one."""
+    if rule.task != EACH:
+        _named(tasks, rule.task, "task")
+        if rule.over_floor and rule.task in run.generated:
+            raise EvalError(f"'{rule.task}' generates answers, which have no noise floor: leave out over_floor")
+        return [rule.task]
+    found = [name for name in tasks if name != OVERALL and rule.statistic in tasks[name]]
+    if rule.over_floor:
+        found = list(run.tasks)
+    if not found:
+        known = sorted({name for each in tasks.values() for name in each})
+        raise EvalError(f"there is no task with '{rule.statistic}', expected one of {', '.join(known) or 'none'}")
+    return found
+
+
+def _of(rule: Rule, name: str, value: Compared | Interval) -> tuple[str, Interval]:
+    """Return the value for the model that the rule is about, and what it is called."""
+    if isinstance(value, Compared):
+        of_model: Interval = getattr(value, rule.of)
+        return f"{rule.of} {name}", of_model
+    if "of" in rule.model_fields_set:
+        raise EvalError(f"'{name}' is of both models together: leave out of = \"{rule.of}\"")
+    return name, value
 
 
 def _excess(rule: Rule, run: RunAnalysis, place: str = OVERALL) -> Interval:
@@ -116,6 +147,17 @@ def token_statistics(corpus: TokenAnalysis, trace: TraceAnalysis | None) -> dict
     return known | trace_statistics(trace) if trace else known
 
 
+def generated_statistics(generated: GeneratedAnalysis) -> Statistics:
+    """Return what a rule on a task whose answers are generated can limit, by name.
+
+    The metrics of right and wrong have their names in lm-eval, and a rule on "accuracy" is on each of them.
+    """
+    metrics = {metric_name(name): each.compared for name, each in generated.accuracy.items()}
+    alike: dict[str, Interval | None] = {name: getattr(generated, name) for name in ALIKE}
+    found = _alone(metrics | {name: each for name, each in alike.items() if each is not None})
+    return found | ({"accuracy": list(metrics.items())} if metrics else {})
+
+
 def trace_statistics(trace: TraceAnalysis) -> dict[str, Interval]:
     """Return what else a rule can limit on a corpus of the base model's greedy texts, by name."""
     return {name: getattr(trace, name) for name in ("divergent", "first_divergent", "identical")}
@@ -130,10 +172,11 @@ def _named(known: dict[str, Any], name: str, what: str) -> Any:
 def verdict(rule: Rule, name: str, value: Interval) -> Verdict:
     """Judge a rule whose statistic has that value. EvalError where the rule needs an interval and there is none."""
     if rule.judge == "interval" and value.kind == "spread":
+        why = "because chance alone makes it larger" if rule.statistic != "length_ratio" else "but a spread"
         instead = INSTEAD.get(rule.statistic, INSTEAD_OF_CALIBRATION)
         raise EvalError(
-            f"'{rule.statistic}' has no 95 % interval, because chance alone makes it larger: expected a rule on "
-            f'{instead} in its place, or judge = "point"'
+            f"'{rule.statistic}' has no 95 % interval, {why}: expected a rule on {instead} in its place, or "
+            'judge = "point"'
         )
     least = -math.inf if rule.at_least is None else rule.at_least
     most = math.inf if rule.at_most is None else rule.at_most

@@ -15,10 +15,11 @@ OVERALL, EACH = "overall", "each"
 class Rule(BaseModel):
     """A limit on one statistic.
 
-    ``task`` is a task's name, "overall" or "each"; ``corpus`` a corpus's name in its place. ``of`` says whose value,
-    for statistics that each model has. ``judge`` by the "point", or by the 95 % "interval": pass where all of it keeps
-    the limits, fail where all of it breaks one, and else inconclusive. Where there is too little to go by, either is
-    inconclusive. ``over_floor`` judges what the statistic is beyond the noise floor, item by item or token by token.
+    ``task`` is a task's name, "overall", which is all items with choices, or "each", which is every task that has the
+    statistic; ``corpus`` is a corpus's name in its place. ``of`` says whose value, for statistics that each model has.
+    ``judge`` by the "point", or by the 95 % "interval": pass where all of it keeps the limits, fail where all of it
+    breaks one, and else inconclusive. Where there is too little to go by, either is inconclusive. ``over_floor`` judges
+    what the statistic is beyond the noise floor, item by item or token by token.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)

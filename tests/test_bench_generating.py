@@ -221,3 +221,19 @@ def test_a_task_that_judges_by_code_gets_the_answers(generating: BenchOptions) -
     (accuracy,) = analyse_run(found, resamples=100).generated["judged"].accuracy.items()
     assert accuracy[0] == "all,none"
     assert accuracy[1].compared.quantized.point == long / len(texts)
+
+
+def test_answers_cannot_be_replayed_until_a_rule_is_settled(generating: BenchOptions, tmp_path: Path) -> None:
+    rules = tmp_path / "gate.toml"
+    for statistic, message in (
+        (
+            "accuracy",
+            "'tell' cannot be replayed .*: its answers are generated, replay it without --until; judge",
+        ),
+        ("equal", "'equal' cannot be judged item by item, expected one of .*; or judge it with 'eval gate'"),
+    ):
+        rules.write_text(f'[[rule]]\nstatistic = "{statistic}"\nat_least = -0.5\n')
+        fake = FakeServer()
+        with pytest.raises(TaskError, match=message):
+            run(replace(generating, until=rules), fake)
+        assert fake.bodies("/compare") == []

@@ -1,14 +1,21 @@
 """One comparison as a command, against a real server: the numbers of the reply, colours, files, refusals."""
 
 import os
+import pty
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from client import Client, GeneratedToken
+from client.compare.growing import GrowingAnswers
 from client.compare.tokens import FORK
 from demo.local_server import free_port
 from qconf.show.quantities import QUANTITIES, QuantityName
@@ -22,6 +29,7 @@ CHOICES = ("--continuation", " clay", "--continuation", " glass", "--label", "0"
 PLAIN: dict[str, str] = {}
 IN_COLOR = {"FORCE_COLOR": "1", "COLORTERM": "truecolor"}
 COLORED = re.compile(r"\x1b\[38;2;[\d;]+;48;2;(\d+;\d+;\d+)m")
+ERASED = "\x1b[2K"
 NUMBER = r"-?\d+\.\d+|%|(?<= )-(?=[ %]|$)"
 
 
@@ -126,6 +134,61 @@ def test_answers_stand_side_by_side_with_their_fork(server_url: str, html: Path)
     assert found.count(FORK) == 2
     assert "The answers part after" in found
     assert "seed 1." in found
+
+
+def on_terminal(*words: str) -> tuple[str, subprocess.CompletedProcess[bytes]]:
+    """Run the command with a terminal as its output; return what it printed there, and how it ended."""
+    ours, its = pty.openpty()
+    printed = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):  # how Linux says that the other end is closed
+            while part := os.read(ours, 65536):
+                printed.extend(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    environment = os.environ | IN_COLOR | {"TERM": "xterm", "COLUMNS": "100", "LINES": "24"}
+    with os.fdopen(its, "wb") as terminal:
+        done = subprocess.run(
+            [sys.executable, "-m", "client.compare", *words],
+            stdout=terminal, stderr=subprocess.PIPE, env=environment, check=False, timeout=120,
+        )  # fmt: skip
+    reader.join()
+    os.close(ours)
+    return printed.decode().replace("\r\n", "\n"), done
+
+
+def test_a_terminal_shows_answers_while_they_come(server_url: str) -> None:
+    words = [PROMPT, "--max-tokens", "300", "--temperature", "3", "--seed", "1", "--ignore-eos", "--url", server_url]
+    shown, done = on_terminal(*words)
+    assert (done.returncode, done.stderr) == (0, b"")
+    *frames, last = shown.split(ERASED)
+    drawn = [count for frame in frames if (count := len(COLORED.findall(frame)))]
+    assert len(set(drawn)) > 2
+    assert drawn[0] < drawn[-1]
+    assert "The answers part after" in last
+    assert "300 tokens, cut at the limit" in last
+    shown, done = on_terminal(PROMPT, "--max-tokens", "2", "--generate-from", "w3", "--url", server_url)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: 'generate_from' is 'w3', expected")
+
+
+def test_growing_answers_show_their_last_lines(server_url: str) -> None:
+    growing = GrowingAnswers(QUANTITIES["kl"], None)
+    with Client(server_url) as qconf:
+        *tokens, _ = qconf.stream_compare(prompt=PROMPT, max_tokens=200, temperature=3, seed=1, ignore_eos=True)
+    for token in tokens:
+        assert isinstance(token, GeneratedToken)
+        growing.add(token)
+    console = Console(width=80, height=10, file=StringIO(), record=True)
+    console.print(growing)
+    lines = console.export_text().splitlines()
+    assert len(lines) <= 10
+    assert lines[0].split() == ["base", "quantized"]
+    for side, name in ((slice(0, 40), "base"), (slice(40, 80), "quantized")):
+        text = "".join(token.text for token in tokens if isinstance(token, GeneratedToken) and name in token.models)
+        assert "".join(text.split())[-12:] in "".join("".join(line[side] for line in lines).split())
 
 
 def test_one_models_answer(server_url: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from benchmarks.coverage import LIMITS, Limit, coverage, of_windows, wrong_passes
+from benchmarks.coverage import LIMITS, Limit, coverage, limits_of_answers, of_answers, of_windows, wrong_passes
 
 # A bound may miss in 2.5 % of runs, and by its approximations in 3 %. Of some 1,000 numbers that are looked at here,
 # none should exceed what chance makes of that once in 100,000.
@@ -41,6 +41,20 @@ def test_means_and_quantiles_over_windows_hold_the_truth(windows: int, heavy: fl
     for name, misses in of_windows(windows, heavy, 200).items():
         assert misses.above <= allowed(200), name
         assert misses.below <= allowed(200), name
+
+
+@pytest.mark.parametrize("items", [50, 300])
+@pytest.mark.parametrize("name", ["alike", "apart"])
+def test_bounds_of_generated_answers_hold_the_truth(name: str, items: int) -> None:
+    for statistic, misses in of_answers(name, items, 150).items():
+        assert misses.above <= allowed(150), statistic
+        assert misses.below <= allowed(150), statistic
+
+
+def test_rules_on_generated_answers_at_their_limit_hardly_ever_pass() -> None:
+    for limit in limits_of_answers():
+        for items, runs in ((50, 200), (300, 200)):
+            assert wrong_passes(limit, items, runs) * runs <= allowed(runs), (limit.rule, limit.note, items)
 
 
 def test_spreads_of_calibration_errors_do_not_hold_it() -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from scipy import stats  # type: ignore[import-untyped]
 from eval.analysis.generated import GeneratedAnalysis
 from eval.analysis.items import as_json
 from eval.analysis.run import RunAnalysis, analyse_run
+from eval.gate import Verdict, judge
 from eval.report.generated import generated_table
 from eval.report.page import render, render_markdown
 from eval.report.variants import compare_variants, reasons, variants_tables
 from eval.report.verdict import headline, sentences
+from qconf.rules import Rule
 from qconf.run.choices import EvalError
 from qconf.run.columns import AnswerResult, ItemResult
 from qconf.run.folder import read_run
@@ -182,3 +185,70 @@ def test_items_without_answers_are_named(made: Rows, tmp_path: Path) -> None:
     folder = write(tmp_path / "run", made[0], answers=[each for each in made[1] if each.doc_id != 7])
     with pytest.raises(EvalError, match=r"answers\.parquet has no answers to document 7 of 'tell'$"):
         analyse_run(folder, resamples=200)
+
+
+def judged(run: RunAnalysis, **rule: Any) -> list[Verdict]:
+    return judge([Rule(**rule)], run)
+
+
+def test_a_rule_on_accuracy_is_on_each_metric_of_right_and_wrong(run: RunAnalysis, tell: GeneratedAnalysis) -> None:
+    delta = tell.accuracy["exact_match,none"].compared.delta
+    for task in ("tell", "each"):
+        both = judged(run, statistic="accuracy", task=task, at_least=delta.low - 0.001)
+        assert [each.name for each in both] == ["delta exact_match of tell", "delta exact_match,loose of tell"]
+        assert [each.outcome for each in both] == ["pass", "pass"]
+    (alone,) = judged(run, statistic="exact_match", task="tell", at_least=delta.high + 0.001)
+    assert (alone.outcome, alone.value) == ("fail", delta)
+    (alone,) = judged(run, statistic="exact_match,loose", task="tell", of="quantized", at_least=0.99)
+    assert (alone.outcome, alone.name) == ("fail", "quantized exact_match,loose of tell")
+
+
+@pytest.mark.parametrize("name", ["equal", "agree", "common_prefix", "acceptance", "base_kl", "quantized_kl"])
+def test_a_rule_on_how_alike_answers_are(run: RunAnalysis, tell: GeneratedAnalysis, name: str) -> None:
+    value: Interval = getattr(tell, name)
+    for limit, outcome in ((value.low, "pass"), (value.point, "inconclusive"), (value.high * 1.01, "fail")):
+        (found,) = judged(run, statistic=name, task="each", at_least=limit)
+        assert (found.name, found.value, found.outcome) == (f"{name} of tell", value, outcome)
+
+
+def test_the_ratio_of_lengths_is_judged_by_its_point(run: RunAnalysis) -> None:
+    rule = {"statistic": "length_ratio", "task": "tell", "at_most": 1.5}
+    with pytest.raises(EvalError, match="has no 95 % interval, but a spread: expected a rule on common_prefix"):
+        judged(run, **rule)
+    (found,) = judged(run, **rule, judge="point")
+    assert found.outcome == "pass"
+
+
+def test_each_is_every_task_that_has_the_statistic(made: Rows, tmp_path: Path) -> None:
+    rows = [*items("boolq", 60, 1), *items("piqa", 60, 2), *made[0]]
+    both = analyse_run(write(tmp_path / "run", rows, answers=made[1]), resamples=200)
+
+    def names(statistic: str, **rule: Any) -> list[str]:
+        return [each.name for each in judged(both, statistic=statistic, at_most=1.0, **rule)]
+
+    assert names("flips", task="each") == ["flips of boolq", "flips of piqa"]
+    assert names("equal", task="each") == ["equal of tell"]
+    assert names("accuracy", task="each") == [
+        "delta accuracy of boolq",
+        "delta accuracy of piqa",
+        "delta exact_match of tell",
+        "delta exact_match,loose of tell",
+    ]
+    assert names("accuracy") == ["delta accuracy of overall"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"statistic": "flips", "task": "each"}, "there is no task with 'flips', expected one of acceptance, "),
+        ({"statistic": "accuracy"}, "there is no task 'overall', expected one of tell"),
+        ({"statistic": "score", "task": "tell"}, "there is no statistic 'score', expected one of acceptance, "),
+        ({"statistic": "equal", "task": "tell", "of": "base"}, "'equal' is of both models together: leave out of"),
+        ({"statistic": "equal", "task": "tell", "over_floor": True}, "'tell' generates answers, which have no noise"),
+        ({"statistic": "kl", "task": "each", "over_floor": True}, "there is no task with 'kl', expected one of"),
+    ],
+)
+def test_a_rule_that_no_answer_can_settle_is_refused(run: RunAnalysis, rule: dict[str, Any], message: str) -> None:
+    """A rule on nothing would pass."""
+    with pytest.raises(EvalError, match=message):
+        judged(run, at_most=1.0, **rule)

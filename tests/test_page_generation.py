@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from client import Client
-from tests.browser import needs_chromium
+from tests.browser import needs_chromium, watched
 
 pytestmark = needs_chromium
 
@@ -113,3 +113,79 @@ def test_an_answer_can_be_stopped(page: Page) -> None:
     expect(page.locator("#status")).to_have_text("Stopped.")
     expect(page.locator("#stop")).to_be_hidden()
     assert page.locator("#answers .token").count() > 0
+
+
+def opened(browser: Browser, url: str) -> tuple[Page, Any]:
+    """Open a link; return the page, and the request that it sends."""
+    other = browser.new_page()
+    problems = watched(other)
+    with other.expect_request("**/compare") as request:
+        other.goto(url)
+    expect(other.locator("#prompt-result")).to_be_visible()
+    assert problems == []
+    return other, request.value.post_data_json
+
+
+def test_texts_that_end_answers(page: Page, browser: Browser) -> None:
+    generate(page)
+    whole = "".join(texts(page, 0))
+    stops = ["\n\\", whole[-9:-4]]
+    for number, text in enumerate(["\\n\\\\", stops[1]]):
+        page.click("#add-stop")
+        page.locator("#stops input").nth(number).fill(text)
+    with page.expect_request("**/compare") as request:
+        page.click("#compare")
+    assert (request.value.post_data_json or {})["stop"] == stops
+    expect(page.locator("#answers")).to_contain_text("tokens, ended, mean KL")
+    assert len("".join(texts(page, 0))) < len(whole)
+    other, sent = opened(browser, page.url)
+    assert sent["stop"] == stops
+    assert [each.input_value() for each in other.locator("#stops input").all()] == ["\\n\\\\", stops[1]]
+    other.locator("#stops .remove").first.click()
+    with other.expect_request("**/compare") as request:
+        other.click("#compare")
+    assert (request.value.post_data_json or {})["stop"] == stops[1:]
+    other.close()
+
+
+def test_an_answer_goes_on_after_the_end_of_text(page: Page, browser: Browser) -> None:
+    page.fill("#prompt", PROMPT)
+    page.select_option("#generate-from", "base")
+    page.fill("#max-tokens", "120")
+    page.click("#compare")
+    expect(page.locator("#answers")).to_contain_text("tokens, ended, mean KL")
+    ended = len(texts(page, 0))
+    page.check("#ignore-eos")
+    page.click("#compare")
+    expect(page.locator("#answers")).to_contain_text("120 tokens, cut at its limit")
+    assert ended < 120
+    other, sent = opened(browser, page.url)
+    assert sent["ignore_eos"] is True
+    assert other.is_checked("#ignore-eos")
+    assert texts(other, 0) == texts(page, 0)
+    other.close()
+
+
+def test_an_answer_goes_on_with_the_last_message(page: Page, browser: Browser) -> None:
+    page.check("[value=chat]", force=True)
+    page.click("#add-message")
+    page.locator("#messages select").nth(1).select_option("assistant")
+    for number, text in enumerate(("What is a cup made of?", "It is made of")):
+        page.locator("#messages textarea").nth(number).fill(text)
+    page.check("#continue-final")
+    page.select_option("#generate-from", "base")
+    page.fill("#max-tokens", "4")
+    page.click("#compare")
+    expect(page.locator("#prompt-result")).to_be_visible()
+    prompt = page.locator("#prompt-tokens .token").evaluate_all("all => all.map((each) => each.textContent).join('')")
+    assert prompt.endswith("It is made of")
+    other, sent = opened(browser, page.url)
+    assert sent["continue_final_message"] is True
+    assert other.is_checked("#continue-final")
+    assert texts(other, 0) == texts(page, 0)
+    other.check("[value=text]", force=True)
+    other.fill("#prompt", PROMPT)
+    with other.expect_request("**/compare") as request:
+        other.click("#compare")
+    assert "continue_final_message" not in (request.value.post_data_json or {})
+    other.close()

@@ -13,7 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from client import Client
 from client.bench.items import TaskError
+from client.trace.greedy import REQUEST_TOKENS
 from client.trace.writing import Stopped, TraceOptions, write_trace
 from qconf.demo import PAIR, TASKS
 from qconf.run.folder import RunError, read_run
@@ -21,20 +23,26 @@ from tests.fake_server import MODELS, FakeServer, compare, error
 from tests.oracle import LOGPROB_TOLERANCE
 
 EOS = 36
+ENDLESS = 1000
+"""Texts after such a token do not end."""
 MOST = 24
 
 
-def following(prompt: list[int]) -> int:
-    """Return the stand-in's next token: counts up from the last one, and ends before 50."""
-    return EOS if prompt[-1] >= 49 else prompt[-1] + 1
+def answer(prompt: list[int], most: int) -> dict[str, Any]:
+    """Return the stand-in's answer: counts up from the prompt's last token, and ends before 50."""
+    written: list[int] = []
+    while len(written) < most and EOS not in written:
+        last = [*prompt, *written][-1]
+        written.append(EOS if 49 <= last < ENDLESS else last + 1)
+    return {"token_ids": written, "finish_reason": "stop" if EOS in written else "length"}
 
 
 class Writer(FakeServer):
-    """A stand-in whose base model writes. It stops answering after so many tokens."""
+    """A stand-in whose base model writes. It stops answering after so many requests."""
 
-    def __init__(self, tokens: float = float("inf")) -> None:
+    def __init__(self, requests: float = float("inf")) -> None:
         super().__init__(self._write)
-        self.left = tokens
+        self.left = requests
 
     def _write(self, request: httpx.Request) -> httpx.Response | None:
         if request.url.path == "/ready" and not self.left:
@@ -46,7 +54,7 @@ class Writer(FakeServer):
         fields = json.loads(request.content)
         body = compare(fields)
         self.left -= 1
-        body["continuations"][0]["scores"]["base"]["argmax"] = [following(fields["prompt"])]
+        body["generation"]["base"] |= answer(fields["prompt"], fields["max_tokens"])
         return httpx.Response(200, json=body)
 
 
@@ -90,8 +98,16 @@ def test_texts_end_with_the_model_or_after_so_many_tokens(options: TraceOptions)
     found = records(options.out)
     assert texts(found) == WRITTEN
     assert {record["greedy_of"] for record in found} == {MODELS[0]["digest"]}
-    assert len(fake.bodies("/compare")) == sum(map(len, WRITTEN.values()))
+    assert len(fake.bodies("/compare")) == len(WRITTEN)
     assert said == [f"4 texts of 13 tokens in {options.out}"]
+
+
+def test_a_long_text_takes_several_requests(options: TraceOptions) -> None:
+    options.prompts.write_text(f"{chr(ENDLESS)}\n")
+    fake = Writer()
+    write(replace(options, max_tokens=300), fake)
+    assert texts(records(options.out)) == {(ENDLESS,): list(range(ENDLESS + 1, ENDLESS + 301))}
+    assert [body["max_tokens"] for body in fake.bodies("/compare")] == [REQUEST_TOKENS, 300 - REQUEST_TOKENS]
 
 
 def test_a_text_ends_with_the_context(options: TraceOptions) -> None:
@@ -120,14 +136,14 @@ def test_prompts_are_texts_ids_or_chats_and_written_once(options: TraceOptions, 
 
 def test_a_finished_text_is_not_written_again(options: TraceOptions) -> None:
     with pytest.raises(Stopped, match=r"1 texts are kept in .*answers\.jsonl: run the same command with --resume"):
-        write(replace(options, concurrency=1), Writer(tokens=7))
+        write(replace(options, concurrency=1), Writer(requests=1))
     assert texts(records(options.out)) == {(40,): WRITTEN[40,]}
     with options.out.open("a") as file:
         file.write('{"prompt_token_ids": [45')  # cut off while it was written
     fake = Writer()
     write(replace(options, resume=True), fake)
     assert texts(records(options.out)) == WRITTEN
-    assert len(fake.bodies("/compare")) == 8
+    assert len(fake.bodies("/compare")) == 3
     with pytest.raises(RunError, match="exists already: --resume continues it"):
         write(options, Writer())
 
@@ -233,6 +249,24 @@ def test_each_token_is_the_base_models_likeliest(trace: Path) -> None:
         assert len(written) == MOST or written[-1] == model.generation_config.eos_token_id
         clear += certain.tolist()
     assert sum(clear) > 0.8 * len(clear)
+
+
+def test_a_text_is_what_scoring_finds_likeliest_token_by_token(server_url: str, trace: Path) -> None:
+    """Where that can be told, as above: other batches round otherwise."""
+    with Client(server_url) as qconf:
+        for record in records(trace)[:3]:
+            sequence = record["prompt_token_ids"]
+            for written in record["token_ids"]:
+                reply = qconf.compare(prompt=sequence, continuations=[[written]], score_prompt=False, top_logprobs=2)
+                assert reply.continuations
+                scores = reply.continuations[0].scores
+                assert scores
+                assert scores.base.top
+                assert scores.base.top[0]
+                first, second = scores.base.top[0].logprobs
+                clear = first - second > 2 * LOGPROB_TOLERANCE["bfloat16"]
+                assert scores.base.argmax[0] == written or not clear
+                sequence = [*sequence, written]
 
 
 def test_a_replay_of_it_has_its_divergent_tokens(server_url: str, trace: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from client.bench.items import Item, TaskError
 from client.bench.standing import Outcome, Standing
-from qconf.item_rules import ItemStatistic, item_statistic
+from qconf.item_rules import LATER, ItemStatistic, item_statistic
 from qconf.rules import EACH, OVERALL, Rule, read_rules
 from qconf.run.choices import Choices, EvalError
 from qconf.run.columns import ItemResult
@@ -121,7 +121,7 @@ class Until:
                     self._of_task[task].append(self._judges[-1])
         for task in tasks:
             if not sizes[task] or not self._of_task[task]:
-                why = "no rule applies to it" if sizes[task] else "it has no multiple-choice items with a label"
+                why = "no rule applies to it" if sizes[task] else _unjudged(task, items)
                 raise TaskError(f"'{task}' cannot be replayed until rules are settled: {why}")
         self._answers: dict[Key, ItemResult] = {}
         self._reached = 0
@@ -176,6 +176,13 @@ def _places(rule: Rule, sizes: dict[str, int]) -> list[str]:
         known = ", ".join(sorted({OVERALL, EACH, *sizes}))
         raise TaskError(f"the rule on '{rule.statistic}' names the task '{rule.task}', expected one of {known}")
     return [rule.task]
+
+
+def _unjudged(task: str, items: Sequence[Item]) -> str:
+    """Say why rules can judge no item of the task before the end."""
+    if any(item.task == task and item.generating for item in items):
+        return f"its answers are generated, replay it without --until; {LATER}"
+    return "it has no multiple-choice items with a label"
 
 
 def _key(item: Item) -> Key:

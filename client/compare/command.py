@@ -9,6 +9,7 @@ import typer
 from client.api import DEFAULT_TIMEOUT, DEFAULT_URL, Client
 from client.command_line import INTERRUPTED, REFUSED, Retries, Timeout, exit_with, output
 from client.compare.display import print_comparison
+from client.compare.growing import GrowingAnswers, watched
 from client.errors import QconfError
 from client.retry import RETRIES
 from qconf.show.html import comparison_page
@@ -96,9 +97,14 @@ def compare(
         "max_tokens": max_tokens or None,
         **generation,
     }
+    given_fields = {name: value for name, value in fields.items() if value is not None}
     try:
         with Client(url, timeout=timeout, retries=retries) as client:
-            reply = client.compare(**{name: value for name, value in fields.items() if value is not None})
+            if max_tokens and sys.stdout.isatty() and not as_json:
+                growing = GrowingAnswers(QUANTITIES[quantity], variant)
+                reply = watched(output(), client.stream_compare(**given_fields), growing)
+            else:
+                reply = client.compare(**given_fields)
     except QconfError as exc:
         raise exit_with(f"error: {exc}", REFUSED) from exc
     except KeyboardInterrupt as exc:

@@ -1,14 +1,13 @@
-"""The base model's greedy continuation of a prompt, token by token from ``/compare``."""
+"""The base model's greedy continuation of a prompt, from ``/compare``."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from client.api import AsyncClient
 from client.errors import BadReply
 from client.trace.prompts import Prompt
-from qconf.wire import Comparison
 
-ANY_TOKEN = 0
-"""What is scored makes no difference: the reply has the likeliest token of its place."""
+REQUEST_TOKENS = 256
+"""Most tokens of one request: servers give up requests that take long, and a long text is not begun anew."""
 
 
 class OtherModel(Exception):
@@ -24,27 +23,24 @@ async def prompt_ids(client: AsyncClient, prompt: Prompt, *, add_special_tokens:
     return (await client.tokenize(messages=prompt.messages)).tokens
 
 
-async def greedy(
-    client: AsyncClient, prompt: Sequence[int], *, digest: str, most: int, ends: Collection[int]
-) -> list[int]:
+async def greedy(client: AsyncClient, prompt: Sequence[int], *, digest: str, most: int) -> list[int]:
     """Return up to ``most`` tokens, each the base model's likeliest after those before it.
 
-    The last may be one of ``ends``. Raises OtherModel where the base model's digest is another than ``digest``.
+    The last may be one that ends texts. Raises OtherModel where the base model's digest is another than ``digest``.
     """
     written: list[int] = []
-    while len(written) < most and not (written and written[-1] in ends):
+    goes_on = True
+    while goes_on and len(written) < most:
         reply = await client.compare(
-            prompt=[*prompt, *written], continuations=[[ANY_TOKEN]], score_prompt=False, detail="tokens"
+            prompt=[*prompt, *written],
+            max_tokens=min(most - len(written), REQUEST_TOKENS),
+            generate_from="base",
+            detail="summary",
         )
         if reply.models.base.digest != digest:
             raise OtherModel(f"another base model is being served now: {reply.models.base.root}")
-        written.append(_likeliest(reply))
+        if reply.generation is None or reply.generation.base is None:
+            raise BadReply("the base model's answer is missing")
+        written += reply.generation.base.token_ids
+        goes_on = reply.generation.base.finish_reason == "length"
     return written
-
-
-def _likeliest(reply: Comparison) -> int:
-    scores = reply.continuations[0].scores if reply.continuations else None
-    argmax = scores.base.argmax[0] if scores else None
-    if argmax is None:
-        raise BadReply("the columns of the token are missing")
-    return argmax

@@ -133,7 +133,7 @@ class _Session:
                 f"{placed.place}: the prompt has {len(ids)} tokens, expected 1 to {self._limits.base.max_model_len - 1}"
             )
         digest = self._limits.base.digest
-        written = await greedy(client, ids, digest=digest, most=self._limits.most(ids), ends=self._limits.ends)
+        written = await greedy(client, ids, digest=digest, most=self._limits.most(ids))
         record = Record(prompt_token_ids=ids, token_ids=written, greedy_of=digest)
         self._lines.append(record.model_dump())
         self._records.append(record)

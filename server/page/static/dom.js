@@ -11,6 +11,10 @@ export function element(tag, { dataset = {}, ...properties } = {}, ...children) 
 /** Return the element with this id. */
 export const byId = (id) => document.getElementById(id);
 
+/** Return a button that removes the list item it is in. */
+export const remover = (what) => element("button", { type: "button", className: "remove", ariaLabel: `Remove ${what}`, title: `Remove ${what}`,
+  onclick: ({ target }) => target.closest("li").remove() }, "×");
+
 /** Make one item of a container reachable by Tab, the one that had the focus last. */
 export function rove(container, items) {
   if (items.length) items[0].tabIndex = 0;

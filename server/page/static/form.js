@@ -1,37 +1,25 @@
 /** The form: read a request from it, and write one into it. */
 
-import { ApiError } from "./api.js";
-import { byId, element } from "./dom.js";
+import { AnswerFields } from "./answer.js";
+import { byId, element, remover } from "./dom.js";
 
 const TOP = 10;
 const ROLES = ["system", "user", "assistant"];
-const SAMPLING = [
-  { id: "max-tokens", field: "max_tokens", name: "Tokens", initial: 48 },
-  { id: "temperature", field: "temperature", name: "Temperature", initial: 0 },
-  { id: "top-p", field: "top_p", name: "Top p", initial: 1 },
-  { id: "seed", field: "seed", name: "Seed", initial: null },
-];
 
 export class RequestForm {
   constructor() {
     this.form = byId("request");
+    this.answer = new AnswerFields();
     this.ids = null;
     byId("mode").addEventListener("change", () => this.#showMode());
     byId("add-message").addEventListener("click", () => this.#addMessage("user", "").focus());
     byId("add-choice").addEventListener("click", () => this.#addChoice("").focus());
-    byId("generate-from").addEventListener("change", () => this.#showSampling());
     byId("prompt").addEventListener("input", () => this.#setIds(null));
     this.form.addEventListener("input", () => this.clearErrors());
     this.form.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.form.requestSubmit();
     });
     this.#addMessage("user", "");
-  }
-
-  /** Offer the answers of these models. */
-  setModels(variants) {
-    const names = [["", "nobody"], ["both", variants.length > 1 ? "all models" : "both models"], ["base", "base"], ...variants.map((name) => [name, name])];
-    byId("generate-from").replaceChildren(...names.map(([value, text]) => element("option", { value }, text)));
   }
 
   /** Offer no chat, for tokenizers without a chat template. */
@@ -43,13 +31,13 @@ export class RequestForm {
 
   /** Return the request. ApiError names a field that is not a number. */
   read() {
-    const request = this.mode === "chat" ? { messages: this.#messages() } : { prompt: this.ids ?? byId("prompt").value };
+    const request = this.mode === "chat" ? this.#chat() : { prompt: this.ids ?? byId("prompt").value };
     const rows = this.#choiceRows().filter((row) => row.text.value !== "");
     if (rows.length) request.continuations = rows.map((row) => row.text.value);
     const label = rows.findIndex((row) => row.truth.checked);
     if (label >= 0) request.label = label;
     request.top_logprobs = TOP;
-    if (byId("generate-from").value) this.#readSampling(request);
+    this.answer.read(request);
     return request;
   }
 
@@ -59,32 +47,30 @@ export class RequestForm {
     this.form.elements.mode.value = chat ? "chat" : "text";
     byId("messages").replaceChildren();
     for (const { role, content } of chat ? request.messages : [{ role: "user", content: "" }]) this.#addMessage(role, content);
+    byId("continue-final").checked = request.continue_final_message === true;
     const ids = Array.isArray(request.prompt) ? request.prompt : null;
     byId("prompt").value = ids || chat ? "" : String(request.prompt ?? "");
     this.#setIds(ids);
     byId("choices").replaceChildren();
     (Array.isArray(request.continuations) ? request.continuations : []).forEach((text, index) => this.#addChoice(text, index === request.label));
-    byId("generate-from").value = request.max_tokens ? (request.generate_from ?? "both") : "";
-    if (request.max_tokens) for (const { id, field, initial } of SAMPLING) byId(id).value = request[field] ?? initial ?? "";
+    this.answer.write(request);
     this.#showMode();
-    this.#showSampling();
   }
 
   /** Have both models go on from these ids. Their text is shown; the ids are sent until it is edited. */
   continueFrom(ids) {
     this.form.elements.mode.value = "text";
     byId("choices").replaceChildren();
-    if (!byId("generate-from").value) byId("generate-from").value = "both";
+    this.answer.ask();
     this.#setIds(ids);
     this.#showMode();
-    this.#showSampling();
   }
 
   /** Mark the field that an error names. */
   markError(param) {
     const choice = /^continuations\[(\d+)\]/.exec(param ?? "");
     const field = choice ? this.#choiceRows()[Number(choice[1])]?.text
-      : byId(SAMPLING.find(({ field: name }) => name === param)?.id) ?? byId({ prompt: "prompt", generate_from: "generate-from" }[param]);
+      : this.answer.element(param) ?? byId({ prompt: "prompt", continue_final_message: "continue-final" }[param]);
     field?.setAttribute("aria-invalid", "true");
   }
 
@@ -108,26 +94,13 @@ export class RequestForm {
     byId("text").hidden = this.mode === "chat";
   }
 
-  #showSampling() {
-    byId("sampling").hidden = !byId("generate-from").value;
-  }
-
-  #messages() {
-    return [...byId("messages").children].map((row) => ({ role: row.querySelector("select").value, content: row.querySelector("textarea").value }));
+  #chat() {
+    const messages = [...byId("messages").children].map((row) => ({ role: row.querySelector("select").value, content: row.querySelector("textarea").value }));
+    return byId("continue-final").checked ? { messages, continue_final_message: true } : { messages };
   }
 
   #choiceRows() {
     return [...byId("choices").children].map((row) => ({ text: row.querySelector("[type=text]"), truth: row.querySelector("[type=checkbox]") }));
-  }
-
-  #readSampling(request) {
-    request.generate_from = byId("generate-from").value;
-    for (const { id, field, name, initial } of SAMPLING) {
-      const text = byId(id).value.trim();
-      const value = text === "" ? initial : Number(text);
-      if (Number.isNaN(value)) throw new ApiError(`${name} is “${text}”, expected a number.`, { param: field });
-      if (value !== initial || field === "max_tokens") request[field] = value;
-    }
   }
 
   #addMessage(role, content) {
@@ -145,6 +118,3 @@ export class RequestForm {
     return text;
   }
 }
-
-const remover = (what) => element("button", { type: "button", className: "remove", ariaLabel: `Remove ${what}`, title: `Remove ${what}`,
-  onclick: ({ target }) => target.closest("li").remove() }, "×");

@@ -4,7 +4,7 @@ import { byId, element } from "./dom.js";
 import { format } from "./numbers.js";
 import { named } from "./tokens.js";
 
-const ENDS = { stop: "ended by itself", length: "cut at its limit" };
+const ENDS = { stop: "ended", length: "cut at its limit" };
 
 /** Draw complete answers; `viewOf(label, scores)` draws the tokens of one. */
 export function drawGeneration(generation, variant, viewOf) {

@@ -44,7 +44,7 @@ async function start() {
   byId("base-model").textContent = `${base.root} ${base.dtype}`;
   byId("variant").replaceChildren(...variants.map(({ id, root, quantization, size }) =>
     element("option", { value: id }, `${id === "quantized" ? root : id} ${[quantization, size?.quantized_bits && `${size.quantized_bits} bits`].filter(Boolean).join(" ")}`)));
-  form.setModels(names);
+  form.answer.setModels(names);
   if (!tokenizer.chat_template) form.refuseChat();
   updateRecent();
   await open(decode(location.hash));
