@@ -1,16 +1,22 @@
 """Ray Serve: replicas on two nodes answer as one server, and what dies is replaced."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from demo.local_server import free_port
 from qconf.run.folder import read_run
+from tests.documented import blocks
 from tests.ray_cluster import Cluster, running_cluster, wait_until
+from tests.test_prometheus_live import Watched, running
 from tests.test_shadow_live import total
 
+HOW_TO = Path(__file__).parent.parent / "docs" / "how-to" / "ray.md"
 ITEMS = 600
 TASKS = ("--tasks", "demo_piqa,demo_boolq", "--include-path", "qconf/demo/tasks")
 # In float32 sums in another order do not move a choice.
@@ -32,6 +38,27 @@ def command(url: str, out: Path) -> list[str]:
 def compared(cluster: Cluster) -> list[float]:
     """Return how many comparisons each replica has made."""
     return [total(f"http://{target}", "qconf_comparisons_total") for target in cluster.targets()]
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="Prometheus (Debian: prometheus) is not installed")
+def test_prometheus_finds_all_replicas(cluster: Cluster, tmp_path: Path) -> None:
+    (documented,) = (block.text for block in blocks(HOW_TO) if "scrape_configs" in block.text)
+    config = documented.replace("http://ray-head:8000/llama", cluster.url)
+    assert config != documented
+    (tmp_path / "prometheus.yml").write_text(f"global: {{scrape_interval: 1s}}\n{config}", encoding="utf-8")
+    address = f"127.0.0.1:{free_port()}"
+    options = [f"--config.file={tmp_path / 'prometheus.yml'}", f"--storage.tsdb.path={tmp_path / 'data'}"]
+    url = f"http://{address}"
+    with running("prometheus", *options, f"--web.listen-address={address}", ready=f"{url}/-/ready"):
+        found = Watched(cluster.url, url, "", tmp_path)
+        wait_until(
+            lambda: len(found.query('qconf_engine_up{job="qconf", application="llama"}')) == 2, "both are scraped"
+        )
+
+
+def test_a_request_has_its_id_once(cluster: Cluster) -> None:
+    reply = httpx.get(f"{cluster.url}/version", headers={"x-request-id": "order-7"})
+    assert reply.headers.get_list("x-request-id") == ["order-7"]
 
 
 def test_a_replica_whose_engine_has_died_is_replaced(cluster: Cluster) -> None:

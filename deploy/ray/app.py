@@ -9,7 +9,8 @@ from typing import Any
 import uvicorn
 from ray import serve
 from ray.util import get_node_ip_address
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deploy.ray.settings import replica_settings
 from qconf.tracing import tracing
@@ -29,11 +30,19 @@ class AtRoot:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or start or end the application."""
-        if scope["type"] == "http":
-            path = scope["path"].removeprefix(scope["root_path"]) or "/"
-            # The port that a proxy listens on could be the one that a replica takes for operators.
-            scope = {**scope, "path": path, "root_path": "", "server": (scope["server"][0], None)}
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+
+        async def reply(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # Serve's proxy adds the same one.
+                del MutableHeaders(raw=message["headers"])["x-request-id"]
+            await send(message)
+
+        path = scope["path"].removeprefix(scope["root_path"]) or "/"
+        # The port that a proxy listens on could be the one that a replica takes for operators.
+        here = {"path": path, "root_path": "", "server": (scope["server"][0], None)}
+        await self._app({**scope, **here}, receive, reply)
 
 
 @serve.deployment(
