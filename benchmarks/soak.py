@@ -76,7 +76,7 @@ def main() -> int:
         readings = "".join(f"{getattr(held, each.name):9.1f}" for held in outcome.held)
         print(f"{each.name:14}{readings}{getattr(TOLERANCE, each.name):11.0f}")
     for (kind, status), count in sorted(outcome.seen.statuses.items()):
-        print(f"{kind:14}{status:>10}{count:10}")
+        print(f"{kind:16}{status:>10}{count:10}")
     print(f"{outcome.seen.statuses.total()} clients; the probe's numbers: spread {outcome.seen.spread:.2g} nats")
     print("\n".join(outcome.wrong) or "everything ended where it began")
     return 1 if outcome.wrong else 0

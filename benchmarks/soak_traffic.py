@@ -105,6 +105,8 @@ class Traffic:
             self._probe: 5,
             self._batch: 5,
             self._completion: 10,
+            self._generates: 6,
+            self._streams: 6,
             self._tools: 10,
             self._reads: 3,
             self._bad_body: 10,
@@ -159,6 +161,30 @@ class Traffic:
     async def _completion(self, http: aiohttp.ClientSession) -> None:
         body = {"model": self._random.choice(["base", "quantized"]), "prompt": self._ids(30), "max_tokens": 1}
         await self._send(http, "completion", "/v1/completions", body | {"echo": True, "logprobs": 1})
+
+    def _answers(self) -> dict[str, Any]:
+        drawn = {"temperature": self._random.choice([0.0, 1.0]), "ignore_eos": True}
+        return {"prompt": self._ids(30), "max_tokens": self._random.randrange(1, 40), "detail": "summary", **drawn}
+
+    async def _generates(self, http: aiohttp.ClientSession) -> None:
+        body = self._answers()
+        if content := await self._send(http, "generates", "/compare", body):
+            answers = json.loads(content)["generation"]
+            lengths = [len(answers[model]["token_ids"]) for model in ("base", "quantized")]
+            if lengths != [body["max_tokens"]] * 2:
+                self._seen.unexpected.append(f"generates: {lengths} tokens, expected {body['max_tokens']}")
+
+    async def _streams(self, http: aiohttp.ClientSession) -> None:
+        """Read an answer as it comes; every second client leaves after the first event."""
+        leaves = self._random.random() < 0.5
+        async with http.post("/compare", json=self._answers() | {"stream": True}) as reply:
+            kind = "leaves a stream" if leaves else "streams"
+            self._seen.status(kind, str(reply.status), ("200", *LATE))
+            if reply.status == 200 and leaves:
+                await reply.content.readuntil(b"\n\n")
+                reply.close()
+            elif reply.status == 200 and not (content := await reply.read()).endswith(b"data: [DONE]\n\n"):
+                self._seen.unexpected.append(f"streams: ended with {content[-200:]!r}")
 
     async def _tools(self, http: aiohttp.ClientSession) -> None:
         text = "the stone is heavy " * self._random.randrange(1, 50)

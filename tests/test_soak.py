@@ -11,14 +11,17 @@ KINDS = {
     "compare",
     "completion",
     "detokenize",
+    "generates",
     "half closes",
     "killed",
     "leaves",
+    "leaves a stream",
     "new key file",
     "probe",
     "read",
     "slow",
     "stranger",
+    "streams",
     "tokenize",
 }
 
@@ -33,3 +36,5 @@ def test_the_server_ends_where_it_began() -> None:
     # Under load, and not only refused.
     assert outcome.seen.statuses["burst", "429"] > 0
     assert outcome.seen.statuses["compare", "200"] > 20
+    assert outcome.seen.statuses["generates", "200"] > 0
+    assert outcome.seen.statuses["streams", "200"] > 0
