@@ -91,6 +91,8 @@ def run(seconds: float, seed: int) -> Outcome:
             "--api-key-file": keys,
             "--state-dir": Path(folder) / "state",
             "--queue-seconds": 5,
+            # Fewer than a burst has, so that bursts are refused in part on any machine.
+            "--max-sequences": 512,
             "--kv-cache-memory-bytes": CACHE_BYTES,
         }
         os.environ |= PRIMITIVES
