@@ -77,7 +77,7 @@ class Shadow:
 
     async def _next(self) -> Entry:
         entry = await self._queue.get()
-        self._working[entry.source] += 1
+        self._working[self._metrics.label_of(entry.source)] += 1
         self._metrics.waiting.set(len(self._queue))
         return entry
 
@@ -95,16 +95,16 @@ class Shadow:
         else:
             self._metrics.scored.labels(source, entry.to_score.part).inc()
             self._metrics.wait.observe(time.monotonic() - entry.arrived)
-        self._working[entry.source] -= 1
+        self._working[source] -= 1
 
     def _observe(self, entry: Entry, scored: Sequence[Scored]) -> None:
         for observe in self._observers:
             observe(entry, scored)
 
     def _stop(self) -> None:
-        left = self._working + Counter(entry.source for entry in self._queue)
+        left = self._working + Counter(self._metrics.label_of(entry.source) for entry in self._queue)
         for source, calls in left.items():
-            self._metrics.failed.labels(self._metrics.label_of(source), STOPPED).inc(calls)
+            self._metrics.failed.labels(source, STOPPED).inc(calls)
         if left:
             logger.warning("%d mirrored calls were not scored before the end", left.total())
 
