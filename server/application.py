@@ -130,6 +130,9 @@ def _shadow(settings: Settings, service: Service, monitor: Monitor, recorder: Re
     rates = shadow_rates(settings.shadow_rate)
     sources = source_labels(settings.shadow_source)
     metrics = ShadowMetrics(rates, sources, settings.shadow_queue, monitor.registry)
+    for route in rates:
+        # A counter that begins with its first calls has no rate until others come.
+        monitor.metrics.requests.labels(route, "202")
     observers: list[Observer] = [lambda entry, scored: monitor.observe_mirrored(metrics.label_of(entry.source), scored)]
     if recorder is not None:
         observers.append(recorder.record)
