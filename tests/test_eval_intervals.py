@@ -7,7 +7,8 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 from sklearn.metrics import brier_score_loss, roc_auc_score  # type: ignore[import-untyped]
 
-from benchmarks.coverage import PAIRS, draw, tango
+from benchmarks.coverage import tango
+from benchmarks.populations import PAIRS, draw
 from eval.analysis.model_metrics import Estimate, estimates
 from qconf.statistics import calibration, intervals
 from qconf.statistics.arrays import Floats
