@@ -228,7 +228,7 @@ class AsyncClient(_Base):
 
     async def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
         """Score a prompt, or its continuations, under the base and each quantized variant: see ``Comparison.of``."""
-        return await self._send(compare_call(fields))
+        return await self.send(compare_call(fields))
 
     def stream_compare(self, **fields: Unpack[CompareFields]) -> AsyncGenerator[GeneratedToken | Comparison]:
         """Yield each token of the answers as it comes, and at last the reply of ``compare``: see ``Client``."""
@@ -238,23 +238,27 @@ class AsyncClient(_Base):
         self, requests: Sequence[CompareRequest | Mapping[str, Any]]
     ) -> list[Comparison | ErrorDetail]:
         """Score many at once; a bad entry gets an ``ErrorDetail`` in its place, and the others their comparisons."""
-        return batch_entries(await self._send(batch_call(requests)), len(requests))
+        return batch_entries(await self.send(batch_call(requests)), len(requests))
 
     async def models(self) -> ModelList:
         """Return the base model, then its quantized variants, and what serves them."""
-        return await self._send(models_call())
+        return await self.send(models_call())
 
     async def tokenizer_info(self) -> TokenizerInfo:
         """Return the special tokens and the chat template of the models' tokenizer."""
-        return await self._send(tokenizer_info_call())
+        return await self.send(tokenizer_info_call())
 
     async def tokenize(self, prompt: str | list[int] | None = None, **fields: Unpack[TokenizeFields]) -> TokenizeReply:
         """Return the token ids of a text, or of the chat ``messages``, under the models' tokenizer."""
-        return await self._send(tokenize_call(prompt, fields))
+        return await self.send(tokenize_call(prompt, fields))
 
     async def detokenize(self, token_ids: Sequence[int]) -> DetokenizeReply:
         """Return the text of token ids under the models' tokenizer."""
-        return await self._send(detokenize_call(token_ids))
+        return await self.send(detokenize_call(token_ids))
+
+    async def send(self, call: Call[R]) -> R:
+        """Send a call, and return its reply."""
+        return await self._retried(lambda: self._attempt(call))
 
     async def ready(self) -> bool:
         """Return whether the server takes requests now; False for a server that is starting or unreachable."""
@@ -273,9 +277,6 @@ class AsyncClient(_Base):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-    async def _send(self, call: Call[R]) -> R:
-        return await self._retried(lambda: self._attempt(call))
 
     async def _events(self, call: Call[Any]) -> AsyncGenerator[GeneratedToken | Comparison]:
         response = await self._retried(lambda: self._response(call, stream=True))

@@ -1,15 +1,16 @@
 """One server or several of the same models: each request goes to the one whose prefix cache may hold its context."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self, TypeVar, Unpack
 
 import httpx
+from pydantic import BaseModel
 
 from client.api import AsyncClient
 from client.bench.in_flight import InFlight
-from client.calls import CompareFields, TokenizeFields, compare_call
+from client.calls import Call, CompareFields, TokenizeFields, compare_call, tokenize_call, tokenizer_info_call
 from client.errors import ConnectionFailed, QconfError, TimedOut, Unavailable
 from client.retry import TRANSIENT, RetryPolicy
 from client.routing import preferred
@@ -20,7 +21,7 @@ ABSENT = (ConnectionFailed, TimedOut, Unavailable)
 PROBE_SECONDS = 5.0
 """Time between two questions to a server that went away."""
 
-T = TypeVar("T")
+R = TypeVar("R", bound=BaseModel)
 
 
 class Servers:
@@ -52,16 +53,15 @@ class Servers:
 
     async def compare(self, **fields: Unpack[CompareFields]) -> Comparison:
         """Score a prompt or its continuations, or generate answers, as ``AsyncClient.compare`` does."""
-        context = compare_call(fields).context or ""
-        return await self._ask(context, lambda client: client.compare(**fields))
+        return await self._ask(compare_call(fields))
 
     async def tokenize(self, prompt: str | list[int] | None = None, **fields: Unpack[TokenizeFields]) -> TokenizeReply:
         """Return the token ids of a text, or of the chat ``messages``, under the models' tokenizer."""
-        return await self._ask(repr((prompt, fields)), lambda client: client.tokenize(prompt, **fields))
+        return await self._ask(tokenize_call(prompt, fields))
 
     async def tokenizer_info(self) -> TokenizerInfo:
         """Return the special tokens and the chat template of the models' tokenizer."""
-        return await self._ask("", lambda client: client.tokenizer_info())
+        return await self._ask(tokenizer_info_call())
 
     async def ready(self) -> bool:
         """Return whether a server takes requests now."""
@@ -78,28 +78,30 @@ class Servers:
         for client in self._clients.values():
             await client.aclose()
 
-    async def _ask(self, context: str, ask: Callable[[AsyncClient], Awaitable[T]]) -> T:
+    async def _ask(self, call: Call[R]) -> R:
+        # What has no context reuses nothing: it may go anywhere.
+        context = call.context or str(call.body)
         order, attempt = preferred(context, list(self._clients)), 0
         while True:
             try:
-                return await self._once(order, ask)
+                return await self._once(order, call)
             except TRANSIENT as error:
                 if (delay := self._policy.delay(attempt, error)) is None:
                     raise
             await asyncio.sleep(delay)
             attempt += 1
 
-    async def _once(self, order: Sequence[str], ask: Callable[[AsyncClient], Awaitable[T]]) -> T:
+    async def _once(self, order: Sequence[str], call: Call[R]) -> R:
         """Ask the present servers, or all where none is, until one answers; raise the last one's error."""
         *others, last = [url for url in order if url not in self._away] or order
         for url in others:
             with suppress(*ABSENT):
-                return await self._answer(url, ask)
-        return await self._answer(last, ask)
+                return await self._answer(url, call)
+        return await self._answer(last, call)
 
-    async def _answer(self, url: str, ask: Callable[[AsyncClient], Awaitable[T]]) -> T:
+    async def _answer(self, url: str, call: Call[R]) -> R:
         try:
-            return await ask(self._clients[url])
+            return await self._clients[url].send(call)
         except ABSENT:
             if len(self._clients) > 1 and url not in self._away:
                 self._away[url] = asyncio.create_task(self._return(url))

@@ -1,10 +1,12 @@
 """The page's tables of how a run came about: its settings, models, tasks, files and packages."""
 
+from collections.abc import Mapping
+
 from eval.analysis.run import RunAnalysis
 from eval.report.grid import Grid
 from eval.report.size import size_table, sizes
 from qconf.run.calls import calls_rows
-from qconf.run.folder import Manifest, Subject
+from qconf.run.folder import Manifest
 
 
 def provenance_tables(manifest: Manifest, analysis: RunAnalysis) -> list[Grid]:
@@ -22,7 +24,7 @@ def provenance_tables(manifest: Manifest, analysis: RunAnalysis) -> list[Grid]:
                 ["name", "version", "few-shot", "items", "digest"],
                 [[t.name, t.version, str(t.num_fewshot), str(t.items), t.digest] for t in manifest.subject.tasks],
             ),
-            *_calls_table(manifest.subject),
+            *_calls_table(manifest.subject.logs),
             Grid(
                 "Settings",
                 ["", "value"],
@@ -59,8 +61,7 @@ def _run_table(manifest: Manifest, analysis: RunAnalysis) -> Grid:
     return Grid("Run", ["", "value"], rows)
 
 
-def _calls_table(subject: Subject) -> list[Grid]:
-    logs = {task.name: task.calls for task in subject.tasks if task.calls}
+def _calls_table(logs: Mapping[str, Mapping[str, int]]) -> list[Grid]:
     rows = [[words, *map(str, counts)] for words, counts in calls_rows(list(logs.values()))]
     return [Grid("Logs of calls", ["", *logs], rows)] if logs else []
 

@@ -105,6 +105,11 @@ class Subject(_Part):
     settings: Settings
     tasks: list[TaskRecord]
 
+    @property
+    def logs(self) -> dict[str, dict[str, int]]:
+        """The ``calls`` of each log of calls, by the log's name."""
+        return {task.name: task.calls for task in self.tasks if task.calls}
+
 
 class Import(_Part):
     """Sample files of lm-eval that a run was made from."""

@@ -79,7 +79,7 @@ def _print_failed(console: Console, rows: Sequence[ItemResult]) -> None:
 
 def print_calls(console: Console, subject: Subject) -> None:
     """Print what became of the calls of logs."""
-    if logs := {task.name: task.calls for task in subject.tasks if task.calls}:
+    if logs := subject.logs:
         console.print(calls_table(logs), "")
     for task in subject.tasks:
         if task.refusal:
